@@ -1,0 +1,94 @@
+"""The ASGI application with the handoff: a stream leaves Django's request cycle when its view has granted it."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from django.core.asgi import get_asgi_application as get_django_application
+
+from .connection import Message, PushConnection, Receive, Send
+from .exceptions import Gap
+from .response import HANDOFF_HEADER, SCOPE_KEY, Stream
+
+Application = Callable[[Message, Receive, Send], Awaitable[None]]
+
+_MARK = HANDOFF_HEADER.lower().encode()
+
+
+def get_asgi_application() -> "HandoffApplication":
+    """Return Django's ASGI application with the handoff around it; use it in asgi.py in place of Django's."""
+    return HandoffApplication(get_django_application())
+
+
+class HandoffApplication:
+    """Django, with its streams taken over.
+
+    A view that grants a stream runs through the whole middleware stack. Its response carries a mark; the headers go
+    out, Django finishes the request, and lets go of its thread, its database connections and the request itself.
+    Only then does the stream begin, as one connection object and one waiting receive().
+    """
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _answer_lifespan(receive, send)
+        elif scope["type"] == "http":
+            stream = await _Request(receive, send).run(self.application, scope)
+            if stream is not None:
+                hub = stream.get_hub()
+                connection = PushConnection(hub, stream.opening.user_id, send, scope)
+                try:
+                    frames = await hub.open(connection, stream.opening)
+                    connection.start(frames)
+                    del stream, frames  # They may be large, and the stream is long.
+                    await connection.stay(receive)
+                except Gap:
+                    connection.abort()
+                finally:
+                    hub.close(connection)
+        else:
+            await self.application(scope, receive, send)
+
+
+class _Request:
+    """What happens between the server and Django before a stream begins."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._granted: dict[str, Stream] = {}
+        self._stream: Stream | None = None
+        self._gone = False
+
+    async def run(self, application: Application, scope: Message) -> Stream | None:
+        """Let Django answer; return the stream that it granted to a client who is still there."""
+        await application({**scope, SCOPE_KEY: self._granted}, self.receive, self.send)
+        return None if self._gone else self._stream
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._gone = self._gone or message["type"] == "http.disconnect"
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and self._granted:
+            headers = []
+            for name, value in message["headers"]:
+                if name.lower() == _MARK:
+                    self._stream = self._granted.get(value.decode("latin-1"))
+                elif name.lower() != b"content-encoding":
+                    headers.append((name, value))
+            if self._stream is not None:
+                message = {**message, "headers": headers}
+        elif self._stream is not None:
+            return  # Django's empty body.
+        await self._send(message)
+
+
+async def _answer_lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

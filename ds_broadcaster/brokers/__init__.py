@@ -1,0 +1,23 @@
+"""Brokers carry events between processes. The setting DS_BROADCASTER_BROKER names one."""
+
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from ..conf import Settings
+from .base import Broker, Command, Receiver
+
+__all__ = ["Broker", "Command", "Receiver", "create_broker"]
+
+
+def create_broker(settings: Settings) -> Broker:
+    """Return a broker as DS_BROADCASTER_BROKER says; raises ImproperlyConfigured when it names none."""
+    backend = settings.broker.BACKEND
+    try:
+        broker_class = import_string(backend)
+    except ImportError as error:
+        raise ImproperlyConfigured(f"DS_BROADCASTER_BROKER['BACKEND'] = {backend!r} cannot be imported: {error}") from error
+    if not (isinstance(broker_class, type) and issubclass(broker_class, Broker)):
+        raise ImproperlyConfigured(
+            f"DS_BROADCASTER_BROKER['BACKEND'] = {backend!r} is not a subclass of ds_broadcaster.brokers.Broker."
+        )
+    return broker_class(settings.broker.LOCATION, settings.broker.OPTIONS, settings.history)

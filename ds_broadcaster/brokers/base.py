@@ -1,0 +1,121 @@
+"""What every broker does: carry, order, keep. Dispatching to clients is the hub's work, never the broker's."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from ..conf import History
+from ..ids import format_id, parse_id
+
+
+class Command(NamedTuple):
+    """A control message: the verb "disconnect" (with a user) or "kill"."""
+
+    verb: str
+    user_id: Any = None
+
+
+class Receiver(Protocol):
+    """What a broker sees of a hub. Each method may be called from any thread and returns at once, unless said."""
+
+    def deliver(self, channel: str, sequence: int, item: bytes | Command) -> None:
+        """Take an event's frame, or a command, in the order of the sequences."""
+
+    def throttle(self) -> None:
+        """Make a publisher in another thread wait, a bounded time, while the hub is far behind."""
+
+    def users(self, channel: str) -> list[Any]:
+        """Return the user of each open connection on a channel."""
+
+    def channels(self) -> list[str]:
+        """Return the channels that have a connection."""
+
+
+class Broker(ABC):
+    """Carries events and commands between publishers and hubs.
+
+    A sequence counts everything published, over all channels. `epoch` names the life of that counter: when the
+    counter begins anew, or history was lost, the epoch must change.
+    """
+
+    epoch: str
+
+    def __init__(self, location: str | Sequence[str], options: Mapping[str, Any], history: History) -> None:
+        self.location = location
+        self.options = options
+        self.limits = history
+
+    # Publishing: from any process and thread, with or without an event loop.
+
+    @abstractmethod
+    def publish(self, channel: str, payload: bytes) -> int:
+        """Give an encoded event the next sequence, keep it, and carry it to every hub; return the sequence.
+
+        Raises BrokerUnavailable, within a bounded time, when that is not possible.
+        """
+
+    @abstractmethod
+    async def apublish(self, channel: str, payload: bytes) -> int:
+        """See publish()."""
+
+    @abstractmethod
+    def command(self, channel: str, command: Command) -> None:
+        """Carry a command to every hub, behind the events published before it."""
+
+    @abstractmethod
+    async def acommand(self, channel: str, command: Command) -> None:
+        """See command()."""
+
+    @abstractmethod
+    def sequence(self) -> int:
+        """Return the newest sequence given out."""
+
+    def cursor(self) -> str:
+        """Return the id of now."""
+        return format_id(self.epoch, self.sequence())
+
+    def resume(self, event_id: str) -> int | None:
+        """Return the sequence an id stands for, or None when it is not an id of this epoch."""
+        parsed = parse_id(event_id)
+        if parsed is None or parsed[0] != self.epoch or parsed[1] > self.sequence():
+            return None
+        return parsed[1]
+
+    # History.
+
+    @abstractmethod
+    def covers(self, channel: str, cursor: int) -> bool:
+        """Tell whether everything after `cursor` on this channel is still kept."""
+
+    @abstractmethod
+    async def read(self, channel: str, cursor: int) -> list[tuple[int, bytes]]:
+        """Return every (sequence, frame) after `cursor` that is kept; raises Gap when some are gone."""
+
+    def sweep(self) -> None:  # noqa: B027
+        """Drop what is too old; called about once a second by a hub that serves streams."""
+
+    # Hubs.
+
+    @abstractmethod
+    def attach(self, receiver: Receiver) -> int:
+        """Begin to carry to a hub; return the newest sequence that it will not be given."""
+
+    @abstractmethod
+    def detach(self, receiver: Receiver) -> None:
+        """Stop carrying to a hub."""
+
+    @abstractmethod
+    async def subscribe(self, channel: str) -> int:
+        """Begin to carry this channel here; return a sequence after which nothing on it will be missed."""
+
+    @abstractmethod
+    async def unsubscribe(self, channel: str) -> None:
+        """Stop carrying this channel here."""
+
+    @abstractmethod
+    def users(self, channel: str) -> list[Any]:
+        """Return the user of each open connection on a channel, in all processes."""
+
+    @abstractmethod
+    def channels(self) -> list[str]:
+        """Return the channels that have a connection, in all processes."""

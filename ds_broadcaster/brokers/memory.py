@@ -1,0 +1,143 @@
+"""The embedded broker: one process, nothing to install."""
+
+import heapq
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..conf import History
+from ..ids import format_id, new_epoch
+from ..log import Log
+from ..sse import with_id
+from .base import Broker, Command, Receiver
+
+# Over the cap the logs are cut to this share of it, so that cutting is not done again for each event.
+CUT_TO = 0.9
+
+
+class MemoryBroker(Broker):
+    """Carries within this process alone and keeps history in its memory.
+
+    One lock orders everything: a hub is handed events in the order of their sequences.
+    """
+
+    def __init__(self, location: str | Sequence[str], options: Mapping[str, Any], history: History) -> None:
+        super().__init__(location, options, history)
+        self.epoch = new_epoch()
+        self._lock = threading.Lock()
+        self._sequence = 0
+        self._logs: dict[str, Log] = {}
+        self._size = 0
+        # The newest event that went with a log that is no longer here: below this, nothing is certain.
+        self._forgotten = 0
+        self._receivers: list[Receiver] = []
+        self._swept = time.monotonic()
+
+    def publish(self, channel: str, payload: bytes) -> int:
+        with self._lock:
+            now = time.monotonic()
+            self._sequence = sequence = self._sequence + 1
+            frame = with_id(format_id(self.epoch, sequence), payload)
+            log = self._logs.get(channel)
+            if log is None:
+                log = self._logs[channel] = Log(self._forgotten)
+            before = log.size
+            log.append(sequence, frame, now)
+            log.trim(self.limits, now)
+            self._size += log.size - before
+            if self._size > self.limits.max_total_bytes:
+                self._cut()
+            for receiver in self._receivers:
+                receiver.deliver(channel, sequence, frame)
+            receivers = self._receivers
+        for receiver in receivers:
+            receiver.throttle()
+        return sequence
+
+    async def apublish(self, channel: str, payload: bytes) -> int:
+        return self.publish(channel, payload)
+
+    def command(self, channel: str, command: Command) -> None:
+        with self._lock:
+            self._sequence += 1
+            if command.verb == "kill":
+                self._forget(channel)
+            for receiver in self._receivers:
+                receiver.deliver(channel, self._sequence, command)
+
+    async def acommand(self, channel: str, command: Command) -> None:
+        self.command(channel, command)
+
+    def sequence(self) -> int:
+        return self._sequence
+
+    def covers(self, channel: str, cursor: int) -> bool:
+        with self._lock:
+            log = self._fresh_log(channel)
+            return cursor >= self._forgotten if log is None else log.covers(cursor)
+
+    async def read(self, channel: str, cursor: int) -> list[tuple[int, bytes]]:
+        with self._lock:
+            return (self._fresh_log(channel) or Log(self._forgotten)).after(cursor)
+
+    def sweep(self) -> None:
+        now = time.monotonic()
+        # A whole sweep costs a step for each channel, so it is spaced by a share of the age it looks for.
+        if now - self._swept < min(self.limits.max_age / 10, 30):
+            return
+        with self._lock:
+            self._swept = now
+            for channel in list(self._logs):
+                if self._fresh_log(channel, now) is not None and not self._logs[channel]:
+                    self._forget(channel)
+
+    def attach(self, receiver: Receiver) -> int:
+        with self._lock:
+            # A new list, because publish() goes through the old one after it let go of the lock.
+            self._receivers = [*self._receivers, receiver]
+            return self._sequence
+
+    def detach(self, receiver: Receiver) -> None:
+        with self._lock:
+            self._receivers = [each for each in self._receivers if each is not receiver]
+
+    async def subscribe(self, channel: str) -> int:
+        return self._sequence
+
+    async def unsubscribe(self, channel: str) -> None:
+        pass
+
+    def users(self, channel: str) -> list[Any]:
+        return [user for receiver in self._receivers for user in receiver.users(channel)]
+
+    def channels(self) -> list[str]:
+        return list(dict.fromkeys(name for receiver in self._receivers for name in receiver.channels()))
+
+    def _fresh_log(self, channel: str, now: float | None = None) -> Log | None:
+        """Return the channel's log without what has grown too old."""
+        log = self._logs.get(channel)
+        if log is not None:
+            self._size -= log.trim(self.limits, time.monotonic() if now is None else now)
+        return log
+
+    def _forget(self, channel: str) -> None:
+        """Drop a channel's log; cursors from before are gaps from now on."""
+        log = self._logs.pop(channel, None)
+        if log is not None:
+            self._size -= log.size
+            self._forgotten = max(self._forgotten, log.last)
+
+    def _cut(self) -> None:
+        """Drop the oldest events of all channels until the cap is kept."""
+        heap = [(log.oldest(), channel) for channel, log in self._logs.items() if log]
+        heapq.heapify(heap)
+        while heap and self._size > self.limits.max_total_bytes * CUT_TO:
+            _, channel = heap[0]
+            log = self._logs[channel]
+            self._size -= log.drop()
+            if log:
+                heapq.heapreplace(heap, (log.oldest(), channel))
+            else:
+                heapq.heappop(heap)
+                self._forget(channel)

@@ -1,0 +1,113 @@
+"""The settings: flat, named DS_BROADCASTER_*, validated here and nowhere else."""
+
+import difflib
+from functools import lru_cache
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+PREFIX = "DS_BROADCASTER_"
+
+# What a message about each setting offers to write instead.
+EXAMPLES = {
+    "HEARTBEAT_INTERVAL": "15 (seconds, more than 0)",
+    "BROKER": '{"BACKEND": "ds_broadcaster.brokers.memory.MemoryBroker", "LOCATION": "", "OPTIONS": {}}',
+    "HISTORY": '{"max_events": 100, "max_age": 300, "max_bytes": 1_048_576, "max_total_bytes": 67_108_864}',
+    "PRESENCE_GRACE": "2 (seconds, 0 or more)",
+    "PRESENCE_INTERVAL": "0.25 (seconds, more than 0)",
+    "RECHECK_INTERVAL": "300 (seconds, more than 0)",
+    "MAX_EVENT_BYTES": "1_048_576 (bytes, more than 0)",
+    "DATASTAR_URL": '"https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.4/bundles/datastar.js"',
+}
+
+
+class _Strict(BaseModel):
+    """No silent conversions ("15" is not a number of seconds), no unknown keys, no change after the start."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class History(_Strict):
+    """How much of each channel is kept for clients that return or fall behind.
+
+    `max_age` is in seconds, the sizes are in bytes; `max_total_bytes` caps all channels together.
+    """
+
+    max_events: PositiveInt = 100
+    max_age: PositiveFloat = 300
+    max_bytes: PositiveInt = 1 << 20
+    max_total_bytes: PositiveInt = 64 << 20
+
+
+class BrokerSettings(_Strict):
+    """Shaped like an entry of Django's CACHES."""
+
+    BACKEND: str = "ds_broadcaster.brokers.memory.MemoryBroker"
+    LOCATION: str | list[str] = ""
+    OPTIONS: dict[str, Any] = Field(default_factory=dict)
+
+
+class Settings(_Strict):
+    """Every setting with its default; the attribute `heartbeat_interval` is DS_BROADCASTER_HEARTBEAT_INTERVAL."""
+
+    heartbeat_interval: PositiveFloat = 15
+    broker: BrokerSettings = BrokerSettings()
+    history: History = History()
+    presence_grace: float = Field(2, ge=0)
+    presence_interval: PositiveFloat = 0.25
+    recheck_interval: PositiveFloat = 300
+    max_event_bytes: PositiveInt = 1 << 20
+    datastar_url: str = Field(
+        "https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.4/bundles/datastar.js", min_length=1
+    )
+
+
+def _given() -> dict[str, Any]:
+    """Return the DS_BROADCASTER_* settings that the project sets."""
+    return {name: getattr(django_settings, name) for name in dir(django_settings) if name.startswith(PREFIX)}
+
+
+def problems() -> list[tuple[str, str, str]]:
+    """Return (setting, what is wrong, what to write) for each mistake in the project's settings."""
+    return _load()[1]
+
+
+def get_settings() -> Settings:
+    """Return the validated settings; raises ImproperlyConfigured with every mistake in them."""
+    settings, mistakes = _load()
+    if settings is None:
+        raise ImproperlyConfigured(" ".join(f"{message} {hint}" for _, message, hint in mistakes))
+    return settings
+
+
+@lru_cache(maxsize=1)
+def _load() -> tuple[Settings | None, list[tuple[str, str, str]]]:
+    values: dict[str, Any] = {}
+    mistakes = []
+    for setting, value in _given().items():
+        name = setting.removeprefix(PREFIX)
+        if name in EXAMPLES:
+            values[name.lower()] = value
+        else:
+            near = difflib.get_close_matches(name, EXAMPLES, n=1)
+            hint = f"Did you mean {PREFIX}{near[0]}?" if near else f"The settings are {', '.join(EXAMPLES)}."
+            mistakes.append((setting, f"{setting} is not a setting of ds_broadcaster.", hint))
+    try:
+        return Settings.model_validate(values), mistakes
+    except ValidationError as error:
+        for detail in error.errors():
+            field, *path = detail["loc"]
+            setting = f"{PREFIX}{str(field).upper()}"
+            place = setting + "".join(f"[{key!r}]" for key in path)
+            message = f"{place} = {detail['input']!r} is wrong: {detail['msg']}."
+            hint = f"Write for example {setting} = {EXAMPLES[str(field).upper()]}."
+            mistakes.append((setting, message, hint))
+        return None, mistakes
+
+
+def forget_settings(*, setting: str = PREFIX, **kwargs: Any) -> None:
+    """Read the settings again at their next use; receives Django's setting_changed."""
+    if setting.startswith(PREFIX):
+        _load.cache_clear()

@@ -1,0 +1,28 @@
+"""The errors that are ds_broadcaster's own."""
+
+
+class BroadcasterError(Exception):
+    """The base of every error below."""
+
+
+class EventTooLarge(BroadcasterError, ValueError):
+    """An event is larger than DS_BROADCASTER_MAX_EVENT_BYTES.
+
+    `size` and `limit` are in bytes of the encoded event.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"The event takes {size} bytes and DS_BROADCASTER_MAX_EVENT_BYTES allows {limit}. "
+            "Send a smaller fragment, or raise the setting."
+        )
+        self.size = size
+        self.limit = limit
+
+
+class BrokerUnavailable(BroadcasterError, ConnectionError):
+    """The broker could not be reached, so nothing was sent."""
+
+
+class Gap(BroadcasterError):
+    """A cursor points at events that the log no longer holds."""

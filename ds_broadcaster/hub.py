@@ -1,0 +1,367 @@
+"""The hub: where the broker's events meet the connections of this process, on the loop that serves them.
+
+Every method runs on that loop, but for those of brokers.base.Receiver, which any thread may call.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import random
+import threading
+from collections import deque
+from collections.abc import Awaitable
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+from django.dispatch import Signal
+
+from . import signals
+from .brokers import Broker, Command
+from .channel import Channel, PresenceCallback
+from .conf import Settings
+from .connection import KEEPING_UP, STALL_LIMIT, Connection
+from .ids import format_id
+from .log import Log
+from .servers import before_shutdown
+from .sse import check_size, encode_fragment, hello_frame, id_frame, retry_frame
+from .workers import Workers
+
+logger = logging.getLogger("ds_broadcaster")
+
+# Milliseconds. A page that lost its stream comes back after one to two seconds; after a shutdown, when all come
+# at once, the herd is spread over more.
+RETRY = (1000, 2000)
+RETRY_AFTER_SHUTDOWN = (1000, 5000)
+# Seconds that the last bytes may take at a shutdown before what is left is aborted.
+SHUTDOWN_PATIENCE = 0.5
+# Heartbeats are spread over the interval: each tick serves one slot of the connections.
+SLOTS = 16
+# Events that may wait for the loop before a publisher in another thread has to wait, and how many seconds.
+BACKLOG = 2000
+BACKLOG_WAIT = 1.0
+
+
+class Opening(NamedTuple):
+    """Where a stream begins: its channels and user, the cursor, whether that is behind a gap, what is sent first."""
+
+    channels: tuple[str, ...]
+    user_id: Any
+    cursor: int
+    gap: bool
+    snapshot: bytes
+    presence_callback: PresenceCallback | None
+
+
+class Hub:
+    """One process's meeting point. `declared` holds the channels that broadcast.new() made, with their callbacks."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        broker: Broker,
+        settings: Settings,
+        declared: dict[str, PresenceCallback | None],
+        sender: type,
+    ) -> None:
+        self.loop = loop
+        self.now = loop.time
+        self.broker = broker
+        self.settings = settings
+        self.closing = False
+        self.blocked: dict[Connection, None] = {}
+        self.delivered = 0
+        self._channels: dict[str, Channel] = {}
+        self._declared = declared
+        self._sender = sender
+        # A slot for each second of the interval, and no fewer than SLOTS.
+        slots = max(SLOTS, math.ceil(settings.heartbeat_interval))
+        self._tick_length = settings.heartbeat_interval / slots
+        self._slots: list[dict[Connection, None]] = [{} for _ in range(slots)]
+        self._slot_of: dict[Connection, int] = {}
+        self._opened = 0
+        self._ticker: asyncio.TimerHandle | None = None
+        self._tick_number = 0
+        self._presence_number = 0
+        self._incoming: deque[tuple[str, int, bytes | Command]] = deque()
+        self._flush_is_due = False
+        self._drained = threading.Event()
+        self._thread = threading.get_ident()
+        self._workers = Workers()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._empty = asyncio.Event()
+        self._head = broker.attach(self)
+        before_shutdown(loop, self.shutdown)
+
+    # What the broker calls, from any thread.
+
+    def deliver(self, channel: str, sequence: int, item: bytes | Command) -> None:
+        self._incoming.append((channel, sequence, item))
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            try:
+                self.loop.call_soon_threadsafe(self._flush)
+            except RuntimeError:  # The loop is closed, and with it every stream.
+                self._incoming.clear()
+
+    def throttle(self) -> None:
+        if len(self._incoming) > BACKLOG and threading.get_ident() != self._thread:
+            self._drained.clear()
+            self._drained.wait(BACKLOG_WAIT)
+
+    def users(self, channel: str) -> list[Any]:
+        known = self._channels.get(channel)
+        return known.roster.users() if known is not None else []
+
+    def channels(self) -> list[str]:
+        return [channel.name for channel in list(self._channels.values()) if channel.connections]
+
+    # Streams open and close.
+
+    async def open(self, connection: Connection, opening: Opening) -> bytes:
+        """Put a connection on its channels; return the frames that begin its stream.
+
+        Raises Gap when what was there a moment ago is gone: the client should come again.
+        Whoever calls this calls close() in the end, whatever happens.
+        """
+        connection.channels = tuple(self._channel(name) for name in opening.channels)
+        connection.cursor = opening.cursor
+        slot = self._slot_of[connection] = self._opened % len(self._slots)
+        self._slots[slot][connection] = None
+        self._opened += 1
+        user = opening.user_id
+        for channel in connection.channels:
+            channel.connections[connection] = None
+            if opening.presence_callback is not None:
+                channel.presence_callback = opening.presence_callback
+            self._signal(signals.connection_opened, channel, user)
+            if user is not None and channel.roster.join(user):
+                self._signal(signals.user_joined, channel, user)
+            self._presence_changed(channel)
+        if self._ticker is None:
+            self._ticker = self.loop.call_later(self._tick_length, self._tick)
+
+        if self.closing:
+            connection.end(self._goodbye(), clean=False)
+
+        reached = opening.cursor
+        for channel in connection.channels:
+            async with channel.subscribing:
+                if channel.log is None:
+                    channel.log = Log(await self.broker.subscribe(channel.name))
+            reached = max(reached, channel.log.floor)
+        missed: list[tuple[int, bytes]] = []
+        if reached > opening.cursor:
+            # One of the logs begins later: the broker's history fills what is between, for all channels alike,
+            # because one cursor serves them all. Behind `reached` the logs have everything.
+            for channel in connection.channels:
+                missed += await self.broker.read(channel.name, opening.cursor)
+            missed = sorted(event for event in missed if event[0] <= reached)
+        connection.cursor = reached
+        hello = hello_frame(format_id(self.broker.epoch, opening.cursor), random.randint(*RETRY), gap=opening.gap)
+        return b"".join([hello, opening.snapshot, *(frame for _, frame in missed)])
+
+    def close(self, connection: Connection, *, grace: bool = True) -> None:
+        """Take a connection off its channels; its user stays online for the grace, unless told otherwise."""
+        slot = self._slot_of.pop(connection, None)
+        if slot is None:
+            return
+        del self._slots[slot][connection]
+        until = self.now() + self.settings.presence_grace if grace and self.settings.presence_grace else None
+        for channel in connection.channels:
+            del channel.connections[connection]
+            channel.blocked.pop(connection, None)
+            user = connection.user_id
+            self._signal(signals.connection_closed, channel, user)
+            if user is not None and channel.roster.leave(user, until):
+                self._signal(signals.user_left, channel, user)
+            self._presence_changed(channel)
+            self._expect_expiry(channel)
+            self._retire(channel)
+        if not self._slot_of:
+            self._empty.set()
+            if self._ticker is not None:
+                self._ticker.cancel()
+                self._ticker = None
+
+    def lost(self, connection: Connection) -> None:
+        """Abort a connection that fell off the log: it comes back with its cursor, and is told of the gap."""
+        names = ", ".join(channel.name for channel in connection.channels)
+        logger.info("A client on %s fell behind what is kept and has to come back.", names)
+        connection.abort()
+
+    def shutdown(self) -> Awaitable[None]:
+        """End every stream so that its client returns, spread over some seconds; done when the last byte is out."""
+        self.closing = True
+        self._flush()
+        self._empty.clear()
+        for connection in list(self._slot_of):
+            connection.end(self._goodbye(), clean=False)
+        return self.loop.create_task(self._finish_shutdown())
+
+    async def _finish_shutdown(self) -> None:
+        if self._slot_of:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), SHUTDOWN_PATIENCE)
+        for connection in list(self._slot_of):
+            connection.abort()
+        self._workers.close()
+
+    @staticmethod
+    def _goodbye() -> bytes:
+        return retry_frame(random.randint(*RETRY_AFTER_SHUTDOWN))
+
+    # Events.
+
+    def _flush(self) -> None:
+        """Take what came in since the last turn of the loop, and write it."""
+        self._flush_is_due = False
+        now = self.now()
+        changed: dict[Channel, None] = {}
+        for _ in range(len(self._incoming)):
+            name, sequence, item = self._incoming.popleft()
+            self._head = sequence
+            channel = self._channels.get(name)
+            if channel is None:
+                continue
+            if isinstance(item, Command):
+                self._pump(changed)
+                changed = {}
+                self._obey(channel, item)
+            elif channel.append(sequence, item, now):
+                changed[channel] = None
+        self._pump(changed)
+        self._drained.set()
+
+    def _pump(self, channels: dict[Channel, None]) -> None:
+        """Let every connection on these channels write; only then trim the logs."""
+        for channel in channels:
+            for connection in tuple(channel.connections):
+                connection.pump()
+        for channel in channels:
+            if channel.log is not None:
+                channel.log.trim(self.settings.history, self.now(), channel.held())
+
+    def _obey(self, channel: Channel, command: Command) -> None:
+        """Carry out a disconnect or a kill, behind the events that came before it."""
+        everybody = command.verb == "kill"
+        for connection in tuple(channel.connections):
+            if everybody or (connection.user_id is not None and connection.user_id == command.user_id):
+                connection.end()
+                self.close(connection, grace=False)
+        for user in channel.roster.online():
+            # Whoever is still here by grace alone.
+            if (everybody or user == command.user_id) and channel.roster.dismiss(user):
+                self._signal(signals.user_left, channel, user)
+                self._presence_changed(channel)
+        self._retire(channel)
+
+    def _tick(self) -> None:
+        """Serve one slot: heartbeats for its connections. See to the blocked ones; let old frames go."""
+        self._ticker = self.loop.call_later(self._tick_length, self._tick)
+        self._tick_number = (self._tick_number + 1) % len(self._slots)
+        body = id_frame(format_id(self.broker.epoch, self._head))
+        message = {"type": "http.response.body", "body": body, "more_body": True}
+        for connection in tuple(self._slots[self._tick_number]):
+            if connection.transport is not None and connection.transport.is_closing():
+                connection.abort()  # Servers do not report everybody who left while the transport was full.
+            else:
+                connection.beat(message, self._head)
+        now = self.now()
+        for connection in tuple(self.blocked):
+            if now - connection.blocked_since > STALL_LIMIT:
+                connection.abort()
+            elif now - connection.blocked_since > KEEPING_UP:
+                connection.be_patient()
+            else:
+                break  # They are in the order in which they blocked.
+        if self._tick_number == 0:
+            for channel in self._channels.values():
+                if channel.log is not None:
+                    channel.log.trim(self.settings.history, now, channel.held())
+        self.broker.sweep()
+
+    # Channels and presence.
+
+    def _channel(self, name: str) -> Channel:
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = Channel(name)
+            channel.presence_callback = self._declared.get(name)
+        return channel
+
+    def _retire(self, channel: Channel) -> None:
+        """Forget a channel that nobody is connected to, once the graces on it are over."""
+        if channel.connections:
+            return
+        self._declared.pop(channel.name, None)
+        if channel.roster.online() or self._channels.get(channel.name) is not channel:
+            return
+        del self._channels[channel.name]
+        for handle in (channel.expiry, channel.render):
+            if handle is not None:
+                handle.cancel()
+        task = self.loop.create_task(self.broker.unsubscribe(channel.name))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _expect_expiry(self, channel: Channel) -> None:
+        due = channel.roster.next_expiry()
+        if due is not None and channel.expiry is None:
+            channel.expiry = self.loop.call_at(due, self._expire, channel)
+
+    def _expire(self, channel: Channel) -> None:
+        """End the graces that are over."""
+        channel.expiry = None
+        for user in channel.roster.expire(self.now() + self.loop.slow_callback_duration):
+            self._signal(signals.user_left, channel, user)
+            self._presence_changed(channel)
+        self._expect_expiry(channel)
+        self._retire(channel)
+
+    def _presence_changed(self, channel: Channel) -> None:
+        """Render presence at once, or when the interval since the last time is over."""
+        channel.stale = True
+        if channel.presence_callback is not None and channel.render is None and not self.closing:
+            due = max(self.now(), channel.rendered_at + self.settings.presence_interval)
+            channel.render = self.loop.call_at(due, self._render, channel)
+
+    def _render(self, channel: Channel) -> None:
+        channel.stale = False
+        channel.rendered_at = self.now()
+        channel.render = None
+        if channel.connections and channel.presence_callback is not None and not self.closing:
+            channel.render = rendering = self._workers.render(
+                _presence_frame,
+                channel.presence_callback,
+                channel.name,
+                channel.roster.online(),
+                self.settings.max_event_bytes,
+            )
+            rendering.add_done_callback(lambda done: self._soon(self._rendered, channel, done))
+
+    def _rendered(self, channel: Channel, rendering: "Future[bytes]") -> None:
+        channel.render = None
+        if rendering.cancelled():
+            return
+        error = rendering.exception()
+        if error is not None:
+            logger.error("The presence callback of channel %r failed.", channel.name, exc_info=error)
+        elif rendering.result() != channel.presence:
+            self._presence_number += 1
+            channel.set_presence(rendering.result(), self._presence_number)
+            for connection in tuple(channel.connections):
+                connection.pump()
+        if channel.stale:
+            self._presence_changed(channel)
+
+    def _soon(self, *call: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # The loop may be closed by now.
+            self.loop.call_soon_threadsafe(*call)
+
+    def _signal(self, signal: Signal, channel: Channel, user: Any) -> None:
+        self._workers.send(signal, sender=self._sender, channel=channel.name, user_id=user)
+
+
+def _presence_frame(callback: PresenceCallback, channel: str, users: list[Any], limit: int) -> bytes:
+    return check_size(encode_fragment(callback(channel, users)), limit)

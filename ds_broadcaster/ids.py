@@ -1,0 +1,71 @@
+"""What names an event and what names a channel.
+
+An event id is `<epoch>-<sequence>`. The sequence counts all events of a broker, whatever their channel, so that
+one cursor serves a stream of many channels. The epoch tells one life of a broker from the next: after a restart
+the sequence begins anew, and a cursor of the old epoch must not be mistaken for one of the new.
+"""
+
+import re
+import secrets
+from typing import Any
+
+_ID = re.compile(r"([0-9a-z]{1,32})-([0-9]{1,18})", re.ASCII)
+_LINE_BREAKERS = re.compile("[\r\n\0]")
+
+
+def new_epoch() -> str:
+    """Return a name that no earlier life of a broker had."""
+    return secrets.token_hex(5)
+
+
+def format_id(epoch: str, sequence: int) -> str:
+    """Return the id of the event that stands at `sequence`."""
+    return f"{epoch}-{sequence}"
+
+
+def parse_id(text: str) -> tuple[str, int] | None:
+    """Return (epoch, sequence), or None for anything that format_id() did not write."""
+    match = _ID.fullmatch(text)
+    return (match[1], int(match[2])) if match else None
+
+
+def single_line(argument: str, value: object) -> str:
+    """Return `value` as a plain string that is safe inside one line of an SSE event.
+
+    A line break or a NUL would let the value forge further lines, so these raise ValueError;
+    anything but a string raises TypeError. Both name the `argument`.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{argument} must be a string, not {type(value).__name__} ({value!r}).")
+    if _LINE_BREAKERS.search(value):
+        raise ValueError(f"{argument} must not hold a line break or NUL, got {value!r}.")
+    return str(value)
+
+
+def channel_name(channel: Any) -> str:
+    """Return the name of a channel that is given as a string or as a saved model instance.
+
+    An instance stands for `<app_label>.<model_name>-<pk>`. Raises TypeError for other types and
+    ValueError for empty names, line breaks, and instances that have no primary key yet.
+    """
+    meta = getattr(channel, "_meta", None)
+    if meta is not None and not isinstance(channel, type):
+        if channel.pk is None:
+            raise ValueError(f"{channel!r} has no primary key yet: save it before it names a channel.")
+        channel = f"{meta.app_label}.{meta.model_name}-{channel.pk}"
+    if not isinstance(channel, str):
+        raise TypeError(
+            f"channel must be a string or a saved model instance, not {type(channel).__name__} ({channel!r})."
+        )
+    if not channel:
+        raise ValueError("channel must not be empty.")
+    return single_line("channel", channel)
+
+
+def channel_names(channels: Any) -> tuple[str, ...]:
+    """Return the names of one channel, or of a list or tuple of them, each once and in order."""
+    several = channels if isinstance(channels, (list, tuple)) else [channels]
+    names = tuple(dict.fromkeys(channel_name(each) for each in several))
+    if not names:
+        raise ValueError("channel must name at least one channel, got an empty list.")
+    return names

@@ -1,0 +1,72 @@
+"""The response that opens a stream: what Django sees of it, and the stream itself in plain mode."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.db import connections
+from django.http import StreamingHttpResponse
+
+from .connection import PullConnection
+from .exceptions import Gap
+from .hub import Hub, Opening
+
+# The header by which the wrapper knows a response that it is to take over; it never leaves the process.
+HANDOFF_HEADER = "X-Ds-Broadcaster-Handoff"
+# Where the wrapper keeps the streams of a request, in the ASGI scope.
+SCOPE_KEY = "ds_broadcaster.handoff"
+
+HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",  # nginx
+    "Content-Encoding": "identity",  # So that no middleware compresses: GZipMiddleware would hold events back.
+}
+
+
+class Stream:
+    """A stream that a view has granted and nobody has started yet: nothing of it counts before it starts."""
+
+    __slots__ = ("get_hub", "opening", "scope")
+
+    def __init__(self, get_hub: Callable[[], Hub], opening: Opening, scope: Any) -> None:
+        self.get_hub = get_hub
+        self.opening = opening
+        self.scope = scope
+
+    async def body(self) -> AsyncGenerator[bytes, None]:
+        """Yield the stream, in plain mode."""
+        await sync_to_async(_release_connections)()
+        hub = self.get_hub()
+        connection = PullConnection(hub, self.opening.user_id, self.scope)
+        try:
+            frames = await hub.open(connection, self.opening)
+            async for part in connection.body(frames):
+                yield part
+        except Gap:
+            raise asyncio.CancelledError from None
+        finally:
+            hub.close(connection)
+
+
+class BroadcastResponse(StreamingHttpResponse):
+    """An event stream. With the handoff its content is empty: the wrapper streams when Django is done with it."""
+
+    def __init__(self, stream: Stream | None, handoff: dict[str, Stream] | None) -> None:
+        super().__init__(_nothing() if stream is None or handoff is not None else stream.body(), headers=HEADERS)
+        if stream is not None and handoff is not None:
+            self[HANDOFF_HEADER] = token = str(len(handoff))
+            handoff[token] = stream
+
+
+async def _nothing() -> AsyncGenerator[bytes, None]:
+    return
+    yield
+
+
+def _release_connections() -> None:
+    """Give back what the view's thread holds: a stream does not need a database."""
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close()

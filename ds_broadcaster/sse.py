@@ -1,0 +1,155 @@
+"""Frames: what goes over the wire, as bytes, encoded once for everybody.
+
+datastar-py's generator writes the events. Two things are done around it, because it does not do them: single-line
+fields are checked for line breaks (which would forge further events), and text is split at CR, LF and CRLF only
+(the generator uses str.splitlines(), which would also eat form feeds and the Unicode line separators).
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from datastar_py.consts import ElementPatchMode, ElementPatchNamespace
+from datastar_py.sse import ServerSentEventGenerator
+from django.core.serializers.json import DjangoJSONEncoder
+from pydantic import BaseModel
+
+from .exceptions import EventTooLarge
+from .ids import single_line
+
+# What a presence or snapshot callback may return: HTML, signals, or both.
+type_of_fragment = "a str of HTML, a dict of signals, or a tuple (str or None, dict)"
+Fragment = str | Mapping[str, Any] | BaseModel | tuple[str | None, Mapping[str, Any] | BaseModel] | None
+
+E = TypeVar("E", ElementPatchMode, ElementPatchNamespace)
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
+# The client throws PatchElementsExpectedSelector for the other modes when there is no selector.
+_MODES_WITHOUT_SELECTOR = {ElementPatchMode.OUTER, ElementPatchMode.REPLACE}
+
+
+class _Lines(str):
+    """Text that splits where an SSE parser does."""
+
+    __slots__ = ()
+
+    def splitlines(self, keepends: bool = False) -> list[str]:
+        lines = _LINE_END.split(self)
+        if not lines[-1]:  # As str.splitlines() does: a final line end begins no further line.
+            lines.pop()
+        return lines
+
+
+def encode_elements(
+    html: object,
+    selector: str | None = None,
+    mode: str | None = None,
+    *,
+    namespace: str | None = None,
+    use_view_transition: bool = False,
+) -> bytes:
+    """Encode a patch of the DOM.
+
+    Raises TypeError when `html` is neither a string nor an object with __html__(), and ValueError for an unknown
+    mode or namespace, a mode that needs a selector, and line breaks in single-line fields.
+    """
+    if hasattr(html, "__html__"):
+        html = html.__html__()
+    if not isinstance(html, str):
+        raise TypeError(f"html must be a string or have __html__(), not {type(html).__name__} ({html!r}).")
+    patch_mode = _choice("mode", mode, ElementPatchMode)
+    patch_namespace = _choice("namespace", namespace, ElementPatchNamespace)
+    if selector is not None and not single_line("selector", selector).strip():
+        raise ValueError('selector must not be empty: write a CSS selector such as "#messages".')
+    if selector is None and patch_mode and patch_mode not in _MODES_WITHOUT_SELECTOR:
+        raise ValueError(
+            f'mode "{patch_mode}" needs a selector that says where, for example selector="#messages".'
+        )
+    event = ServerSentEventGenerator.patch_elements(
+        _Lines(html) if html else None,  # type: ignore[arg-type]
+        selector=str(selector) if selector is not None else None,
+        mode=patch_mode,
+        namespace=patch_namespace,
+        use_view_transition=True if use_view_transition else None,
+    )
+    return event.encode("utf-8", "replace")
+
+
+def encode_remove(selector: str) -> bytes:
+    """Encode the removal of every element that `selector` matches; ValueError without a selector."""
+    if not selector:
+        raise ValueError('remove needs a selector that says what, for example "#message-7".')
+    return encode_elements("", selector, "remove")
+
+
+def encode_signals(signals: Mapping[str, Any] | BaseModel, *, only_if_missing: bool = False) -> bytes:
+    """Encode a patch of the signals, a dict or a pydantic model, with Django's JSON encoder.
+
+    Raises TypeError for anything else and for values that have no JSON form, ValueError for NaN and infinities.
+    """
+    if isinstance(signals, BaseModel):
+        signals = signals.model_dump(mode="json", by_alias=True)
+    if not isinstance(signals, Mapping):
+        raise TypeError(f"signals must be a dict or a pydantic model, not {type(signals).__name__} ({signals!r}).")
+    try:
+        text = json.dumps(dict(signals), cls=DjangoJSONEncoder, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"signals must have a JSON form: {error}") from error
+    return str(
+        ServerSentEventGenerator.patch_signals(text, only_if_missing=True if only_if_missing else None)
+    ).encode()
+
+
+def encode_fragment(fragment: Fragment) -> bytes:
+    """Encode what a callback returned; nothing for None. TypeError names the types that are understood."""
+    if fragment is None:
+        return b""
+    if isinstance(fragment, (Mapping, BaseModel)):
+        return encode_signals(fragment)
+    if isinstance(fragment, str) or hasattr(fragment, "__html__"):
+        return encode_elements(fragment)
+    if isinstance(fragment, tuple) and len(fragment) == 2:
+        html, signals = fragment
+        return (encode_elements(html) if html is not None else b"") + encode_signals(signals)
+    raise TypeError(f"The callback must return {type_of_fragment}, not {type(fragment).__name__}.")
+
+
+def check_size(payload: bytes, limit: int) -> bytes:
+    """Return the payload, or raise EventTooLarge."""
+    if len(payload) > limit:
+        raise EventTooLarge(len(payload), limit)
+    return payload
+
+
+def with_id(event_id: str, payload: bytes) -> bytes:
+    """Return the frame of an encoded event: its id comes first."""
+    return b"id: %b\n%b" % (event_id.encode(), payload)
+
+
+def id_frame(event_id: str) -> bytes:
+    """Return a frame that only moves the client's cursor on; it serves as the heartbeat."""
+    return b"id: %b\n\n" % event_id.encode()
+
+
+def hello_frame(event_id: str, retry: int, *, gap: bool) -> bytes:
+    """Return what opens a stream: the cursor it starts at, and the client's base retry interval in milliseconds.
+
+    A client whose cursor could not be honoured is told so in a comment, for people who read the network tab.
+    """
+    return b"%bretry: %d\nid: %b\n\n" % (b": gap\n" if gap else b"", retry, event_id.encode())
+
+
+def retry_frame(retry: int) -> bytes:
+    """Return a frame that only sets the client's base retry interval, in milliseconds."""
+    return b"retry: %d\n\n" % retry
+
+
+def _choice(argument: str, value: str | None, kind: type[E]) -> E | None:
+    if value is None:
+        return None
+    try:
+        return kind(single_line(argument, value))
+    except ValueError as error:
+        allowed = ", ".join(f'"{each}"' for each in kind)
+        raise ValueError(f"{argument} must be one of {allowed}, got {value!r}.") from error
