@@ -10,6 +10,8 @@ import types
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any
 
+from django.core.exceptions import RequestAborted
+
 from .channel import Channel, Chunk, merged_chunk
 from .exceptions import Gap
 from .servers import find_transport, is_driveable, notice_dead_peers
@@ -27,6 +29,10 @@ STALL_LIMIT = 30
 KEEPING_UP = 2
 
 EAGER_TASKS = sys.version_info >= (3, 12)
+
+
+class StreamCut(asyncio.CancelledError, RequestAborted):
+    """Ends a response without its last chunk. Django 5.2 takes the one quietly, Django 6 the other."""
 
 
 class Connection:
@@ -123,13 +129,14 @@ class PushConnection(Connection):
     it is done.
     """
 
-    __slots__ = ("_driveable", "_said_goodbye", "_send", "_task", "_writing")
+    __slots__ = ("_driveable", "_leaving", "_said_goodbye", "_send", "_task", "_writing")
 
     def __init__(self, hub: "Hub", user_id: Any, send: Send, scope: Message) -> None:
         super().__init__(hub, user_id, find_transport(send, scope))
         self._send = send
         self._driveable = is_driveable(send)
         self._said_goodbye = False
+        self._leaving = False
         self._writing: asyncio.Task[None] | None = None
         self._task: asyncio.Task[Any] | None = None
 
@@ -149,8 +156,11 @@ class PushConnection(Connection):
                 pass
         except asyncio.CancelledError:
             # The hub's own cancel() only means that the stream has ended.
-            if self.ending is None or self._task is None or self._task.uncancel():
+            if not self._leaving or self._task is None:
                 raise
+            self._task.uncancel()
+        finally:
+            self._task = None  # It refers to this object as well: without the cycle both are gone at once.
 
     def pump(self) -> None:
         if self.busy:
@@ -201,7 +211,8 @@ class PushConnection(Connection):
 
     def _leave(self) -> None:
         """Have stay() return: the server has no reason of its own to end its receive()."""
-        if self._task is not None and not self._task.done():
+        if self._task is not None and not self._leaving:
+            self._leaving = True
             self._task.cancel()
 
     def _write(self, message: Message) -> bool:
@@ -279,7 +290,7 @@ class PullConnection(Connection):
         self._beat: tuple[bytes, int] | None = None
 
     async def body(self, opening: bytes) -> AsyncGenerator[bytes, None]:
-        """Yield the frames until the stream ends; an unclean end is a CancelledError, which Django takes quietly."""
+        """Yield the frames until the stream ends; raises StreamCut for an end that is not clean."""
         part = opening
         while True:
             self.busy = True
@@ -298,7 +309,7 @@ class PullConnection(Connection):
             yield farewell
         if not clean:
             if self.transport is None:
-                raise asyncio.CancelledError
+                raise StreamCut
             self.transport.close()
             await self.hub.loop.create_future()  # Django cancels it when the server reports the disconnect.
 

@@ -70,7 +70,9 @@ class Hub:
         self.settings = settings
         self.closing = False
         self.blocked: dict[Connection, None] = {}
-        self.delivered = 0
+        # Since the start: events that somebody here was to get, and those times how many they were.
+        self.events = 0
+        self.deliveries = 0
         self._channels: dict[str, Channel] = {}
         self._declared = declared
         self._sender = sender
@@ -114,7 +116,17 @@ class Hub:
         return known.roster.users() if known is not None else []
 
     def channels(self) -> list[str]:
-        return [channel.name for channel in list(self._channels.values()) if channel.connections]
+        return [channel.name for channel in self.live()]
+
+    # What any thread may look at.
+
+    def live(self) -> list[Channel]:
+        """Return the channels that have a connection here."""
+        return [channel for channel in list(self._channels.values()) if channel.connections]
+
+    def connection_count(self) -> int:
+        """Return how many streams are open here; one may carry several channels."""
+        return len(self._slot_of)
 
     # Streams open and close.
 
@@ -230,6 +242,8 @@ class Hub:
                 self._obey(channel, item)
             elif channel.append(sequence, item, now):
                 changed[channel] = None
+                self.events += 1
+                self.deliveries += len(channel.connections)
         self._pump(changed)
         self._drained.set()
 
@@ -354,6 +368,11 @@ class Hub:
                 connection.pump()
         if channel.stale:
             self._presence_changed(channel)
+        elif channel.connections and not self.closing:
+            # A callback may ask to be called again while somebody is there, as the inspector's does.
+            seconds = getattr(channel.presence_callback, "refresh_every", None)
+            if seconds is not None:
+                channel.render = self.loop.call_later(seconds, self._render, channel)
 
     def _soon(self, *call: Any) -> None:
         with contextlib.suppress(RuntimeError):  # The loop may be closed by now.

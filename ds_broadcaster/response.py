@@ -1,6 +1,5 @@
 """The response that opens a stream: what Django sees of it, and the stream itself in plain mode."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -8,7 +7,7 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 from django.http import StreamingHttpResponse
 
-from .connection import PullConnection
+from .connection import PullConnection, StreamCut
 from .exceptions import Gap
 from .hub import Hub, Opening
 
@@ -45,7 +44,7 @@ class Stream:
             async for part in connection.body(frames):
                 yield part
         except Gap:
-            raise asyncio.CancelledError from None
+            raise StreamCut from None
         finally:
             hub.close(connection)
 

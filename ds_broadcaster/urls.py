@@ -1,5 +1,8 @@
 """What `include("ds_broadcaster.urls")` serves."""
 
+from . import broadcast
+from .inspector import Inspector
+
 app_name = "ds_broadcaster"
 
-urlpatterns: list = []
+urlpatterns = Inspector(broadcast).urlpatterns()
