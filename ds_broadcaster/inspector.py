@@ -1,21 +1,12 @@
 """The staff page: what this process serves, live, and buttons to step in.
 
-It needs neither the admin, nor context processors, nor the project's template settings; without JavaScript its
-forms are ordinary ones. Nobody watching costs nothing: the numbers are taken when a page or a presence frame of
-the inspector's own channel is rendered.
+It needs neither the admin, nor context processors, nor the project's template settings; without JavaScript
+its forms are ordinary ones.
 """
 
-import heapq
 import json
-import os
-import threading
-import time
-from collections import Counter
 from collections.abc import Mapping
-from functools import lru_cache
-from hashlib import blake2s
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from datastar_py.consts import ElementPatchMode
@@ -25,7 +16,6 @@ from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, QueryDict
 from django.shortcuts import resolve_url
-from django.template.backends.django import DjangoTemplates
 from django.urls import NoReverseMatch, Resolver404, URLPattern, get_script_prefix, path, resolve
 from django.utils.html import format_html
 from django.views.decorators.cache import never_cache
@@ -36,17 +26,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 from .broadcaster import Broadcaster
 from .conf import get_settings
 from .exceptions import BroadcasterError
-
-CHANNEL = "ds_broadcaster.inspector"
-
-# Seconds between two refreshes.
-REFRESH = 1.0
-# Seconds. Rates are taken over no less than this, and over no more: then they would say nothing about now.
-SHORTEST, LONGEST = 0.5, 60.0
-# What a page shows at most: channels, users of one channel, and characters of a name.
-CHANNELS, USERS, NAME = 100, 20, 200
-
-TEMPLATES = Path(__file__).parent / "templates"
+from .overview import CHANNEL, TEMPLATES, Action, Overview, cut, render
 
 DONE = {
     "elements": "The elements were sent.",
@@ -54,118 +34,6 @@ DONE = {
     "kill": "The channel was killed.",
     "disconnect": "The user was disconnected.",
 }
-
-
-class Action(NamedTuple):
-    """What a form asks for: one of the verbs in DONE, a channel, and for disconnect a user id."""
-
-    verb: str
-    channel: str
-    user: str = ""
-
-
-class Rates:
-    """Events a second, from counters that only grow, read again and again."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._at = 0.0
-        self._counters: dict[str, int] = {}
-        self._rates: dict[str, float] = {}
-
-    def update(self, now: float, counters: dict[str, int]) -> dict[str, float]:
-        """Return the rate of each counter since the last reading; none for those that are new."""
-        with self._lock:
-            elapsed = now - self._at
-            if elapsed >= SHORTEST:
-                self._rates = {}
-                if elapsed <= LONGEST:
-                    for name in counters.keys() & self._counters.keys():
-                        # A channel that ended and began anew counts from zero.
-                        growth = counters[name] - self._counters[name]
-                        self._rates[name] = (growth if growth >= 0 else counters[name]) / elapsed
-                self._at, self._counters = now, counters
-            return self._rates
-
-
-class Overview:
-    """The live part of the page: the presence callback of the inspector's channel.
-
-    It is the same for everybody who looks, so nothing that belongs to one of them (a CSRF token) is in it.
-    """
-
-    # The hub calls again after so many seconds while somebody is connected, and only then.
-    refresh_every = REFRESH
-
-    def __init__(self, broadcast: Broadcaster) -> None:
-        self._broadcast = broadcast
-        self._rates = Rates()
-
-    def __call__(self, channel: str, user_ids: list[Any]) -> str:
-        """Render it for a stream, with as many channels as go into one event."""
-        limit = CHANNELS
-        html = self.render(limit)
-        while limit and len(html.encode("utf-8", "replace")) > get_settings().max_event_bytes * 0.9:
-            limit //= 2
-            html = self.render(limit)
-        return html
-
-    def render(self, limit: int = CHANNELS) -> str:
-        """Render it with the `limit` largest channels, in the order of their names."""
-        return _render("_overview.html", self._facts(limit))
-
-    def _facts(self, limit: int) -> dict[str, Any]:
-        hubs = self._broadcast.hubs()
-        counters = {
-            "/events": sum(hub.events for hub in hubs),
-            "/deliveries": sum(hub.deliveries for hub in hubs),
-        }
-        connections, events, own = Counter[str](), Counter[str](), 0
-        for hub in hubs:
-            for channel in hub.live():
-                if channel.name == CHANNEL:
-                    own += len(channel.connections)
-                else:
-                    connections[channel.name] += len(channel.connections)
-                    events[channel.name] += channel.delivered
-        for name in self._broadcast.get_channels():
-            if name != CHANNEL:
-                connections[name] += 0  # Made by broadcast.new(), or open in another process only.
-        largest = sorted(heapq.nlargest(limit, connections, key=lambda name: connections[name]))
-        # The first character keeps the totals apart from the channels.
-        counters |= {f"#{name}": events[name] for name in largest}
-        rates = self._rates.update(time.monotonic(), counters)
-        return {
-            "totals": [
-                ("Connections", f"{sum(hub.connection_count() for hub in hubs) - own:,}"),
-                ("Channels", f"{len(connections):,}"),
-                ("Events a second", _per_second(rates.get("/events"))),
-                ("Deliveries a second", _per_second(rates.get("/deliveries"))),
-            ],
-            "pid": str(os.getpid()),
-            "cursor": self._broadcast.cursor(),
-            "channels": [
-                self._channel(name, connections[name], _per_second(rates.get(f"#{name}"))) for name in largest
-            ],
-            "more": f"{len(connections) - len(largest):,}" if len(connections) > len(largest) else "",
-        }
-
-    def _channel(self, name: str, connections: int, rate: str) -> dict[str, Any]:
-        users = Counter(str(user) for user in self._broadcast.get_users(name))
-        return {
-            # Ids let the client move a row instead of rewriting the one under somebody's pointer.
-            "id": blake2s(name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest(),
-            "name": _cut(name),
-            "connections": f"{connections:,}",
-            "rate": rate,
-            "kill": json.dumps(Action("kill", name)),
-            "user_count": f"{len(users):,}",
-            "users": [
-                (_cut(user), f"{count:,}" if count > 1 else "", json.dumps(Action("disconnect", name, user)))
-                for user, count in list(users.items())[:USERS]
-            ],
-            "more_users": f"{len(users) - USERS:,}" if len(users) > USERS else "",
-        }
 
 
 class Inspector:
@@ -224,7 +92,7 @@ class Inspector:
         return HttpResponseRedirect(f"?done={action.verb}")
 
     def _perform(self, action: Action, form: QueryDict) -> str:
-        """Do what was asked for and say what came of it; raises the ValueErrors and TypeErrors of the verbs."""
+        """Do what was asked for and say what came of it; raises what the verbs raise."""
         verb, channel, user = action
         here = sum(
             len(each.connections)
@@ -245,25 +113,25 @@ class Inspector:
             self.broadcast.signals(channel, signals, only_if_missing="only_if_missing" in form)
         elif verb == "kill":
             self.broadcast.kill(channel)
-            return f"Killed {_cut(channel)}: {_connections(here)} closed."
+            return f"Killed {cut(channel)}: {_connections(here)} closed."
         else:
             theirs = sum(str(each) == user for each in self.broadcast.get_users(channel))
             self.broadcast.disconnect(channel, user)
-            return f"Disconnected user {_cut(user)} from {_cut(channel)}: {_connections(theirs)} closed."
-        return f"Sent to {_cut(channel)}: {_connections(here)}."
+            return f"Disconnected user {cut(user)} from {cut(channel)}: {_connections(theirs)} closed."
+        return f"Sent to {cut(channel)}: {_connections(here)}."
 
     def _page(self, request: HttpRequest, status: int = 200, **context: Any) -> HttpResponse:
         # Django's own middleware keeps the nonce under the second name, django-csp under the first.
-        nonce = getattr(request, "csp_nonce", None) or getattr(request, "_csp_nonce", None)
+        nonce = getattr(request, "csp_nonce", getattr(request, "_csp_nonce", None))
         context = {
             "overview": self.overview.render(),
             "modes": [str(mode) for mode in ElementPatchMode],
             "datastar_url": get_settings().datastar_url,
-            "nonce": nonce,
+            "nonce": "" if nonce is None else str(nonce),  # A lazy one is false until somebody looks.
             "is_asgi": hasattr(request, "scope"),
             **context,
         }
-        return _html(_render("inspector.html", context, request), status)
+        return _html(render("inspector.html", context, request), status)
 
 
 def _is_staff(request: HttpRequest) -> bool:
@@ -311,16 +179,6 @@ def _read_action(form: Mapping[str, Any]) -> Action:
     return action
 
 
-@lru_cache(maxsize=1)
-def _templates() -> DjangoTemplates:
-    # An engine of our own: the project's may be another one, or have autoescape off.
-    return DjangoTemplates({"NAME": "ds_broadcaster", "DIRS": [TEMPLATES], "APP_DIRS": False, "OPTIONS": {}})
-
-
-def _render(name: str, context: dict[str, Any], request: HttpRequest | None = None) -> str:
-    return str(_templates().get_template(f"ds_broadcaster/{name}").render(context, request))
-
-
 def _html(html: str, status: int = 200) -> HttpResponse:
     # Names are arbitrary strings: half a surrogate pair in one must not fail the page.
     return HttpResponse(html.encode("utf-8", "replace"), status=status)
@@ -330,15 +188,5 @@ def _notice(place: str, text: str, kind: str) -> str:
     return format_html('<p id="{}-notice" class="notice {}" role="status">{}</p>', place, kind, text)
 
 
-def _cut(name: str) -> str:
-    return name if len(name) <= NAME else name[: NAME - 1] + "…"
-
-
 def _connections(count: int) -> str:
     return "1 connection" if count == 1 else f"{count:,} connections"
-
-
-def _per_second(rate: float | None) -> str:
-    if rate is None:
-        return "–"
-    return f"{rate:,.1f}" if 0 < rate < 10 else f"{rate:,.0f}"

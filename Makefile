@@ -1,0 +1,87 @@
+# Every target makes its own virtual environment and installs what it needs, once.
+#
+#   make test PYTHON=python3.11 DJANGO='django==5.2.*'
+#
+# PYTHON       the interpreter (default: the newest of $(PYTHONS) that really runs)
+# DJANGO       a requirement that pins Django (default: what pyproject.toml says)
+# VENV         where the environment lives (default: .venv, or one of its own where PYTHON or DJANGO is given)
+# PORT         where the demo serves
+# PYTEST_ARGS  added to pytest's command line, as in PYTEST_ARGS='-k presence'
+
+PYTHONS ?= 3.14 3.13 3.12 3.11
+PORT ?= 8000
+export PORT
+
+slug = $(shell printf '%s' '$(1)' | sed 's/[^A-Za-z0-9.]//g; s/\.*$$//')
+VENV ?= .venv$(if $(PYTHON),-$(call slug,$(notdir $(PYTHON))))$(if $(DJANGO),-$(call slug,$(DJANGO)))
+BIN := $(VENV)/bin
+CLIENT := cookbook/client/datastar.js
+
+# A pyenv shim for a version that is not active exits non-zero, and Debian ships Pythons without ensurepip:
+# only an interpreter that can make an environment counts.
+define find_python
+for candidate in $(PYTHON) $(if $(PYTHON),,$(foreach v,$(PYTHONS),python$(v) $(HOME)/.pyenv/versions/$(v).*/bin/python$(v)) python3); do \
+    if "$$candidate" -c 'import ensurepip, sqlite3, ssl, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+        found=$$(command -v "$$candidate"); break; \
+    fi; \
+done; \
+if [ -z "$$found" ]; then \
+    echo "No Python 3.11 or newer with venv and ensurepip runs here$(if $(PYTHON), as $(PYTHON)). Install one, or name one: make PYTHON=/path/to/python3" >&2; \
+    exit 1; \
+fi
+endef
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench docs clean python
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@sed -n '/^# [A-Z]/ s/^# /  /p' $(MAKEFILE_LIST) | grep -E '^  [A-Z_]+ {2,}'
+
+demo: $(VENV)/.has-demo $(CLIENT) ## Serve the live room on http://localhost:8000 (PORT=... for another port)
+	@echo "The live room: http://localhost:$(PORT)  (open it in two windows; Ctrl-C ends it)"
+	@exec $(BIN)/python cookbook/room/manage.py demo
+
+test: $(VENV)/.has-test $(CLIENT) ## Run the tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.has-dev ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.has-dev ## Put the code into the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.has-bench ## Measure against other libraries
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+docs: $(VENV)/.has-docs ## Build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+clean: ## Remove environments, caches and everything built or fetched
+	rm -rf .venv .venv-* build dist site htmlcov .coverage *.egg-info cookbook/client
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f cookbook/room/*.sqlite3 cookbook/room/*.sqlite3-*
+	find ds_broadcaster tests cookbook benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+python:
+	@$(find_python); echo "$$found"
+
+$(BIN)/python:
+	@$(find_python); echo "Making $(VENV) with $$($$found --version)"; "$$found" -m venv $(VENV)
+
+$(VENV)/.has-demo: EXTRAS = uvicorn
+$(VENV)/.has-test: EXTRAS = test
+$(VENV)/.has-dev: EXTRAS = dev
+$(VENV)/.has-bench: EXTRAS = bench
+$(VENV)/.has-docs: EXTRAS = docs
+$(VENV)/.has-%: pyproject.toml | $(BIN)/python
+	@echo "Installing ds-broadcaster[$(EXTRAS)] into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]' $(if $(DJANGO),'$(DJANGO)')
+	@touch $@
+
+# Ends well without a network too: the demo then takes the client from its CDN.
+$(CLIENT): cookbook/fetch_client.py | $(BIN)/python
+	@$(BIN)/python cookbook/fetch_client.py

@@ -1,0 +1,1 @@
+"""Measure ds_broadcaster beside its peers: `python -m benchmarks` (README.md says what each figure means)."""

@@ -1,0 +1,1 @@
+"""The applications under load: each streams on /stream and broadcasts on /publish."""

@@ -1,0 +1,22 @@
+"""The stream that the package serves itself, and the trigger."""
+
+from __future__ import annotations
+
+import django_eventstream
+from django.http import HttpRequest, HttpResponse
+from django.urls import include, path
+from django_eventstream import send_event
+
+from ..payload import publish_from_thread
+
+
+def publish(request: HttpRequest) -> HttpResponse:
+    """Broadcast the events of the query from a thread."""
+    publish_from_thread(request.GET.dict(), lambda html: send_event("bench", "message", {"html": html}))
+    return HttpResponse(status=204)
+
+
+urlpatterns = [
+    path("stream", include(django_eventstream.urls), {"channels": ["bench"]}),
+    path("publish", publish),
+]

@@ -1,0 +1,1 @@
+"""ds_broadcaster with its defaults."""

@@ -1,0 +1,116 @@
+"""The load: many streams, opened by the C client and measured there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from typing import TYPE_CHECKING, Any
+
+from .machine import CannotMeasure, compile_tool, cores, pinned
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from .servers import Running
+
+
+class Load:
+    """Open streams to a running server, for the length of a `with` block."""
+
+    def __init__(
+        self,
+        running: Running,
+        streams: int,
+        *,
+        path: str = "/stream",
+        stalled: int = 0,
+        events: int = 0,
+        rate: float = 0,
+        size: int = 200,
+        quiet: float = 3.0,
+        timeout: float = 60.0,
+    ) -> None:
+        """Prepare a load of this many streams.
+
+        `events` are published at `rate` a second (0: back to back), each with `size` bytes of HTML, when
+        measure() is called. `stalled` streams are never read. The measurement ends with the last event, or
+        `quiet` seconds after it if some never come. After `timeout` seconds it fails.
+        """
+        self.running, self.streams, self.timeout = running, streams, timeout
+        self.expected = events * (streams - stalled)
+        options = {
+            "--port": running.port,
+            "--path": path,
+            "--streams": streams,
+            "--stalled": stalled,
+            "--expect": self.expected,
+            "--quiet": quiet,
+            "--timeout": timeout,
+        }
+        if events:
+            options["--trigger"] = f"/publish?events={events}&rate={rate}&size={size}"
+        words = [str(word) for option in options.items() for word in option]
+        self._command = pinned([str(compile_tool("sseload")), *words], cores()[1])
+
+    def __enter__(self) -> Load:
+        """Open the streams and wait until the server has answered all of them."""
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        # The client ends itself in time; this is for a machine so busy that it does not get to it.
+        self._watchdog = threading.Timer(self.timeout + 10, self._process.kill)
+        self._watchdog.start()
+        try:
+            self.opened_in = float(self._next("open")["seconds"])
+        except BaseException:
+            self._kill()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """Close all streams."""
+        self._kill()
+
+    def measure(self) -> dict[str, Any]:
+        """Have the events published, wait for them at all streams, and return what the client saw.
+
+        Beside the client's own figures: `expected` deliveries, and the `cpu` seconds the server spent.
+        """
+        before = self.running.cpu_seconds()
+        stdin = self._process.stdin
+        assert stdin is not None
+        stdin.write(b"g")
+        stdin.flush()
+        seen = self._next("done")
+        return {**seen, "expected": self.expected, "cpu": self.running.cpu_seconds() - before}
+
+    def _next(self, phase: str) -> dict[str, Any]:
+        stdout, stderr = self._process.stdout, self._process.stderr
+        assert stdout is not None
+        assert stderr is not None
+        line = stdout.readline()
+        if not line:
+            said = stderr.read().decode(errors="replace").strip()
+            raise CannotMeasure(f"{self.running.server.title}: {said}\n{self.running.log()}")
+        message: dict[str, Any] = json.loads(line)
+        if message["phase"] != phase:
+            raise CannotMeasure(f"The load client says {message['phase']}, not {phase}.")
+        return message
+
+    def _kill(self) -> None:
+        self._watchdog.cancel()
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def warm_up(running: Running) -> None:
+    """Open and close some streams, so that imports and caches are not charged to the streams that follow."""
+    with Load(running, 50, events=5, quiet=1, timeout=30) as load:
+        load.measure()
+    running.settle()

@@ -1,0 +1,99 @@
+"""What the harness asks of the machine: cores to pin to, open files, a compiler, free ports."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+BUILD = HERE / "build"
+
+
+class CannotMeasure(RuntimeError):
+    """The machine or the environment does not allow a measurement; the message says what to change."""
+
+
+def cores() -> tuple[int | None, int | None]:
+    """Return the core for the server and the one for the client, or None twice where there is only one."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return (allowed[0], allowed[1]) if len(allowed) > 1 else (None, None)
+
+
+def pinned(command: list[str], core: int | None) -> list[str]:
+    """Return the command, bound to one core where that is possible."""
+    if core is None or shutil.which("taskset") is None:
+        return command
+    return ["taskset", "-c", str(core), *command]
+
+
+def raise_file_limit(streams: int) -> None:
+    """Allow the servers and clients started from now on a file for each stream, or say what is in the way."""
+    wanted = streams + 200
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= wanted:
+        return
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise CannotMeasure(
+            f"{streams} streams need {wanted} open files, and the hard limit is {hard}: "
+            f"raise it (ulimit -Hn {wanted} as root, or nofile in limits.conf)."
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def compile_tool(name: str) -> Path:
+    """Compile native/<name>.c, unless that is done already, and return the program."""
+    source, program = HERE / "native" / f"{name}.c", BUILD / name
+    if program.exists() and program.stat().st_mtime > source.stat().st_mtime:
+        return program
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        raise CannotMeasure("The load client is written in C: install a C compiler (cc) first.")
+    BUILD.mkdir(exist_ok=True)
+    subprocess.run([compiler, "-O2", "-o", str(program), str(source)], check=True, timeout=60)
+    return program
+
+
+def free_port() -> int:
+    """Return a TCP port on the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for_calm(seconds: float, busy: float = 0.15) -> bool:
+    """Wait until others leave the processors alone, at most this long; tell whether they do.
+
+    A measurement beside something else that wants the same core shows queues and joined events, not costs.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        idle, total = _processor_times()
+        time.sleep(0.5)
+        idle_now, total_now = _processor_times()
+        if total_now == total or 1 - (idle_now - idle) / (total_now - total) <= busy:
+            return True
+        if time.monotonic() > deadline:
+            return False
+
+
+def _processor_times() -> tuple[int, int]:
+    """Return the ticks that all processors were idle, and all their ticks."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)
+
+
+def describe() -> dict[str, object]:
+    """Return what a reader of the figures must know about the machine."""
+    server, client = cores()
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "pinned": server is not None and client is not None,
+        "kernel": os.uname().release,
+        "load_average": os.getloadavg()[0],
+    }

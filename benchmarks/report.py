@@ -1,0 +1,113 @@
+"""The figures as tables a person can read, with ratios, and as JSON."""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from .machine import describe
+from .servers import SERVERS
+from .workloads import WORKLOADS, Row
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .targets import Results, Verdict
+
+HEADINGS = {
+    "streams": "streams",
+    "stalled": "stalled",
+    "kb": "KB/stream",
+    "threads": "threads",
+    "open_us": "us/open",
+    "us": "us/delivery",
+    "per_s": "deliveries/s",
+    "p50_ms": "p50 ms",
+    "p99_ms": "p99 ms",
+    "delivered": "delivered",
+    "patches": "patches",
+    "listed": "listed",
+    "first_kb": "KB 1st half",
+    "then_kb": "KB 2nd half",
+}
+# The figure of each workload that is also shown as a multiple of ours.
+COMPARED = {"idle": "kb", "paced": "us", "burst": "per_s", "growth": "us", "presence": "us", "slow": "us"}
+PACKAGES = (
+    "ds-broadcaster",
+    "django",
+    "uvicorn",
+    "httptools",
+    "django-eventstream",
+    "sse-starlette",
+    "starlette",
+)
+
+
+def table(name: str, rows: list[Row]) -> str:
+    """Return the rows of one workload as text; "x" is the multiple of handoff mode with as many streams."""
+    if not rows:
+        return f"\n{name}: nothing could be measured"
+    columns = [column for column in HEADINGS if any(column in row for row in rows)]
+    lines = [["", *(_heading(name, column) for column in columns), "x"]]
+    for row in rows:
+        cells = [_cell(column, row.get(column)) for column in columns]
+        lines.append([SERVERS[row["server"]].title, *cells, _multiple(name, row, rows)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
+    summary = (WORKLOADS[name].__doc__ or "").splitlines()[0]
+    return "\n".join([f"\n{name}: {summary}", *text])
+
+
+def judged(verdicts: list[Verdict]) -> str:
+    """Return the promises with what came of them."""
+    words = {True: "ok", False: "MISSED", None: "?"}
+    lines = [f"  {words[v.kept]:6}  {v.promise}: {v.measured}" for v in verdicts]
+    return "\n".join(["\ntargets", *lines])
+
+
+def write_json(path: Path, results: Results, verdicts: list[Verdict], short: bool) -> None:
+    """Write all figures, the verdicts, and what they were taken on."""
+    content: dict[str, Any] = {
+        "short": short,
+        "machine": describe(),
+        "versions": versions(),
+        "results": results,
+        "targets": [vars(verdict) for verdict in verdicts],
+    }
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what was measured."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _heading(name: str, column: str) -> str:
+    return "us/join" if (name, column) == ("presence", "us") else HEADINGS[column]
+
+
+def _multiple(name: str, row: Row, rows: list[Row]) -> str:
+    ours = [
+        other
+        for other in rows
+        if other["server"] == "handoff"
+        and other["streams"] == row["streams"]
+        and other.get("stalled") == row.get("stalled")
+    ]
+    figure = COMPARED[name]
+    return f"{row[figure] / ours[0][figure]:.2f}" if ours and ours[0][figure] else "-"
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if column == "delivered":
+        return f"{value:.1%}"
+    return f"{value:,.1f}" if isinstance(value, float) and value < 1000 else f"{value:,.0f}"

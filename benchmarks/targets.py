@@ -1,0 +1,118 @@
+"""What ds_broadcaster promises, as questions to the rows of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .workloads import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Results = dict[str, list[Row]]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One promise, what was measured, and whether it was kept (None: it could not be measured)."""
+
+    promise: str
+    measured: str
+    kept: bool | None
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    """Return a verdict on each promise whose workload was run."""
+    return [verdict for name, judge in JUDGES.items() if name in results for verdict in judge(results[name])]
+
+
+def _find(rows: list[Row], server: str, **also: object) -> Row | None:
+    wanted = {"server": server, **also}
+    return next((row for row in rows if all(row[key] == value for key, value in wanted.items())), None)
+
+
+def _most(promise: str, value: float | None, limit: float, unit: str = "") -> Verdict:
+    if value is None:
+        return Verdict(promise, "not measured", None)
+    return Verdict(promise, f"{value:.3g}{unit}", value <= limit)
+
+
+def _ratio(rows: list[Row], figure: str, server: str, other: str) -> float | None:
+    mine, theirs = _find(rows, server), _find(rows, other)
+    return mine[figure] / theirs[figure] if mine and theirs else None
+
+
+def _idle(rows: list[Row]) -> Iterator[Verdict]:
+    for streams in (1000, 10_000):
+        row = _find(rows, "handoff", streams=streams)
+        yield _most(f"<= 13 KB a stream at {streams:,} idle streams", row["kb"] if row else None, 13, " KB")
+        yield _most(f"<= 8 threads at {streams:,} idle streams", row["threads"] if row else None, 8)
+
+
+def _paced(rows: list[Row]) -> Iterator[Verdict]:
+    yield _most(
+        "CPU a delivery <= 1/3.5 (0.286) of django-eventstream's",
+        _ratio(rows, "us", "handoff", "eventstream"),
+        1 / 3.5,
+        " x",
+    )
+    yield _most(
+        "CPU a delivery <= 2.7 x the bare C loop's", _ratio(rows, "us", "handoff", "writeloop"), 2.7, " x"
+    )
+
+
+def _burst(rows: list[Row]) -> Iterator[Verdict]:
+    ratio = _ratio(rows, "per_s", "handoff", "starlette")
+    promise = "deliveries a second in a burst >= 50 x sse-starlette's"
+    if ratio is None:
+        yield Verdict(promise, "not measured", None)
+    else:
+        yield Verdict(promise, f"{ratio:.3g} x", ratio >= 50)
+
+
+def _growth(rows: list[Row]) -> Iterator[Verdict]:
+    costs = [row["us"] for row in rows if row["server"] == "handoff"]
+    spread = max(costs) / min(costs) if len(costs) == 3 else None
+    yield _most("CPU a delivery flat within 1.5 x from 100 to 10,000 streams", spread, 1.5, " x")
+
+
+def _presence(rows: list[Row]) -> Iterator[Verdict]:
+    for server in ("handoff", "plain"):
+        row = _find(rows, server)
+        yield _most(f"<= 40 presence patches a client ({server})", row["patches"] if row else None, 40)
+        if row:
+            promise = f"the last patch lists all {row['streams']} ({server})"
+            yield Verdict(promise, f"{row['listed']}", row["listed"] == row["streams"])
+
+
+def _slow(rows: list[Row]) -> Iterator[Verdict]:
+    for server in ("handoff", "plain"):
+        free, stalled = _find(rows, server, stalled=0), _find(rows, server, stalled=100)
+        # Some milliseconds of slack: at this size two runs without any stalled reader differ by as much.
+        limit = free["p99_ms"] * 1.5 + 5 if free else 0.0
+        yield _most(
+            f"others not delayed by stalled readers: p99 <= 1.5 x without + 5 ms = {limit:.1f} ms ({server})",
+            stalled["p99_ms"] if free and stalled else None,
+            limit,
+            " ms",
+        )
+        yield _most(
+            f"memory stops growing: <= 1024 KB in the second half ({server})",
+            stalled["then_kb"] if stalled else None,
+            1024,
+            " KB",
+        )
+        if stalled:
+            share = stalled["delivered"]
+            yield Verdict(f"every other reader gets every event ({server})", f"{share:.2%}", share >= 1)
+
+
+JUDGES: dict[str, Callable[[list[Row]], Iterator[Verdict]]] = {
+    "idle": _idle,
+    "paced": _paced,
+    "burst": _burst,
+    "growth": _growth,
+    "presence": _presence,
+    "slow": _slow,
+}

@@ -1,0 +1,227 @@
+"""The workloads. Each runs its servers in turn, each measurement on a fresh process, and returns rows.
+
+Where a figure is taken in several rounds, the servers take turns within each round and the median is kept, so
+that a machine that grows slower on the way does so for all of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from statistics import median
+from threading import Timer
+from typing import TYPE_CHECKING, Any
+
+from .load import Load, warm_up
+from .machine import CannotMeasure, raise_file_limit, wait_for_calm
+from .servers import SERVERS, Running, Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Row = dict[str, Any]
+PEERS = ("handoff", "plain", "eventstream", "starlette")
+JOINING = 1000
+# Seconds to wait before each measurement for a machine that others use.
+PATIENCE = 20.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """How long to measure: `make bench` takes the whole, --short a first impression."""
+
+    short: bool
+    only: frozenset[str] = frozenset()
+
+    @property
+    def rounds(self) -> int:
+        """Return how often the median's figures are taken."""
+        return 1 if self.short else 3
+
+    def servers(self, *keys: str) -> list[Server]:
+        """Return those of the servers that are installed and asked for."""
+        wanted = [SERVERS[key] for key in keys if not self.only or key in self.only]
+        return [server for server in wanted if not server.missing()]
+
+
+def idle(size: Size) -> list[Row]:
+    """Measure what a stream costs that nothing is sent to.
+
+    `kb`: VmRSS with the streams less VmRSS before, a stream; some streams were opened and closed before, so
+    that imports do not count. `threads`: operating system threads of the process. `open_us`: CPU to open one.
+    """
+    plan = [(1000, PEERS), (10_000, ("handoff", "starlette"))]
+    return [
+        row
+        for streams, keys in plan
+        for server in size.servers(*keys)
+        for row in attempt(_idle, server, streams)
+    ]
+
+
+def _idle(server: Server, streams: int) -> Row:
+    with Running(server) as running:
+        warm_up(running)
+        rss, cpu = running.rss_kb(), running.cpu_seconds()
+        with Load(running, streams, timeout=120):
+            running.settle()
+            return {
+                "kb": (running.rss_kb() - rss) / streams,
+                "threads": running.threads(),
+                "open_us": (running.cpu_seconds() - cpu) / streams * 1e6,
+            }
+
+
+def paced(size: Size) -> list[Row]:
+    """Measure a steady broadcast: 20 events a second for 5 s to 1000 streams.
+
+    `us`: CPU of the server from the trigger to the last delivery, a delivery. `p50_ms`, `p99_ms`: from the
+    moment an event is made to the moment the client has read it. `delivered`: the share of the events that
+    arrived at all.
+    """
+    return _in_turn(size, (*PEERS, "writeloop"), [(1000, 100, 20.0)])
+
+
+def burst(size: Size) -> list[Row]:
+    """Measure a burst: 100 events back to back to 1000 streams.
+
+    `per_s`: deliveries a second, from the trigger to the last one.
+    """
+    return _in_turn(size, (*PEERS, "writeloop"), [(1000, 100, 0.0)])
+
+
+def growth(size: Size) -> list[Row]:
+    """Measure whether a delivery (`us`) costs the same at 100, 1000 and 10,000 streams.
+
+    The rate falls as the streams grow, so that the server is never saturated and has no events to join.
+    """
+    steps = [(100, 200, 40.0), (1000, 100, 20.0), (10_000, 20, 2.0)]
+    return _in_turn(size, ("handoff", "writeloop"), steps)
+
+
+def _in_turn(size: Size, keys: tuple[str, ...], steps: list[tuple[int, int, float]]) -> list[Row]:
+    taken: dict[tuple[str, int], list[Row]] = {}
+    for _ in range(size.rounds):
+        for streams, events, rate in steps:
+            for server in size.servers(*keys):
+                rows = attempt(_broadcast, server, streams, events, rate)
+                taken.setdefault((server.key, streams), []).extend(rows)
+    return [_median(rows) for rows in taken.values() if rows]
+
+
+def _broadcast(server: Server, streams: int, events: int, rate: float) -> Row:
+    with Running(server) as running:
+        warm_up(running)
+        with Load(running, streams, events=events, rate=rate, timeout=120) as load:
+            running.settle()
+            seen = load.measure()
+        if not seen["events"]:
+            raise CannotMeasure(f"{server.title}: no event arrived.\n{running.log()}")
+    return {
+        "us": seen["cpu"] / seen["events"] * 1e6,
+        "per_s": seen["events"] / seen["seconds"],
+        "p50_ms": seen["p50_ms"],
+        "p99_ms": seen["p99_ms"],
+        "delivered": seen["events"] / seen["expected"],
+    }
+
+
+def presence(size: Size) -> list[Row]:
+    """Measure 1000 users who join one channel with presence as fast as the server lets them in.
+
+    `patches`: presence patches the busiest stream got. `listed`: how many users the last patch lists, at the
+    stream that knows of the fewest. `us`: CPU a join. `open_us`: the same streams without presence.
+    """
+    return [row for server in size.servers("handoff", "plain") for row in attempt(_presence, server, JOINING)]
+
+
+def _presence(server: Server, streams: int) -> Row:
+    with Running(server) as running:
+        warm_up(running)
+        start = running.cpu_seconds()
+        with Load(running, streams, path="/stream?user={n}"):
+            running.settle()
+            bare = running.cpu_seconds() - start
+        running.settle()
+        start = running.cpu_seconds()
+        with Load(running, streams, path="/presence?user={n}", quiet=2, timeout=90) as load:
+            seen = load.measure()
+            cpu = running.cpu_seconds() - start
+        return {
+            "patches": seen["most"],
+            "listed": seen["value"],
+            "us": cpu / streams * 1e6,
+            "open_us": bare / streams * 1e6,
+        }
+
+
+def slow(size: Size) -> list[Row]:
+    """Measure what 100 stalled readers among 1000 do to the rest, under 20 events/s of 4 KB for 30 s.
+
+    `p50_ms`, `p99_ms`: the others' latency; with none stalled it is what to compare with. `first_kb`,
+    `then_kb`: growth of VmRSS in the first half, when buffers fill, and in the second, when nothing may grow
+    any more.
+    """
+    seconds = 5 if size.short else 30
+    rows: list[Row] = []
+    for server in size.servers("handoff", "plain", "starlette"):
+        for stalled in (0, 100):
+            measured = attempt(_slow, server, 1000, stalled, seconds)
+            rows.extend({**row, "stalled": stalled} for row in measured)
+    return rows
+
+
+def _slow(server: Server, streams: int, stalled: int, seconds: int) -> Row:
+    with Running(server) as running:
+        warm_up(running)
+        events = 20 * seconds
+        with Load(
+            running, streams, stalled=stalled, events=events, rate=20, size=4096, timeout=seconds + 60
+        ) as load:
+            running.settle()
+            memory = [running.rss_kb()]
+            middle = Timer(seconds / 2, lambda: memory.append(running.rss_kb()))
+            middle.start()
+            try:
+                seen = load.measure()
+            finally:
+                middle.cancel()
+            memory.append(running.rss_kb())
+        return {
+            "us": seen["cpu"] / seen["events"] * 1e6,
+            "p50_ms": seen["p50_ms"],
+            "p99_ms": seen["p99_ms"],
+            "delivered": seen["events"] / seen["expected"],
+            "first_kb": memory[1] - memory[0],
+            "then_kb": memory[-1] - memory[1],
+        }
+
+
+def attempt(measure: Callable[..., Row], server: Server, streams: int, *rest: object) -> list[Row]:
+    """Return the row of one measurement, or none if it failed, with the reason on stderr."""
+    print(f"  {server.title}, {streams} streams", file=sys.stderr, flush=True)
+    if not wait_for_calm(PATIENCE):
+        print("    something else is using the processors", file=sys.stderr, flush=True)
+    try:
+        raise_file_limit(streams)
+        return [{"server": server.key, "streams": streams, **measure(server, streams, *rest)}]
+    except CannotMeasure as error:
+        print(f"    failed: {error}", file=sys.stderr, flush=True)
+        return []
+
+
+def _median(rows: list[Row]) -> Row:
+    return {
+        key: median(row[key] for row in rows) if isinstance(rows[0][key], float) else rows[0][key]
+        for key in rows[0]
+    }
+
+
+WORKLOADS: dict[str, Callable[[Size], list[Row]]] = {
+    "idle": idle,
+    "paced": paced,
+    "burst": burst,
+    "growth": growth,
+    "presence": presence,
+    "slow": slow,
+}

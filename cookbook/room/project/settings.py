@@ -1,0 +1,66 @@
+"""Settings for a demo on one's own machine. Nothing here is fit for a public server."""
+
+import os
+from pathlib import Path
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+DEBUG = True
+SECRET_KEY = "a-demo-has-no-secrets"
+# With HOST set the demo is meant to be reached from elsewhere, say from a phone.
+ALLOWED_HOSTS = ["*"] if "HOST" in os.environ else ["127.0.0.1", "localhost"]
+
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
+    "ds_broadcaster",
+    "rooms",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+            ],
+        },
+    },
+]
+ROOT_URLCONF = "project.urls"
+ASGI_APPLICATION = "project.asgi.application"
+LOGIN_URL = "home"
+
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": os.environ.get("ROOM_DB", BASE_DIR / "db.sqlite3"),
+        # Many small requests at once: readers and the writer do not wait for each other in WAL mode.
+        "OPTIONS": {"timeout": 10, "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"},
+    },
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+USE_TZ = True
+
+STATIC_URL = "/static/"
+
+# The Datastar client: the copy that set-up fetched, so that the demo starts offline, or the CDN.
+CLIENT_DIR = BASE_DIR.parent / "client"
+if (CLIENT_DIR / "datastar.js").exists():
+    STATICFILES_DIRS = [CLIENT_DIR]
+    DS_BROADCASTER_DATASTAR_URL = STATIC_URL + "datastar.js"
+else:
+    DS_BROADCASTER_DATASTAR_URL = (
+        "https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.4/bundles/datastar.js"
+    )

@@ -1,0 +1,53 @@
+import os
+from datetime import timedelta
+
+import uvicorn
+from django.contrib.auth import get_user_model
+from django.core.management import BaseCommand, call_command
+from django.utils import timezone
+
+from rooms.models import Room
+from rooms.people import PEOPLE, ROOMS
+
+
+class Command(BaseCommand):
+    help = "Prepare the database, if need be, and serve the demo. HOST and PORT say where."
+
+    def handle(self, *args, **options):
+        call_command("migrate", verbosity=0)
+        seed()
+        host, port = os.environ.get("HOST", "127.0.0.1"), int(os.environ.get("PORT", 8000))
+        self.stdout.write(f"The room is open at http://{host}:{port}/  (Ctrl-C closes it)")
+        server = uvicorn.Server(
+            uvicorn.Config(
+                "project.asgi:application",
+                host=host,
+                port=port,
+                log_level="warning",
+                timeout_graceful_shutdown=1,
+            )
+        )
+        try:
+            server.run()
+        except KeyboardInterrupt:
+            self.stdout.write("Closed.")
+
+
+def seed():
+    """Make the three people and, where there are no rooms, two rooms in which something was said."""
+    people = {}
+    for username, name in PEOPLE.items():
+        first_name, last_name = name.split()
+        people[username], _ = get_user_model().objects.get_or_create(
+            username=username,
+            defaults={"first_name": first_name, "last_name": last_name, "is_staff": username == "ada"},
+        )
+    if Room.objects.exists():
+        return
+    now = timezone.now()
+    for owner, name, topic, messages in ROOMS:
+        room = Room.objects.create(owner=people[owner], name=name, topic=topic)
+        room.members.set(people.values())
+        for minutes, author, text in messages:
+            sent = now - timedelta(minutes=minutes)
+            room.messages.create(author=people[author], text=text, sent=sent)

@@ -1,0 +1,79 @@
+from datetime import timedelta
+from itertools import pairwise
+
+from django.conf import settings
+from django.db import models
+from django.utils import timezone
+
+from ds_broadcaster import broadcast
+
+User = settings.AUTH_USER_MODEL
+
+
+class Room(models.Model):
+    name = models.CharField(max_length=40)
+    topic = models.CharField(max_length=100, blank=True)
+    owner = models.ForeignKey(User, models.CASCADE, related_name="owned_rooms")
+    members = models.ManyToManyField(User, through="Membership", related_name="rooms")
+
+    def __str__(self):
+        return self.name
+
+    @property
+    def channel(self):
+        """What happened in the room: a client that comes back wants to hear of it."""
+        return f"room-{self.pk}"
+
+    @property
+    def live_channel(self):
+        """Pointers and typing: many events, of no use a moment later, kept out of the room's history."""
+        return f"room-{self.pk}-live"
+
+    def personal_channel(self, user_id):
+        """What one person is told in this room."""
+        return f"room-{self.pk}-user-{user_id}"
+
+    @property
+    def here(self):
+        """How many people are in the room now, whatever number of tabs they have open."""
+        return len(set(broadcast.get_users(self.channel)))
+
+    def is_open_to(self, user):
+        return self.memberships.filter(user=user.pk, kicked=False).exists()
+
+    def history(self, limit=100):
+        """The newest messages, oldest first; each knows whether it `continues` the one before it."""
+        messages = list(self.messages.select_related("author").order_by("-pk")[:limit])[::-1]
+        for before, message in pairwise([None, *messages]):
+            message.continues = message.follows(before)
+        return messages
+
+
+class Membership(models.Model):
+    room = models.ForeignKey(Room, models.CASCADE, related_name="memberships")
+    user = models.ForeignKey(User, models.CASCADE, related_name="memberships")
+    kicked = models.BooleanField(default=False)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("room", "user"), name="one_membership_each"),)
+
+    def __str__(self):
+        return f"{self.user} in {self.room}"
+
+
+class Message(models.Model):
+    room = models.ForeignKey(Room, models.CASCADE, related_name="messages")
+    author = models.ForeignKey(User, models.CASCADE, related_name="messages")
+    text = models.TextField(max_length=2000)
+    sent = models.DateTimeField(default=timezone.now)
+
+    def __str__(self):
+        return self.text[:40]
+
+    def follows(self, before):
+        """Whether this belongs under `before`: the same author, soon after."""
+        return (
+            before is not None
+            and before.author_id == self.author_id
+            and self.sent - before.sent < timedelta(minutes=5)
+        )

@@ -1,0 +1,25 @@
+from django import template
+from django.conf import settings
+
+register = template.Library()
+
+
+@register.simple_tag
+def datastar_url():
+    return settings.DS_BROADCASTER_DATASTAR_URL
+
+
+@register.filter
+def hue(user):
+    """A colour of one's own: the golden angle keeps neighbours apart."""
+    return (user.pk * 137 + 110) % 360
+
+
+@register.filter
+def initials(user):
+    return "".join(part[:1] for part in user.get_full_name().split())[:2] or user.username[:2]
+
+
+@register.inclusion_tag("rooms/_avatar.html")
+def avatar(user):
+    return {"user": user}

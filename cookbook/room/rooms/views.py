@@ -1,0 +1,195 @@
+from django.contrib.auth import get_user_model, login, logout
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
+from django.http import HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_POST
+from pydantic import ValidationError
+
+from ds_broadcaster import broadcast
+
+from . import live
+from .forms import MessageForm, Position, RoomForm
+from .models import Membership, Room
+from .people import PEOPLE
+
+User = get_user_model()
+
+
+def done():
+    """The answer to an action whose effect reaches every page through its stream."""
+    return HttpResponse(status=204)
+
+
+# --- Coming and going --------------------------------------------------------------------------------------
+
+
+@require_GET
+def home(request):
+    if request.user.is_authenticated:
+        return show_home(request, RoomForm())
+    people = User.objects.filter(username__in=PEOPLE).order_by("pk")
+    return render(request, "rooms/people.html", {"people": people, "second_window": second_window(request)})
+
+
+@require_POST
+def log_in(request):
+    user = get_object_or_404(User, username__in=PEOPLE, username=request.POST.get("username"))
+    login(request, user)
+    return redirect("home")
+
+
+@require_POST
+def log_out(request):
+    logout(request)
+    return redirect("home")
+
+
+def second_window(request):
+    """This page's address under another name: cookies differ, so a second window can be somebody else."""
+    host, _, port = request.get_host().partition(":")
+    other = {"127.0.0.1": "localhost", "localhost": "127.0.0.1"}.get(host)
+    return other and f"{request.scheme}://{other}:{port or 80}/"
+
+
+# --- The list of rooms -------------------------------------------------------------------------------------
+
+
+def show_home(request, form, status=200):
+    cursor = broadcast.cursor()  # before anything is read: what changes from here on is replayed
+    context = {"cursor": cursor, "cards": live.cards(request.user), "form": form}
+    context["second_window"] = second_window(request)
+    return render(request, "rooms/home.html", context, status=status)
+
+
+@require_GET
+def home_stream(request):
+    if not request.user.is_authenticated:
+        return HttpResponse(status=204)  # unlike a redirect or a 403 this makes the client stop
+    channels = live.home_channels(request.user.pk)
+    return broadcast.connect(channels, request, snapshot_callback=live.home_snapshot)
+
+
+@require_POST
+@login_required
+def create_room(request):
+    form = RoomForm(request.POST)
+    if not form.is_valid():
+        return show_home(request, form, status=422)
+    form.instance.owner = request.user
+    room = form.save()
+    room.members.set(User.objects.filter(username__in=PEOPLE))
+    for membership in room.memberships.all():
+        live.show_card(membership, mode="prepend")
+    return redirect("room", room.pk)
+
+
+@require_POST
+def delete_room(request, pk):
+    room = owned_room(request, pk)
+    channel = room.channel
+    notice = {"title": f"“{room.name}” is gone", "text": f"{request.user.first_name} deleted this room."}
+    room.delete()
+    broadcast.template(channel, "rooms/_closed.html", notice)
+    broadcast.kill(channel)
+    broadcast.remove("rooms", f"#card-{pk}")
+    return redirect("home")
+
+
+# --- A room ------------------------------------------------------------------------------------------------
+
+
+@require_GET
+@login_required
+def room(request, pk):
+    cursor = broadcast.cursor()
+    room = Room.objects.filter(pk=pk).first()
+    if room is None or not room.is_open_to(request.user):
+        return render(request, "rooms/closed.html", status=403)
+    here = {*broadcast.get_users(room.channel), request.user.pk}
+    context = {"cursor": cursor, "messages": room.history(), "second_window": second_window(request)}
+    return render(request, "rooms/room.html", context | live.roster(room, here))
+
+
+@require_GET
+def room_stream(request, pk):
+    room = Room.objects.filter(pk=pk).first()
+    if room is None or not room.is_open_to(request.user):
+        if "Last-Event-ID" not in request.headers:
+            raise PermissionDenied
+        # A page that was asleep when it lost the room: a whole page of HTML tells it, and makes it stop.
+        return render(request, "rooms/_closed.html")
+    channels = [room.channel, room.live_channel, room.personal_channel(request.user.pk)]
+    return broadcast.connect(channels, request, live.room_presence, snapshot_callback=live.room_snapshot)
+
+
+def open_room(request, pk):
+    """The room this request acts in, or 403."""
+    room = get_object_or_404(Room, pk=pk)
+    if not room.is_open_to(request.user):
+        raise PermissionDenied
+    return room
+
+
+def owned_room(request, pk):
+    """The room this request manages, or 403: only its owner may."""
+    room = open_room(request, pk)
+    if room.owner_id != request.user.pk:
+        raise PermissionDenied
+    return room
+
+
+@require_POST
+def send(request, pk):
+    room = open_room(request, pk)
+    form = MessageForm(request.POST)
+    if not form.is_valid():
+        return JsonResponse({"errors": form.errors}, status=422)
+    form.instance.room, form.instance.author = room, request.user
+    live.show_message(form.save())
+    live.show_typing(room, request.user, typing=False)
+    return JsonResponse({"_text": ""})  # signals: the text field is empty again
+
+
+@require_POST
+def typing(request, pk):
+    live.show_typing(open_room(request, pk), request.user)
+    return done()
+
+
+@require_POST
+def pointer(request, pk):
+    room = open_room(request, pk)
+    try:
+        position = Position.model_validate_json(request.body)
+    except ValidationError as error:
+        return HttpResponse(error.json(), status=422, content_type="application/json")
+    live.show_pointer(room, request.user, position.css())
+    return done()
+
+
+@require_POST
+def kick(request, pk, user_pk):
+    room = owned_room(request, pk)
+    if user_pk == room.owner_id:
+        return HttpResponse("The owner stays.", status=422)
+    membership = get_object_or_404(Membership, room=room, user=user_pk)
+    membership.kicked = True
+    membership.save()
+    notice = {"title": f"You are out of “{room.name}”", "text": f"{request.user.first_name} removed you."}
+    broadcast.template(room.personal_channel(user_pk), "rooms/_closed.html", notice)
+    broadcast.disconnect(room.channel, user_pk)
+    live.show_roster(room)
+    live.show_card(membership)
+    return done()
+
+
+@require_POST
+def let_in(request, pk, user_pk):
+    room = owned_room(request, pk)
+    membership = get_object_or_404(Membership, room=room, user=user_pk)
+    membership.kicked = False
+    membership.save()
+    live.show_roster(room)
+    live.show_card(membership)
+    return done()

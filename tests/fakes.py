@@ -1,0 +1,284 @@
+"""Stand-ins for tests of the core: a loop with a clock of its own, servers that stall and fail, workers without threads."""
+
+import asyncio
+import contextlib
+import io
+import os
+from concurrent.futures import Future
+from types import SimpleNamespace
+from unittest.mock import patch
+
+from django.core.handlers.asgi import ASGIRequest
+
+from ds_broadcaster.asgi import HandoffApplication
+from ds_broadcaster.broadcaster import Broadcaster
+from tests.harness.sse import Comment, Event, SSEParser
+
+# EXAMPLES=20 multiplies the work of every hypothesis test, for a thorough run.
+FACTOR = int(os.environ.get("EXAMPLES", "1"))
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop that runs only when told to, and whose clock only advance() moves."""
+
+    def __init__(self):
+        super().__init__()
+        self.clock = 1000.0
+        self.errors = []
+        self.set_exception_handler(lambda loop, context: self.errors.append(context))
+
+    def time(self):
+        return self.clock
+
+    def turn(self, count=1):
+        """Run what is ready now, and what that makes ready not before the next turn."""
+        for _ in range(count):
+            self.call_soon(self.stop)
+            self.run_forever()
+
+    def settle(self):
+        """Run until nothing more happens without the clock."""
+        for _ in range(10_000):
+            self.turn()
+            due = self._scheduled and self._scheduled[0]._when <= self.clock
+            if not self._ready and not due:
+                return
+        raise AssertionError("The loop never comes to rest.")
+
+    def advance(self, seconds, step=0.25):
+        """Let time pass in small steps, as a loop that is not busy sees it."""
+        self.settle()
+        end = self.clock + seconds
+        while self.clock < end:
+            self.clock = min(end, self.clock + step)
+            self.settle()
+
+
+class InlineWorkers:
+    """Workers without threads: renders happen at once, signals are kept in `sent`."""
+
+    def __init__(self):
+        self.sent = []
+        self.closed = False
+
+    def render(self, function, *args):
+        done = Future()
+        try:
+            done.set_result(function(*args))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+    def send(self, signal, **named):
+        from ds_broadcaster import signals
+
+        name = next(name for name, each in vars(signals).items() if each is signal)
+        self.sent.append((name, named["channel"], named["user_id"]))
+
+    def close(self):
+        self.closed = True
+
+
+def _inline(function):
+    async def call(*args):
+        return function(*args)
+
+    return call
+
+
+@contextlib.contextmanager
+def virtual_world():
+    """Yield (loop, broadcaster): real classes, with the loop's clock and without threads."""
+    loop = VirtualLoop()
+    with contextlib.ExitStack() as stack:
+        for target, stand_in in {
+            "ds_broadcaster.hub.Workers": InlineWorkers,
+            "ds_broadcaster.brokers.memory.time": SimpleNamespace(monotonic=loop.time),
+            "ds_broadcaster.response.sync_to_async": _inline,
+            "ds_broadcaster.connection.find_transport": lambda send, scope: scope["transport"],
+            "ds_broadcaster.connection.is_driveable": lambda send: send.__self__.driveable,
+        }.items():
+            stack.enter_context(patch(target, stand_in))
+        broadcaster = Broadcaster()
+        try:
+            yield loop, broadcaster
+        finally:
+            loop.close()
+            broadcaster._forget()
+    assert not loop.errors, loop.errors
+
+
+def make_scope(cursor=None, query=b"", method="GET"):
+    headers = [(b"last-event-id", cursor.encode("latin-1"))] if cursor is not None else []
+    return {
+        "type": "http",
+        "method": method,
+        "path": "/",
+        "query_string": query,
+        "headers": headers,
+        "transport": None,
+    }
+
+
+def make_request(scope, user_id=None):
+    """Return the ASGI request of somebody logged in, or of nobody."""
+    request = ASGIRequest(scope, io.BytesIO())
+    request.user = SimpleNamespace(pk=user_id, is_authenticated=user_id is not None)
+    return request
+
+
+# How a stream is carried. The first is uvicorn's way with the handoff.
+KINDS = ("driven", "driven, write last", "driven, no transport", "task", "plain", "plain, no transport")
+
+
+class FakeTransport:
+    def __init__(self, client):
+        self.client = client
+        self.closing = False
+
+    def abort(self):
+        self.close()
+
+    def close(self):
+        self.closing = True
+        self.client.loop.call_soon(self.client.vanish)
+
+    def is_closing(self):
+        return self.closing
+
+    def get_extra_info(self, name):
+        return None
+
+
+class FakeClient:
+    """One stream from the view to the parser, through a server that stalls, drains and fails when told to.
+
+    `end` tells how it ended: "clean" (for most clients final), "cut" (all of them return), "left".
+    """
+
+    def __init__(
+        self, loop, broadcaster, channels, user_id=None, *, kind="driven", cursor=None, query=b"", **options
+    ):
+        self.loop = loop
+        self.kind = kind
+        self.channels = channels
+        self.user_id = user_id
+        self.driveable = kind.startswith("driven")
+        self.write_last = kind == "driven, write last"
+        self.parser = SSEParser()
+        self.frames = []
+        self.end = None
+        self.failing = False
+        self.was_hindered = False
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._gone = asyncio.Event()
+        self._sending = False
+        self.scope = make_scope(cursor, query)
+        if kind in ("driven", "driven, write last", "plain"):
+            self.scope["transport"] = FakeTransport(self)
+        self._connect = lambda scope: broadcaster.connect(channels, make_request(scope, user_id), **options)
+        self.task = loop.create_task(self._run())
+
+    # What it got.
+
+    @property
+    def events(self):
+        return [frame for frame in self.frames if isinstance(frame, Event)]
+
+    @property
+    def texts(self):
+        return [event.elements for event in self.events if event.elements]
+
+    @property
+    def signals(self):
+        return [event.signals for event in self.events if event.signals]
+
+    @property
+    def told_of_gap(self):
+        return Comment("gap") in self.frames
+
+    @property
+    def last_id(self):
+        return self.parser.last_event_id
+
+    @property
+    def stalled(self):
+        return not self._writable.is_set()
+
+    # What happens to it.
+
+    def stall(self):
+        self.was_hindered = True
+        self._writable.clear()
+
+    def drain(self):
+        self._writable.set()
+
+    def fail(self):
+        self.was_hindered = self.failing = True
+
+    def vanish(self):
+        """Close the page; the server notices."""
+        if self.end is None:
+            self.was_hindered = True
+            self.end = "left" if self.scope["transport"] is None or not self.scope["transport"].closing else "cut"
+        self._gone.set()
+        self._writable.set()
+        if self.kind.startswith("plain"):
+            self.task.cancel()  # As Django does when the server reports the disconnect.
+
+    # The server.
+
+    async def _send(self, message):
+        assert not self._sending, "send() was called while an earlier one is not done"
+        if message["type"] == "http.response.start" or self._gone.is_set():
+            return
+        if self.failing:
+            raise OSError("the connection is broken")
+        self._sending = True
+        try:
+            if not self.write_last:
+                self._take(message)
+            await self._writable.wait()
+            if self.write_last and not self._gone.is_set():
+                self._take(message)
+        finally:
+            self._sending = False
+
+    def _take(self, message):
+        assert self.end is None, f"{message} after the end"
+        self.frames += self.parser.feed(message["body"])
+        if not message["more_body"]:
+            self.end = "clean"
+
+    async def _receive(self):
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _run(self):
+        try:
+            await (self._run_plain() if self.kind.startswith("plain") else self._run_handed_off())
+        except OSError:
+            assert self.failing
+        except asyncio.CancelledError:
+            if not self.kind.startswith("plain"):
+                raise
+        if self.end is None:
+            self.end = "cut"
+
+    async def _run_handed_off(self):
+        async def django(scope, receive, send):
+            response = self._connect(scope)
+            headers = [(name.encode(), value.encode()) for name, value in response.items()]
+            await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        await HandoffApplication(django)(self.scope, self._receive, self._send)
+
+    async def _run_plain(self):
+        response = self._connect(self.scope)
+        async with contextlib.aclosing(aiter(response)) as parts:
+            async for part in parts:
+                await self._send({"type": "http.response.body", "body": part, "more_body": True})
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,34 @@
+"""What the tests drive the package with: real servers, raw streams, a real browser."""
+
+from tests.harness.browser import Tab, expect
+from tests.harness.requirements import (
+    require_chromium,
+    require_client_bundle,
+    require_network_namespaces,
+    require_postgres,
+    require_redis,
+)
+from tests.harness.server import MODES, SERVERS, Server, Visitor, each_mode, each_server
+from tests.harness.sse import Comment, Event, IdOnly, Retry, SSEClient, SSEParser
+
+__all__ = [
+    "MODES",
+    "SERVERS",
+    "Comment",
+    "Event",
+    "IdOnly",
+    "Retry",
+    "SSEClient",
+    "SSEParser",
+    "Server",
+    "Tab",
+    "Visitor",
+    "each_mode",
+    "each_server",
+    "expect",
+    "require_chromium",
+    "require_client_bundle",
+    "require_network_namespaces",
+    "require_postgres",
+    "require_redis",
+]

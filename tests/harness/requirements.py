@@ -1,0 +1,56 @@
+"""What a test needs from the machine, and how to get it.
+
+Without it a test is skipped with a sentence that says what to install. Where CI is set it fails: nothing may
+go untested there without anybody noticing.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from django.conf import settings
+
+
+def _missing(sentence: str) -> NoReturn:
+    if os.environ.get("CI", "").lower() not in ("", "0", "false"):
+        pytest.fail(f"CI must not skip this test: {sentence}", pytrace=False)
+    pytest.skip(sentence)
+
+
+def require_chromium() -> str:
+    """Return the path of a Chromium: the environment variable CHROMIUM, or one on the PATH."""
+    for name in (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome"):
+        if name and (path := shutil.which(name)):
+            return path
+    _missing("needs Chromium: `apt-get install chromium`, or name one with CHROMIUM=/path/to/chrome")
+
+
+def require_client_bundle() -> Path:
+    """Return the path of the Datastar client that the test project serves."""
+    path = Path(settings.CLIENT_BUNDLE)
+    if not path.exists():
+        _missing("needs the Datastar client: run `python cookbook/fetch_client.py` with a network")
+    return path
+
+
+def require_redis() -> str:
+    """Return the path of redis-server."""
+    return shutil.which("redis-server") or _missing("needs Redis: `apt-get install redis-server`")
+
+
+def require_postgres() -> Path:
+    """Return the folder of PostgreSQL's server programs, such as initdb and postgres."""
+    if postgres := shutil.which("postgres"):
+        return Path(postgres).parent
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
+    return folders[-1] if folders else _missing("needs PostgreSQL: `apt-get install postgresql`")
+
+
+def require_network_namespaces() -> str:
+    """Return the path of `ip`, which may make network namespaces here."""
+    ip = shutil.which("ip") or "/usr/sbin/ip"
+    if not Path(ip).exists() or os.geteuid() != 0:
+        _missing("needs network namespaces: run as root on Linux, with `apt-get install iproute2`")
+    return ip
