@@ -12,7 +12,8 @@ from django.core.handlers.asgi import ASGIRequest
 
 from ds_broadcaster.asgi import HandoffApplication
 from ds_broadcaster.broadcaster import Broadcaster
-from tests.harness.sse import Comment, Event, SSEParser
+from ds_broadcaster.brokers import Command
+from tests.harness.sse import Comment, Event, Retry, SSEParser
 
 # EXAMPLES=20 multiplies the work of every hypothesis test, for a thorough run.
 FACTOR = int(os.environ.get("EXAMPLES", "1"))
@@ -53,6 +54,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             self.clock = min(end, self.clock + step)
             self.settle()
 
+    def close_down(self):
+        """Cancel what is left, as asyncio.run() does, and close."""
+        if self.is_closed():
+            return
+        for task in asyncio.all_tasks(self):
+            task.cancel()
+        self.settle()
+        self.run_until_complete(self.shutdown_asyncgens())
+        self.close()
+
 
 class InlineWorkers:
     """Workers without threads: renders happen at once, signals are kept in `sent`."""
@@ -88,7 +99,7 @@ def _inline(function):
 
 @contextlib.contextmanager
 def virtual_world():
-    """Yield (loop, broadcaster): real classes, with the loop's clock and without threads."""
+    """Yield a World of real classes, with a loop's own clock and without threads."""
     loop = VirtualLoop()
     with contextlib.ExitStack() as stack:
         for target, stand_in in {
@@ -101,11 +112,49 @@ def virtual_world():
             stack.enter_context(patch(target, stand_in))
         broadcaster = Broadcaster()
         try:
-            yield loop, broadcaster
+            yield World(loop, broadcaster)
         finally:
-            loop.close()
+            loop.close_down()
             broadcaster._forget()
     assert not loop.errors, loop.errors
+
+
+class World:
+    """A loop that only moves when told to, and a broadcaster on it."""
+
+    def __init__(self, loop, broadcaster):
+        self.loop = loop
+        self.broadcast = broadcaster
+
+    @property
+    def broker(self):
+        return self.broadcast._broker()
+
+    @property
+    def hub(self):
+        (hub,) = self.broadcast.hubs()
+        return hub
+
+    @property
+    def signals(self):
+        """The Django signals that were sent: (name, channel, user)."""
+        return self.hub._workers.sent
+
+    def client(self, channels="room", user_id=None, **options):
+        """Open a stream, and let it take its opening frames."""
+        client = FakeClient(self.loop, self.broadcast, channels, user_id, **options)
+        self.loop.settle()
+        return client
+
+    def disconnect(self, channel, user_id):
+        """broadcast.disconnect() without a user model's say."""
+        self.broker.command(channel, Command("disconnect", user_id))
+
+    def settle(self):
+        self.loop.settle()
+
+    def advance(self, seconds):
+        self.loop.advance(seconds)
 
 
 def make_scope(cursor=None, query=b"", method="GET"):
@@ -127,7 +176,7 @@ def make_request(scope, user_id=None):
     return request
 
 
-# How a stream is carried. The first is uvicorn's way with the handoff.
+# How a stream is carried: by whom, and whether its transport is within reach. The first is uvicorn's way with the handoff.
 KINDS = ("driven", "driven, write last", "driven, no transport", "task", "plain", "plain, no transport")
 
 
@@ -153,11 +202,11 @@ class FakeTransport:
 class FakeClient:
     """One stream from the view to the parser, through a server that stalls, drains and fails when told to.
 
-    `end` tells how it ended: "clean" (for most clients final), "cut" (all of them return), "left".
+    `end` tells how it ended: "clean" (for most clients final), "cut" (all of them return), "left", "refused".
     """
 
     def __init__(
-        self, loop, broadcaster, channels, user_id=None, *, kind="driven", cursor=None, query=b"", **options
+        self, loop, broadcaster, channels, user_id=None, *, kind="driven", cursor=None, query=b"", before_opening=None, **options
     ):
         self.loop = loop
         self.kind = kind
@@ -167,6 +216,7 @@ class FakeClient:
         self.write_last = kind == "driven, write last"
         self.parser = SSEParser()
         self.frames = []
+        self.writes = 0
         self.end = None
         self.failing = False
         self.was_hindered = False
@@ -178,6 +228,7 @@ class FakeClient:
         if kind in ("driven", "driven, write last", "plain"):
             self.scope["transport"] = FakeTransport(self)
         self._connect = lambda scope: broadcaster.connect(channels, make_request(scope, user_id), **options)
+        self._before_opening = before_opening  # Called between the view and the stream, as if by middleware.
         self.task = loop.create_task(self._run())
 
     # What it got.
@@ -193,6 +244,10 @@ class FakeClient:
     @property
     def signals(self):
         return [event.signals for event in self.events if event.signals]
+
+    @property
+    def retries(self):
+        return [frame.milliseconds for frame in self.frames if isinstance(frame, Retry)]
 
     @property
     def told_of_gap(self):
@@ -237,6 +292,7 @@ class FakeClient:
         if self.failing:
             raise OSError("the connection is broken")
         self._sending = True
+        self.writes += 1
         try:
             if not self.write_last:
                 self._take(message)
@@ -267,9 +323,18 @@ class FakeClient:
         if self.end is None:
             self.end = "cut"
 
+    async def _pass_middleware(self):
+        if self._before_opening is not None:
+            self._before_opening()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
     async def _run_handed_off(self):
         async def django(scope, receive, send):
             response = self._connect(scope)
+            if not response.streaming:
+                self.end = "refused"
+            await self._pass_middleware()
             headers = [(name.encode(), value.encode()) for name, value in response.items()]
             await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -278,6 +343,10 @@ class FakeClient:
 
     async def _run_plain(self):
         response = self._connect(self.scope)
+        if not response.streaming:
+            self.end = "refused"
+            return
+        await self._pass_middleware()
         async with contextlib.aclosing(aiter(response)) as parts:
             async for part in parts:
                 await self._send({"type": "http.response.body", "body": part, "more_body": True})

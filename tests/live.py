@@ -1,0 +1,57 @@
+"""What the tests of live streams share: servers of the live site, and waiting for a server's state."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.harness import MODES, IdOnly, Server, SSEClient
+
+SITE = "tests.project.live_site"
+
+
+def live_server(mode: str, kind: str = "uvicorn-httptools", **options: Any) -> Server:
+    """Return a server of the live site, not yet started; `settings` are added to its own."""
+    options["settings"] = {"ROOT_URLCONF": SITE} | options.get("settings", {})
+    return Server(kind, mode, **options)
+
+
+def each_mode_of(**options: Any) -> Any:
+    """Return a fixture: a server of the live site for a whole module, in both modes."""
+
+    @pytest.fixture(scope="module", params=MODES)
+    def server(request, django_db_setup):
+        with live_server(request.param, **options) as server:
+            yield server
+
+    return server
+
+
+def until(condition: Callable[[], Any], timeout: float = 5) -> Any:
+    """Ask again until the condition is true and return what it said. Each question is a request, not a sleep."""
+    deadline = time.monotonic() + timeout
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"Waited {timeout} s, and it is still {answer!r}."
+        time.sleep(0.005)
+    return answer
+
+
+def begun(*clients: SSEClient, timeout: float = 10) -> None:
+    """Wait until each stream has begun: its connection is on its channels from then on."""
+    for client in clients:
+        client.opened(timeout)
+        client.wait_for(
+            lambda client=client: client.end or any(isinstance(frame, IdOnly) for frame in client.frames),
+            timeout,
+            "the opening frames",
+        )
+
+
+def numbers(client: SSEClient) -> list[int]:
+    """Return the numbers of the items that a burst brought to this client."""
+    return [int(event.elements.partition("item-")[2].partition('"')[0]) for event in client.events if "item-" in event.data]
+
+
+def told_of_a_gap(client: SSEClient) -> bool:
+    return "gap" in client.comments
