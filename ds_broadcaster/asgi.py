@@ -1,7 +1,8 @@
 """The ASGI application with the handoff: a stream leaves Django's request cycle when its view has granted it."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import cast
 
 from django.core.asgi import get_asgi_application as get_django_application
 
@@ -16,7 +17,7 @@ _MARK = HANDOFF_HEADER.lower().encode()
 
 def get_asgi_application() -> "HandoffApplication":
     """Return Django's ASGI application with the handoff around it; use it in asgi.py in place of Django's."""
-    return HandoffApplication(get_django_application())
+    return HandoffApplication(cast(Application, get_django_application()))
 
 
 class HandoffApplication:
@@ -63,7 +64,12 @@ class _Request:
 
     async def run(self, application: Application, scope: Message) -> Stream | None:
         """Let Django answer; return the stream that it granted to a client who is still there."""
-        await application({**scope, SCOPE_KEY: self._granted}, self.receive, self.send)
+        answering = application({**scope, SCOPE_KEY: self._granted}, self.receive, self.send)
+        if any(name == b"accept" and b"text/event-stream" in value for name, value in scope["headers"]):
+            # What Django and middleware put into context variables goes with this task, instead of staying
+            # with the stream for as long as it lives: about 1 KB.
+            answering = asyncio.get_running_loop().create_task(answering)  # type: ignore[arg-type]
+        await answering
         return None if self._gone else self._stream
 
     async def receive(self) -> Message:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
-from django.core.exceptions import SynchronousOnlyOperation, ValidationError
+from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation, ValidationError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.template.loader import render_to_string
 from pydantic import BaseModel
@@ -45,7 +45,9 @@ class Broadcaster:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._forget()
+        self._created_broker: Broker | None = None
+        self._hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
+        self._declared: dict[str, PresenceCallback | None] = {}
         os.register_at_fork(after_in_child=self._forget)
 
     # Sending.
@@ -70,9 +72,7 @@ class Broadcaster:
         "remove"); `namespace` is "html", "svg" or "mathml". Raises ValueError and TypeError for what the client
         could not apply, EventTooLarge, and BrokerUnavailable.
         """
-        payload = encode_elements(
-            html, selector, mode, namespace=namespace, use_view_transition=use_view_transition
-        )
+        payload = encode_elements(html, selector, mode, namespace=namespace, use_view_transition=use_view_transition)
         self._publish(channel, payload)
 
     async def aelements(
@@ -86,9 +86,7 @@ class Broadcaster:
         use_view_transition: bool = False,
     ) -> None:
         """See elements()."""
-        payload = encode_elements(
-            html, selector, mode, namespace=namespace, use_view_transition=use_view_transition
-        )
+        payload = encode_elements(html, selector, mode, namespace=namespace, use_view_transition=use_view_transition)
         await self._apublish(channel, payload)
 
     def signals(self, channel: "ChannelLike", signals: "Signals", *, only_if_missing: bool = False) -> None:
@@ -118,7 +116,7 @@ class Broadcaster:
         request: HttpRequest | None = None,
     ) -> None:
         """Render a template and send it as elements(); everybody on the channel gets what `request` may show."""
-        html = render_to_string(template_name, dict(context or {}), request)  # type: ignore[arg-type]
+        html = render_to_string(template_name, dict(context or {}), request)
         self.elements(channel, html, selector, mode)
 
     async def atemplate(
@@ -141,7 +139,7 @@ class Broadcaster:
         Rendered into a page and given back as `?cursor=` of its connect URL, it starts the stream where the page
         was rendered: nothing that was sent in between is lost.
         """
-        return self._broker().cursor()
+        return self._broker.cursor()
 
     async def acursor(self) -> str:
         """See cursor()."""
@@ -164,25 +162,25 @@ class Broadcaster:
         """Destroy a channel: close all its connections, behind what was sent before, and forget its history."""
         name = channel_name(channel)
         self._declared.pop(name, None)
-        self._broker().command(name, Command("kill"))
+        self._broker.command(name, Command("kill"))
 
     async def akill(self, channel: "ChannelLike") -> None:
         """See kill()."""
         name = channel_name(channel)
         self._declared.pop(name, None)
-        await self._broker().acommand(name, Command("kill"))
+        await self._broker.acommand(name, Command("kill"))
 
     def disconnect(self, channel: "ChannelLike", user_id: Any) -> None:
         """Close every connection this user has on the channel, behind what was sent before."""
-        self._broker().command(channel_name(channel), Command("disconnect", _user_pk(user_id)))
+        self._broker.command(channel_name(channel), Command("disconnect", _user_pk(user_id)))
 
     async def adisconnect(self, channel: "ChannelLike", user_id: Any) -> None:
         """See disconnect()."""
-        await self._broker().acommand(channel_name(channel), Command("disconnect", _user_pk(user_id)))
+        await self._broker.acommand(channel_name(channel), Command("disconnect", _user_pk(user_id)))
 
     def get_users(self, channel: "ChannelLike") -> list[Any]:
         """Return the user id of each open connection on the channel: somebody with two tabs twice."""
-        return self._broker().users(channel_name(channel))
+        return self._broker.users(channel_name(channel))
 
     async def aget_users(self, channel: "ChannelLike") -> list[Any]:
         """See get_users()."""
@@ -190,7 +188,7 @@ class Broadcaster:
 
     def get_channels(self) -> list[str]:
         """Return the channels that somebody is connected to, and those that new() made."""
-        return list(dict.fromkeys([*self._broker().channels(), *list(self._declared)]))
+        return list(dict.fromkeys([*self._broker.channels(), *list(self._declared)]))
 
     async def aget_channels(self) -> list[str]:
         """See get_channels()."""
@@ -217,10 +215,9 @@ class Broadcaster:
         names = self._check(channel, request, presence_callback, snapshot_callback)
         if self.is_closing():
             return _come_back()
-        user_id = _user_of(request)
-        cursor, gap = self._where(names, request)
-        snapshot = b"".join(self._snapshots(snapshot_callback, request, names)) if gap else b""
-        return self._respond(request, Opening(names, user_id, cursor, gap, snapshot, presence_callback))
+        opening = self._opening(names, request, presence_callback)
+        snapshot = _snapshot(snapshot_callback, request, opening)
+        return self._respond(request, opening._replace(user_id=_user_of(request), snapshot=snapshot))
 
     async def aconnect(
         self,
@@ -235,12 +232,12 @@ class Broadcaster:
         if self.is_closing():
             return _come_back()
         auser = getattr(request, "auser", None)
+        opening = self._opening(names, request, presence_callback)
         user_id = _pk_of(await auser() if auser is not None else getattr(request, "user", None))
-        cursor, gap = self._where(names, request)
         snapshot = b""
-        if gap and snapshot_callback is not None:
-            snapshot = b"".join(await sync_to_async(self._snapshots)(snapshot_callback, request, names))
-        return self._respond(request, Opening(names, user_id, cursor, gap, snapshot, presence_callback))
+        if opening.gaps and snapshot_callback is not None:
+            snapshot = await sync_to_async(_snapshot)(snapshot_callback, request, opening)
+        return self._respond(request, opening._replace(user_id=user_id, snapshot=snapshot))
 
     def is_closing(self) -> bool:
         """Tell whether the server that runs here is about to stop."""
@@ -260,8 +257,6 @@ class Broadcaster:
         snapshot_callback: "SnapshotCallback | None",
     ) -> tuple[str, ...]:
         if not hasattr(request, "scope"):
-            from django.core.exceptions import ImproperlyConfigured
-
             raise ImproperlyConfigured(
                 "broadcast.connect() needs an ASGI server: this request came through WSGI. "
                 "Run for example `uvicorn yourproject.asgi:application`."
@@ -270,22 +265,20 @@ class Broadcaster:
         _check_callback("snapshot_callback", snapshot_callback)
         return channel_names(channel)
 
-    def _where(self, names: tuple[str, ...], request: HttpRequest) -> tuple[int, bool]:
-        """Return the cursor a stream starts at, and whether the client missed more than can be replayed."""
-        broker = self._broker()
-        now = broker.sequence()
+    def _opening(
+        self, names: tuple[str, ...], request: HttpRequest, presence_callback: PresenceCallback | None
+    ) -> Opening:
+        """Find out where the stream starts, and on which channels the client missed more than can be replayed."""
+        broker = self._broker
+        granted = broker.sequence()
         last_id = request.headers.get("last-event-id") or request.GET.get(CURSOR_PARAMETER)
-        if not last_id:
-            return now, False
-        cursor = broker.resume(last_id)
-        if cursor is None or not all(broker.covers(name, cursor) for name in names):
-            return now, True
-        return cursor, False
-
-    def _snapshots(
-        self, callback: "SnapshotCallback | None", request: HttpRequest, names: tuple[str, ...]
-    ) -> list[bytes]:
-        return [encode_fragment(callback(request, name)) for name in names] if callback is not None else []
+        cursor = broker.resume(last_id) if last_id else granted
+        if cursor is None:
+            gaps = frozenset(names)
+        else:
+            gaps = frozenset(name for name in names if not broker.covers(name, cursor))
+        cursor = granted if cursor is None or len(gaps) == len(names) else cursor
+        return Opening(names, None, cursor, granted, gaps, b"", presence_callback)
 
     def _respond(self, request: HttpRequest, opening: Opening) -> HttpResponseBase:
         scope = request.scope  # type: ignore[attr-defined]
@@ -293,17 +286,18 @@ class Broadcaster:
         return BroadcastResponse(stream, scope.get(SCOPE_KEY))
 
     def _publish(self, channel: "ChannelLike", payload: bytes) -> None:
-        self._broker().publish(channel_name(channel), check_size(payload, get_settings().max_event_bytes))
+        self._broker.publish(channel_name(channel), check_size(payload, get_settings().max_event_bytes))
 
     async def _apublish(self, channel: "ChannelLike", payload: bytes) -> None:
-        await self._broker().apublish(channel_name(channel), check_size(payload, get_settings().max_event_bytes))
+        await self._broker.apublish(channel_name(channel), check_size(payload, get_settings().max_event_bytes))
 
+    @property
     def _broker(self) -> Broker:
-        if self.__broker is None:
+        if self._created_broker is None:
             with self._lock:
-                if self.__broker is None:
-                    self.__broker = create_broker(get_settings())
-        return self.__broker
+                if self._created_broker is None:
+                    self._created_broker = create_broker(get_settings())
+        return self._created_broker
 
     def _hub(self) -> Hub:
         """Return the hub of the running event loop."""
@@ -312,15 +306,22 @@ class Broadcaster:
         if hub is None:
             with self._lock:
                 for old in [each for each in self._hubs if each.is_closed()]:
-                    self._broker().detach(self._hubs.pop(old))
-                hub = self._hubs[loop] = Hub(loop, self._broker(), get_settings(), self._declared, type(self))
+                    self._broker.detach(self._hubs.pop(old))
+                hub = self._hubs[loop] = Hub(loop, self._broker, get_settings(), self._declared, type(self))
         return hub
 
     def _forget(self) -> None:
         """Begin anew, as in a process that was just forked: the parent's streams and ids are not ours."""
-        self.__broker: Broker | None = None
-        self._hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
-        self._declared: dict[str, PresenceCallback | None] = {}
+        self._created_broker = None
+        self._hubs = {}
+        self._declared = {}
+
+
+def _snapshot(callback: "SnapshotCallback | None", request: HttpRequest, opening: Opening) -> bytes:
+    """Render what is in the place of missing events, for each channel that misses some."""
+    if callback is None:
+        return b""
+    return b"".join(encode_fragment(callback(request, name)) for name in opening.channels if name in opening.gaps)
 
 
 def _check_callback(argument: str, callback: Any) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from .log import READ_BYTES, Log
@@ -26,8 +27,8 @@ class Chunk:
 
     __slots__ = ("cursor", "message", "more", "presence_at")
 
-    def __init__(self, body: bytes, cursor: int, presence_at: int, more: bool) -> None:
-        self.message = {"type": "http.response.body", "body": body, "more_body": True}
+    def __init__(self, body: bytes, cursor: int, presence_at: float, more: bool) -> None:
+        self.message: dict[str, Any] = {"type": "http.response.body", "body": body, "more_body": True}
         self.cursor = cursor
         self.presence_at = presence_at
         self.more = more
@@ -71,11 +72,11 @@ class Channel:
         self.presence_at = 0
         self.presence_callback: PresenceCallback | None = None
         # The presence render that is waiting or running, and whether the roster changed since it began.
-        self.render: asyncio.TimerHandle | asyncio.Future[Any] | None = None
+        self.render: asyncio.TimerHandle | Future[bytes] | None = None
         self.rendered_at = -math.inf
         self.stale = False
         self.expiry: asyncio.TimerHandle | None = None
-        self._chunks: dict[tuple[int, int], Chunk] = {}
+        self._chunks: dict[tuple[int, float], Chunk] = {}
 
     def append(self, sequence: int, frame: bytes, now: float) -> bool:
         """Add an event to the log; False when it is there already."""
@@ -86,12 +87,12 @@ class Channel:
         return True
 
     def set_presence(self, frame: bytes, number: int) -> None:
-        """Replace the presence frame."""
+        """Replace the presence frame; with an empty one there is nothing to tell whoever comes."""
         self.presence = frame
-        self.presence_at = number
+        self.presence_at = number if frame else 0
         self._chunks.clear()
 
-    def next_chunk(self, cursor: int, presence_at: int) -> Chunk | None:
+    def next_chunk(self, cursor: int, presence_at: float) -> Chunk | None:
         """Return what somebody who stands there is to get next, None when there is nothing; raises Gap."""
         log = self.log
         if log is None or (cursor >= log.last and presence_at >= self.presence_at):
@@ -114,20 +115,22 @@ class Channel:
         return min((connection.cursor for connection in self.blocked if connection.keeps_up()), default=math.inf)
 
 
-def merged_chunk(channels: tuple[Channel, ...], cursor: int, presence_at: int) -> Chunk | None:
-    """Return the next chunk of a stream of several channels: their events in the order of their ids."""
+def merged_chunk(
+    channels: tuple[Channel, ...], cursor: int, presence_at: float, until: float = math.inf
+) -> Chunk | None:
+    """Return the next chunk of a stream of several channels, up to `until`: events in the order of their ids."""
     waiting: list[tuple[int, bytes]] = []
     presence = b""
     reached_presence = presence_at
     for channel in channels:
-        if channel.log is not None and cursor < channel.log.last:
+        if channel.log is not None and cursor < min(channel.log.last, until):
             waiting += channel.log.after(cursor)
         if presence_at < channel.presence_at:
             presence += channel.presence
             reached_presence = max(reached_presence, channel.presence_at)
+    waiting = sorted(event for event in waiting if event[0] <= until)
     if not waiting and not presence:
         return None
-    waiting.sort()
     size = 0
     taken = 0
     for _, frame in waiting:

@@ -5,6 +5,7 @@ stream in Django's hands: a response body that waits to be asked for its next pa
 """
 
 import asyncio
+import math
 import sys
 import types
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
@@ -45,9 +46,12 @@ class Connection:
         "channels",
         "cursor",
         "ending",
+        "granted",
         "hub",
         "presence_at",
+        "slot",
         "transport",
+        "until",
         "user_id",
     )
 
@@ -57,18 +61,25 @@ class Connection:
         self.transport = transport
         self.channels: tuple[Channel, ...] = ()
         self.cursor = 0
-        self.presence_at = 0
+        self.presence_at: float = 0
+        # Those that share a turn for heartbeats; None before hub.open() and after hub.close().
+        self.slot: dict[Connection, None] | None = None
         self.busy = True  # Until the opening frames are out.
         self.blocked_since = 0.0
         self._patient = False
-        # Once set, nothing but the last bytes goes out: (the last bytes, whether the end is a clean one).
+        # Once set, only what was published up to `until` and these last bytes go out. The flag: a clean end?
         self.ending: tuple[bytes, bool] | None = None
+        self.until = 0
+        # The newest sequence when the view granted the stream: no command from before concerns it.
+        self.granted = 0
         if transport is not None:
             notice_dead_peers(transport)
 
     def next_chunk(self) -> Chunk | None:
         """Return what to write next and move the cursor there; raises Gap when the client is too far behind."""
-        if len(self.channels) == 1:
+        if self.ending is not None:
+            chunk = merged_chunk(self.channels, self.cursor, math.inf, self.until)
+        elif len(self.channels) == 1:
             chunk = self.channels[0].next_chunk(self.cursor, self.presence_at)
         else:
             chunk = merged_chunk(self.channels, self.cursor, self.presence_at)
@@ -76,6 +87,14 @@ class Connection:
             self.cursor = chunk.cursor
             self.presence_at = chunk.presence_at
         return chunk
+
+    def stop_at(self, farewell: bytes, clean: bool) -> bool:
+        """Take nothing in that is newer than now; False when the end was decided before."""
+        if self.ending is not None:
+            return False
+        self.ending = (farewell, clean)
+        self.until = self.hub.head
+        return True
 
     def keeps_up(self) -> bool:
         """Tell whether a blocked connection was writing a moment ago."""
@@ -107,6 +126,7 @@ class Connection:
             notice_dead_peers(self.transport, user_timeout=STALL_LIMIT)
 
     def _block(self) -> None:
+        self.hub.blocked.pop(self, None)  # It is in the order of time.
         self.blocked_since = self.hub.now()
         self.hub.blocked[self] = None
         for channel in self.channels:
@@ -167,10 +187,15 @@ class PushConnection(Connection):
             return
         try:
             while (chunk := self.next_chunk()) is not None:
-                if not self._write(chunk.message) or not chunk.more:
+                if not self._write(chunk.message):
                     return
+                if not chunk.more:
+                    break
         except Gap:
-            self.hub.lost(self)
+            if self.ending is None:
+                self.hub.lost(self)
+        if self.ending is not None and not self.busy:
+            self._write_the_end()
 
     def beat(self, message: Message, sequence: int) -> None:
         # Not busy is caught up. A page may have been rendered with an id that is still on its way to the hub.
@@ -179,10 +204,8 @@ class PushConnection(Connection):
             self._write(message)
 
     def end(self, farewell: bytes = b"", *, clean: bool = True) -> None:
-        if self.ending is None:
-            self.ending = (farewell, clean)
-            if self._task is not None and not self.busy:
-                self._write_the_end()
+        if self.stop_at(farewell, clean) and self._task is not None:
+            self.pump()
 
     def abort(self) -> None:
         self.busy = True
@@ -217,17 +240,16 @@ class PushConnection(Connection):
 
     def _write(self, message: Message) -> bool:
         """Start a send; True when it is done, False when it goes on in a task or the client is gone."""
-        sending = self._send(message)
-        if self._driveable:
-            assert isinstance(sending, Coroutine)
-            try:
-                waited_for = sending.send(None)
-            except StopIteration:
-                return True
-            except Exception:
-                self.abort()
-                return False
-            sending = _carry_on(sending, waited_for)
+        try:
+            sending = self._send(message)
+            if self._driveable:
+                assert isinstance(sending, Coroutine)
+                sending = _carry_on(sending, sending.send(None))
+        except StopIteration:
+            return True
+        except Exception:
+            self.abort()
+            return False
         self.busy = True
         writing = self._finish(sending)
         if EAGER_TASKS and not self._driveable:
@@ -252,12 +274,10 @@ class PushConnection(Connection):
             return
         self._writing = None
         self._unblock()
-        if self.ending is None:
-            self.pump()
-        elif self._said_goodbye:
+        if self._said_goodbye:
             self._ended()
         else:
-            self._write_the_end()
+            self.pump()
 
 
 @types.coroutine
@@ -291,18 +311,14 @@ class PullConnection(Connection):
 
     async def body(self, opening: bytes) -> AsyncGenerator[bytes, None]:
         """Yield the frames until the stream ends; raises StreamCut for an end that is not clean."""
-        part = opening
-        while True:
-            self.busy = True
-            self._block()
-            try:
+        part = b"" if self.ending is not None else opening
+        try:
+            while part or (part := await self._next_part()):
+                self._block()
                 yield part
-            finally:
-                self._unblock()
-            self.busy = False
-            part = await self._next_part()
-            if not part:
-                break
+                part = b""
+        finally:
+            self._unblock()
         assert self.ending is not None
         farewell, clean = self.ending
         if farewell:
@@ -315,27 +331,34 @@ class PullConnection(Connection):
 
     async def _next_part(self) -> bytes:
         """Wait for what comes next; nothing means the end."""
-        while self.ending is None:
+        while True:
             try:
                 chunk = self.next_chunk()
             except Gap:
-                self.hub.lost(self)
-                break
+                if self.ending is None:
+                    self.hub.lost(self)
+                return b""
             if chunk is not None:
                 body: bytes = chunk.message["body"]
                 return body
+            if self.ending is not None:
+                return b""
             if self._beat is not None:
                 (part, sequence), self._beat = self._beat, None
                 if self.cursor <= sequence:
                     self.cursor = sequence
                     return part
+            self._unblock()
+            self.busy = False
             self._waiter = self.hub.loop.create_future()
             await self._waiter
-        return b""
 
     def pump(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if not self.busy and self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+            # From here on, and not only when body() has its turn, the log is held for it.
+            self.busy = True
+            self._block()
 
     def beat(self, message: Message, sequence: int) -> None:
         if not self.busy and self.ending is None:
@@ -343,24 +366,13 @@ class PullConnection(Connection):
             self.pump()
 
     def end(self, farewell: bytes = b"", *, clean: bool = True) -> None:
-        if self.ending is None:
-            self.ending = (self._rest() + farewell, clean)
+        if self.stop_at(farewell, clean):
             self.pump()
 
     def abort(self) -> None:
         self.ending = self.ending or (b"", False)
-        self._unblock()
+        self.until = 0
+        self._beat = None
         if self.transport is not None:
             self.transport.abort()
         self.pump()
-
-    def _rest(self) -> bytes:
-        """Return what was published before the end and is not out yet: body() has not had its turn."""
-        parts = []
-        if not self.busy:
-            try:
-                while (chunk := self.next_chunk()) is not None:
-                    parts.append(chunk.message["body"])
-            except Gap:
-                pass
-        return b"".join(parts)

@@ -30,9 +30,9 @@ from .workers import Workers
 logger = logging.getLogger("ds_broadcaster")
 
 # Milliseconds. A page that lost its stream comes back after one to two seconds; after a shutdown, when all come
-# at once, the herd is spread over more.
+# at once, a herd of a thousand is spread over four.
 RETRY = (1000, 2000)
-RETRY_AFTER_SHUTDOWN = (1000, 5000)
+RETRY_AFTER_SHUTDOWN = 1000
 # Seconds that the last bytes may take at a shutdown before what is left is aborted.
 SHUTDOWN_PATIENCE = 0.5
 # Heartbeats are spread over the interval: each tick serves one slot of the connections.
@@ -43,12 +43,17 @@ BACKLOG_WAIT = 1.0
 
 
 class Opening(NamedTuple):
-    """Where a stream begins: its channels and user, the cursor, whether that is behind a gap, what is sent first."""
+    """What a view grants: for whom, and where on each of its channels the stream begins.
+
+    `cursor` is where the client is; channels in `gaps` cannot serve it from there and begin at `granted`, the
+    newest sequence at that moment. `snapshot` is sent in place of what is missing.
+    """
 
     channels: tuple[str, ...]
     user_id: Any
     cursor: int
-    gap: bool
+    granted: int
+    gaps: frozenset[str]
     snapshot: bytes
     presence_callback: PresenceCallback | None
 
@@ -80,8 +85,8 @@ class Hub:
         slots = max(SLOTS, math.ceil(settings.heartbeat_interval))
         self._tick_length = settings.heartbeat_interval / slots
         self._slots: list[dict[Connection, None]] = [{} for _ in range(slots)]
-        self._slot_of: dict[Connection, int] = {}
         self._opened = 0
+        self._open = 0
         self._ticker: asyncio.TimerHandle | None = None
         self._tick_number = 0
         self._presence_number = 0
@@ -92,19 +97,19 @@ class Hub:
         self._workers = Workers()
         self._tasks: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
-        self._head = broker.attach(self)
+        self.head = broker.attach(self)
         before_shutdown(loop, self.shutdown)
 
     # What the broker calls, from any thread.
 
     def deliver(self, channel: str, sequence: int, item: bytes | Command) -> None:
+        if self.loop.is_closed():  # And with it every stream.
+            self._incoming.clear()
+            return
         self._incoming.append((channel, sequence, item))
         if not self._flush_is_due:
             self._flush_is_due = True
-            try:
-                self.loop.call_soon_threadsafe(self._flush)
-            except RuntimeError:  # The loop is closed, and with it every stream.
-                self._incoming.clear()
+            self._soon(self._flush)
 
     def throttle(self) -> None:
         if len(self._incoming) > BACKLOG and threading.get_ident() != self._thread:
@@ -126,7 +131,7 @@ class Hub:
 
     def connection_count(self) -> int:
         """Return how many streams are open here; one may carry several channels."""
-        return len(self._slot_of)
+        return self._open
 
     # Streams open and close.
 
@@ -138,9 +143,11 @@ class Hub:
         """
         connection.channels = tuple(self._channel(name) for name in opening.channels)
         connection.cursor = opening.cursor
-        slot = self._slot_of[connection] = self._opened % len(self._slots)
-        self._slots[slot][connection] = None
+        connection.granted = opening.granted
+        connection.slot = self._slots[self._opened % len(self._slots)]
+        connection.slot[connection] = None
         self._opened += 1
+        self._open += 1
         user = opening.user_id
         for channel in connection.channels:
             channel.connections[connection] = None
@@ -155,30 +162,36 @@ class Hub:
 
         if self.closing:
             connection.end(self._goodbye(), clean=False)
-
-        reached = opening.cursor
+        reached = opening.granted if opening.gaps else opening.cursor
         for channel in connection.channels:
             async with channel.subscribing:
                 if channel.log is None:
                     channel.log = Log(await self.broker.subscribe(channel.name))
             reached = max(reached, channel.log.floor)
+            for command in await self.broker.commands(channel.name, opening.granted):
+                if command.concerns(user):
+                    connection.end()
         missed: list[tuple[int, bytes]] = []
         if reached > opening.cursor:
-            # One of the logs begins later: the broker's history fills what is between, for all channels alike,
+            # One of the channels begins later: the broker's history fills what is between, for all of them alike,
             # because one cursor serves them all. Behind `reached` the logs have everything.
             for channel in connection.channels:
-                missed += await self.broker.read(channel.name, opening.cursor)
+                begin = opening.granted if channel.name in opening.gaps else opening.cursor
+                missed += await self.broker.read(channel.name, begin)
             missed = sorted(event for event in missed if event[0] <= reached)
         connection.cursor = reached
-        hello = hello_frame(format_id(self.broker.epoch, opening.cursor), random.randint(*RETRY), gap=opening.gap)
+        hello = hello_frame(
+            format_id(self.broker.epoch, opening.cursor), random.randint(*RETRY), gap=bool(opening.gaps)
+        )
         return b"".join([hello, opening.snapshot, *(frame for _, frame in missed)])
 
     def close(self, connection: Connection, *, grace: bool = True) -> None:
         """Take a connection off its channels; its user stays online for the grace, unless told otherwise."""
-        slot = self._slot_of.pop(connection, None)
-        if slot is None:
+        if connection.slot is None:
             return
-        del self._slots[slot][connection]
+        del connection.slot[connection]
+        connection.slot = None
+        self._open -= 1
         until = self.now() + self.settings.presence_grace if grace and self.settings.presence_grace else None
         for channel in connection.channels:
             del channel.connections[connection]
@@ -190,11 +203,12 @@ class Hub:
             self._presence_changed(channel)
             self._expect_expiry(channel)
             self._retire(channel)
-        if not self._slot_of:
+        if not self._open:
             self._empty.set()
-            if self._ticker is not None:
-                self._ticker.cancel()
-                self._ticker = None
+
+    def connections(self) -> list[Connection]:
+        """Return every open connection."""
+        return [connection for slot in self._slots for connection in slot]
 
     def lost(self, connection: Connection) -> None:
         """Abort a connection that fell off the log: it comes back with its cursor, and is told of the gap."""
@@ -207,21 +221,21 @@ class Hub:
         self.closing = True
         self._flush()
         self._empty.clear()
-        for connection in list(self._slot_of):
+        for connection in self.connections():
             connection.end(self._goodbye(), clean=False)
         return self.loop.create_task(self._finish_shutdown())
 
     async def _finish_shutdown(self) -> None:
-        if self._slot_of:
+        if self._open:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._empty.wait(), SHUTDOWN_PATIENCE)
-        for connection in list(self._slot_of):
+        for connection in self.connections():
             connection.abort()
         self._workers.close()
 
-    @staticmethod
-    def _goodbye() -> bytes:
-        return retry_frame(random.randint(*RETRY_AFTER_SHUTDOWN))
+    def _goodbye(self) -> bytes:
+        """Return what tells a client when to come back: the more there are, the more time they share."""
+        return retry_frame(random.randint(RETRY_AFTER_SHUTDOWN, RETRY_AFTER_SHUTDOWN + min(500 + 4 * self._open, 4000)))
 
     # Events.
 
@@ -232,14 +246,14 @@ class Hub:
         changed: dict[Channel, None] = {}
         for _ in range(len(self._incoming)):
             name, sequence, item = self._incoming.popleft()
-            self._head = sequence
+            self.head = sequence
             channel = self._channels.get(name)
             if channel is None:
                 continue
             if isinstance(item, Command):
                 self._pump(changed)
                 changed = {}
-                self._obey(channel, item)
+                self._obey(channel, item, sequence)
             elif channel.append(sequence, item, now):
                 changed[channel] = None
                 self.events += 1
@@ -256,31 +270,33 @@ class Hub:
             if channel.log is not None:
                 channel.log.trim(self.settings.history, self.now(), channel.held())
 
-    def _obey(self, channel: Channel, command: Command) -> None:
+    def _obey(self, channel: Channel, command: Command, sequence: int) -> None:
         """Carry out a disconnect or a kill, behind the events that came before it."""
-        everybody = command.verb == "kill"
         for connection in tuple(channel.connections):
-            if everybody or (connection.user_id is not None and connection.user_id == command.user_id):
+            if connection.granted < sequence and command.concerns(connection.user_id):
                 connection.end()
                 self.close(connection, grace=False)
         for user in channel.roster.online():
             # Whoever is still here by grace alone.
-            if (everybody or user == command.user_id) and channel.roster.dismiss(user):
+            if command.concerns(user) and channel.roster.dismiss(user):
                 self._signal(signals.user_left, channel, user)
                 self._presence_changed(channel)
         self._retire(channel)
 
     def _tick(self) -> None:
         """Serve one slot: heartbeats for its connections. See to the blocked ones; let old frames go."""
+        if not self._open and not self.blocked:  # Those that ended while blocked are no longer open.
+            self._ticker = None
+            return
         self._ticker = self.loop.call_later(self._tick_length, self._tick)
         self._tick_number = (self._tick_number + 1) % len(self._slots)
-        body = id_frame(format_id(self.broker.epoch, self._head))
+        body = id_frame(format_id(self.broker.epoch, self.head))
         message = {"type": "http.response.body", "body": body, "more_body": True}
         for connection in tuple(self._slots[self._tick_number]):
             if connection.transport is not None and connection.transport.is_closing():
                 connection.abort()  # Servers do not report everybody who left while the transport was full.
             else:
-                connection.beat(message, self._head)
+                connection.beat(message, self.head)
         now = self.now()
         for connection in tuple(self.blocked):
             if now - connection.blocked_since > STALL_LIMIT:

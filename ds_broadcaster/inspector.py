@@ -95,10 +95,7 @@ class Inspector:
         """Do what was asked for and say what came of it; raises what the verbs raise."""
         verb, channel, user = action
         here = sum(
-            len(each.connections)
-            for hub in self.broadcast.hubs()
-            for each in hub.live()
-            if each.name == channel
+            len(each.connections) for hub in self.broadcast.hubs() for each in hub.live() if each.name == channel
         )
         if verb == "elements":
             html, mode = form.get("html", ""), form.get("mode") or None

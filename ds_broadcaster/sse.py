@@ -19,10 +19,12 @@ from .exceptions import EventTooLarge
 from .ids import single_line
 
 # What a presence or snapshot callback may return: HTML, signals, or both.
-type_of_fragment = "a str of HTML, a dict of signals, or a tuple (str or None, dict)"
 Fragment = str | Mapping[str, Any] | BaseModel | tuple[str | None, Mapping[str, Any] | BaseModel] | None
 
 E = TypeVar("E", ElementPatchMode, ElementPatchNamespace)
+
+# Its overloads know only the combinations that make sense; what does not is refused here, with a reason.
+_generator: Any = ServerSentEventGenerator
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 # The client throws PatchElementsExpectedSelector for the other modes when there is no selector.
@@ -63,11 +65,9 @@ def encode_elements(
     if selector is not None and not single_line("selector", selector).strip():
         raise ValueError('selector must not be empty: write a CSS selector such as "#messages".')
     if selector is None and patch_mode and patch_mode not in _MODES_WITHOUT_SELECTOR:
-        raise ValueError(
-            f'mode "{patch_mode}" needs a selector that says where, for example selector="#messages".'
-        )
-    event = ServerSentEventGenerator.patch_elements(
-        _Lines(html) if html else None,  # type: ignore[arg-type]
+        raise ValueError(f'mode "{patch_mode}" needs a selector that says where, for example selector="#messages".')
+    event: str = _generator.patch_elements(
+        _Lines(html) if html else None,
         selector=str(selector) if selector is not None else None,
         mode=patch_mode,
         namespace=patch_namespace,
@@ -96,12 +96,10 @@ def encode_signals(signals: Mapping[str, Any] | BaseModel, *, only_if_missing: b
         text = json.dumps(dict(signals), cls=DjangoJSONEncoder, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise type(error)(f"signals must have a JSON form: {error}") from error
-    return str(
-        ServerSentEventGenerator.patch_signals(text, only_if_missing=True if only_if_missing else None)
-    ).encode()
+    return str(_generator.patch_signals(text, only_if_missing=True if only_if_missing else None)).encode()
 
 
-def encode_fragment(fragment: Fragment) -> bytes:
+def encode_fragment(fragment: object) -> bytes:
     """Encode what a callback returned; nothing for None. TypeError names the types that are understood."""
     if fragment is None:
         return b""
@@ -111,8 +109,11 @@ def encode_fragment(fragment: Fragment) -> bytes:
         return encode_elements(fragment)
     if isinstance(fragment, tuple) and len(fragment) == 2:
         html, signals = fragment
-        return (encode_elements(html) if html is not None else b"") + encode_signals(signals)
-    raise TypeError(f"The callback must return {type_of_fragment}, not {type(fragment).__name__}.")
+        elements = encode_elements(html) if html is not None else b""
+        return elements + (encode_signals(signals) if signals is not None else b"")
+    raise TypeError(
+        f"The callback must return HTML, a dict of signals, or a tuple of both, not {type(fragment).__name__}."
+    )
 
 
 def check_size(payload: bytes, limit: int) -> bytes:

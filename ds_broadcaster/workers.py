@@ -37,9 +37,8 @@ class Workers:
             self._sender.submit(_closing_connections, _send, signal, named)
 
     def close(self) -> None:
-        """Take nothing more, drop what waits, let what runs finish."""
-        for pool in (self._renderers, self._sender):
-            pool.shutdown(wait=False, cancel_futures=True)
+        """Render nothing more. Signals about the last streams to close are still sent."""
+        self._renderers.shutdown(wait=False, cancel_futures=True)
 
 
 def _send(signal: Signal, named: dict[str, Any]) -> None:

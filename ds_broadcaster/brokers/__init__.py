@@ -15,7 +15,9 @@ def create_broker(settings: Settings) -> Broker:
     try:
         broker_class = import_string(backend)
     except ImportError as error:
-        raise ImproperlyConfigured(f"DS_BROADCASTER_BROKER['BACKEND'] = {backend!r} cannot be imported: {error}") from error
+        raise ImproperlyConfigured(
+            f"DS_BROADCASTER_BROKER['BACKEND'] = {backend!r} cannot be imported: {error}"
+        ) from error
     if not (isinstance(broker_class, type) and issubclass(broker_class, Broker)):
         raise ImproperlyConfigured(
             f"DS_BROADCASTER_BROKER['BACKEND'] = {backend!r} is not a subclass of ds_broadcaster.brokers.Broker."

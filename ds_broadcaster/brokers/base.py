@@ -7,12 +7,19 @@ from typing import Any, NamedTuple, Protocol
 from ..conf import History
 from ..ids import format_id, parse_id
 
+# Seconds between a view that grants a stream and its opening, at the most: Django's middleware is all there is.
+COMMANDS_KEPT = 60
+
 
 class Command(NamedTuple):
     """A control message: the verb "disconnect" (with a user) or "kill"."""
 
     verb: str
     user_id: Any = None
+
+    def concerns(self, user_id: Any) -> bool:
+        """Tell whether this closes the connections of a user (None: of somebody anonymous)."""
+        return self.verb == "kill" or (user_id is not None and user_id == self.user_id)
 
 
 class Receiver(Protocol):
@@ -60,11 +67,21 @@ class Broker(ABC):
 
     @abstractmethod
     def command(self, channel: str, command: Command) -> None:
-        """Carry a command to every hub, behind the events published before it."""
+        """Give a command the next sequence, keep it for commands(), and carry it to every hub like an event.
+
+        A "kill" also drops the channel's history. Raises BrokerUnavailable.
+        """
 
     @abstractmethod
     async def acommand(self, channel: str, command: Command) -> None:
         """See command()."""
+
+    @abstractmethod
+    async def commands(self, channel: str, after: int) -> list[Command]:
+        """Return the commands of the last COMMANDS_KEPT seconds on this channel that came after a sequence.
+
+        A stream opens some time after its view granted it, and what was said about it meanwhile holds.
+        """
 
     @abstractmethod
     def sequence(self) -> int:

@@ -3,17 +3,25 @@
 import heapq
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..conf import History
 from ..ids import format_id, new_epoch
 from ..log import Log
 from ..sse import with_id
-from .base import Broker, Command, Receiver
+from .base import COMMANDS_KEPT, Broker, Command, Receiver
 
 # Over the cap the logs are cut to this share of it, so that cutting is not done again for each event.
 CUT_TO = 0.9
+
+
+class _Given(NamedTuple):
+    channel: str
+    sequence: int
+    given: float
+    command: Command
 
 
 class MemoryBroker(Broker):
@@ -32,6 +40,7 @@ class MemoryBroker(Broker):
         # The newest event that went with a log that is no longer here: below this, nothing is certain.
         self._forgotten = 0
         self._receivers: list[Receiver] = []
+        self._commands: deque[_Given] = deque()
         self._swept = time.monotonic()
 
     def publish(self, channel: str, payload: bytes) -> int:
@@ -60,14 +69,22 @@ class MemoryBroker(Broker):
 
     def command(self, channel: str, command: Command) -> None:
         with self._lock:
+            now = time.monotonic()
             self._sequence += 1
             if command.verb == "kill":
                 self._forget(channel)
+            while self._commands and self._commands[0].given < now - COMMANDS_KEPT:
+                self._commands.popleft()
+            self._commands.append(_Given(channel, self._sequence, now, command))
             for receiver in self._receivers:
                 receiver.deliver(channel, self._sequence, command)
 
     async def acommand(self, channel: str, command: Command) -> None:
         self.command(channel, command)
+
+    async def commands(self, channel: str, after: int) -> list[Command]:
+        with self._lock:
+            return [each.command for each in self._commands if each.sequence > after and each.channel == channel]
 
     def sequence(self) -> int:
         return self._sequence
