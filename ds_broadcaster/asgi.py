@@ -46,6 +46,7 @@ class HandoffApplication:
                     await connection.stay(receive)
                 except Gap:
                     connection.abort()
+                    await connection.stay(receive)
                 finally:
                     hub.close(connection)
         else:

@@ -171,6 +171,8 @@ class PushConnection(Connection):
 
     async def stay(self, receive: Receive) -> None:
         """Wait until the client or the hub ends the stream."""
+        if self._leaving and self._task is None:
+            return
         try:
             while (await receive())["type"] != "http.disconnect":
                 pass
@@ -234,9 +236,10 @@ class PushConnection(Connection):
 
     def _leave(self) -> None:
         """Have stay() return: the server has no reason of its own to end its receive()."""
-        if self._task is not None and not self._leaving:
+        if not self._leaving:
             self._leaving = True
-            self._task.cancel()
+            if self._task is not None:
+                self._task.cancel()
 
     def _write(self, message: Message) -> bool:
         """Start a send; True when it is done, False when it goes on in a task or the client is gone."""
@@ -302,22 +305,25 @@ class PullConnection(Connection):
     and its cursor with it.
     """
 
-    __slots__ = ("_beat", "_waiter")
+    __slots__ = ("_beat", "_task", "_waiter")
 
     def __init__(self, hub: "Hub", user_id: Any, scope: Message) -> None:
         super().__init__(hub, user_id, find_transport(None, scope))
         self._waiter: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[Any] | None = None
         self._beat: tuple[bytes, int] | None = None
 
     async def body(self, opening: bytes) -> AsyncGenerator[bytes, None]:
         """Yield the frames until the stream ends; raises StreamCut for an end that is not clean."""
         part = b"" if self.ending is not None else opening
+        self._task = asyncio.current_task()
         try:
             while part or (part := await self._next_part()):
                 self._block()
                 yield part
                 part = b""
         finally:
+            self._task = None
             self._unblock()
         assert self.ending is not None
         farewell, clean = self.ending
@@ -375,4 +381,6 @@ class PullConnection(Connection):
         self._beat = None
         if self.transport is not None:
             self.transport.abort()
+        elif self._task is not None and self.busy:
+            self._task.cancel()  # To Django, that is a client who left.
         self.pump()

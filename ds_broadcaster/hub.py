@@ -35,6 +35,8 @@ RETRY = (1000, 2000)
 RETRY_AFTER_SHUTDOWN = 1000
 # Seconds that the last bytes may take at a shutdown before what is left is aborted.
 SHUTDOWN_PATIENCE = 0.5
+# Seconds by which a timer may come early.
+CLOCK_SLACK = 0.001
 # Heartbeats are spread over the interval: each tick serves one slot of the connections.
 SLOTS = 16
 # Events that may wait for the loop before a publisher in another thread has to wait, and how many seconds.
@@ -343,7 +345,7 @@ class Hub:
     def _expire(self, channel: Channel) -> None:
         """End the graces that are over."""
         channel.expiry = None
-        for user in channel.roster.expire(self.now() + self.loop.slow_callback_duration):
+        for user in channel.roster.expire(self.now() + CLOCK_SLACK):
             self._signal(signals.user_left, channel, user)
             self._presence_changed(channel)
         self._expect_expiry(channel)

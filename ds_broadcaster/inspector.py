@@ -148,7 +148,7 @@ def _refuse(request: HttpRequest) -> HttpResponse:
 
 
 def _login_url() -> str | None:
-    for target in ("admin:login", django_settings.LOGIN_URL):
+    for target in filter(None, ("admin:login", django_settings.LOGIN_URL)):
         try:
             url = resolve_url(target)
             parts = urlsplit(url)
@@ -164,8 +164,8 @@ def _read_action(form: Mapping[str, Any]) -> Action:
     """Read what a form or a button of a row asks for; a button carries an Action as JSON."""
     if "row" in form:
         values = json.loads(form["row"])
-        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            raise ValueError("row must be a JSON list of strings.")
+        if not isinstance(values, list) or list(map(type, values)) not in ([str, str], [str, str, str]):
+            raise ValueError('row must be a JSON list such as ["kill", "room-42"].')
     else:
         values = [form.get("verb", ""), form.get("channel", ""), form.get("user", "")]
     action = Action(*values)

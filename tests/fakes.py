@@ -128,7 +128,7 @@ class World:
 
     @property
     def broker(self):
-        return self.broadcast._broker()
+        return self.broadcast._broker
 
     @property
     def hub(self):

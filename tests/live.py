@@ -1,5 +1,6 @@
 """What the tests of live streams share: servers of the live site, and waiting for a server's state."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,8 @@ import pytest
 
 from tests.harness import MODES, IdOnly, Server, SSEClient
 
+# FULL_LOAD=1 runs the tests of load at the numbers that are promised; without it they are smaller, and take seconds.
+FULL = bool(os.environ.get("FULL_LOAD"))
 SITE = "tests.project.live_site"
 
 

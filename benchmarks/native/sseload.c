@@ -56,7 +56,7 @@ static int epoll_fd, opened, closed;
 static long events, latency_room;
 static float *latencies; /* milliseconds */
 static double first_event, last_event;
-static char buffer[NEED + STAMP_LEN + READ_SIZE];
+static char buffer[NEED + STAMP_LEN + READ_SIZE + 1];
 
 static double now(void) {
     struct timespec t;
@@ -147,7 +147,9 @@ static void read_stream(int index) {
     memcpy(start, stream->tail, stream->kept);
     char *at_byte = start, *end = buffer + sizeof stream->tail + got;
     if (!stream->opened) {
-        if (got < 12 || memcmp(start, "HTTP/1.1 200", 12)) fail("stream %d got: %.*s", index, (int)got, start);
+        start[got] = 0;
+        if (strncmp(start, "HTTP/1.1 200", 12))
+            fail("stream %d got: %.*s", index, (int)strcspn(start, "\r\n"), start);
         stream->opened = 1;
         opened++;
         if (is_stalled(index)) epoll_ctl(epoll_fd, EPOLL_CTL_DEL, stream->fd, 0);

@@ -96,7 +96,8 @@ class MemoryBroker(Broker):
 
     async def read(self, channel: str, cursor: int) -> list[tuple[int, bytes]]:
         with self._lock:
-            return (self._fresh_log(channel) or Log(self._forgotten)).after(cursor)
+            log = self._fresh_log(channel)
+            return (Log(self._forgotten) if log is None else log).after(cursor)
 
     def sweep(self) -> None:
         now = time.monotonic()

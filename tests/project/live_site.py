@@ -134,7 +134,13 @@ def connect_with_presence(request, pk, channel, word):
         return {"word": word, "channel": channel, "online": user_ids, "broken": broken}
 
     request.user = get_user_model()(pk=pk)
-    return broadcast.connect(channel, request, presence)
+    return broadcast.connect(channel.split(","), request, presence)
+
+
+@login_not_required
+def new_with_presence(request, channel):
+    broadcast.new(channel, views.presence_signals)
+    return HttpResponse()
 
 
 # What a stream holds
@@ -164,6 +170,7 @@ urlpatterns = [
     path("session/<channel>/", connect_with_session),
     path("wrongly/<channel>/", connect_wrongly),
     path("members/<channel>/", connect_only_known),
+    path("new/<channel>/", new_with_presence),
     path("presence/<int:pk>/<channel>/<word>/", connect_with_presence),
     path("send/<channel>/async/", send_from_async_view, {"place": "async view"}),
     path("send/<channel>/<place>/", send_from),

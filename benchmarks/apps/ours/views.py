@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from django.contrib.auth.models import AnonymousUser, User
+from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
 
 from ds_broadcaster import broadcast
@@ -13,22 +13,7 @@ from ds_broadcaster import broadcast
 from ..payload import publish_from_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from django.http.response import HttpResponseBase
-
-
-def user_from_query(
-    get_response: Callable[[HttpRequest], HttpResponseBase],
-) -> Callable[..., HttpResponseBase]:
-    """Log a request in as the user whose number it carries, without sessions and queries."""
-
-    def middleware(request: HttpRequest) -> HttpResponseBase:
-        number = request.GET.get("user")
-        request.user = User(pk=int(number)) if number else AnonymousUser()
-        return get_response(request)
-
-    return middleware
 
 
 def stream(request: HttpRequest) -> HttpResponseBase:
@@ -37,7 +22,8 @@ def stream(request: HttpRequest) -> HttpResponseBase:
 
 
 def presence(request: HttpRequest) -> HttpResponseBase:
-    """Open a stream of a channel that shows who is there."""
+    """Open a stream of a channel that shows who is there, as the user whose number the query carries."""
+    request.user = User(pk=int(request.GET["user"]) + 1)
     return broadcast.connect("presence", request, presence_callback=who_is_there)
 
 
