@@ -16,13 +16,9 @@ from .workloads import WORKLOADS, Size
 def main() -> int:
     """Run the workloads, print tables and verdicts; 0 if every target was met."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "names", nargs="*", metavar="name", help=f"workloads, of: {', '.join(WORKLOADS)} (all)"
-    )
+    parser.add_argument("names", nargs="*", metavar="name", help=f"workloads, of: {', '.join(WORKLOADS)} (all)")
     parser.add_argument("--short", action="store_true", help="one round, shorter loads: a first impression")
-    parser.add_argument(
-        "--server", action="append", default=[], choices=SERVERS, help="only this one (repeatable)"
-    )
+    parser.add_argument("--server", action="append", default=[], choices=SERVERS, help="only this one (repeatable)")
     parser.add_argument("--json", type=Path, default=HERE / "results.json", help="where the figures go")
     options = parser.parse_args()
     if unknown := set(options.names) - set(WORKLOADS):

@@ -82,6 +82,29 @@ def wait_for_calm(seconds: float, busy: float = 0.15) -> bool:
             return False
 
 
+class Others:
+    """How many cores other programs used since this began (children still running count as others)."""
+
+    def __init__(self) -> None:
+        """Begin."""
+        self._start, self._used, self._own = time.monotonic(), _busy_seconds(), _own_seconds()
+
+    def cores(self) -> float:
+        """Return the mean number of cores that others kept busy."""
+        others = _busy_seconds() - self._used - (_own_seconds() - self._own)
+        return max(0.0, others / (time.monotonic() - self._start))
+
+
+def _busy_seconds() -> float:
+    idle, total = _processor_times()
+    return (total - idle) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_seconds() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
 def _processor_times() -> tuple[int, int]:
     """Return the ticks that all processors were idle, and all their ticks."""
     ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]

@@ -30,6 +30,7 @@ HEADINGS = {
     "listed": "listed",
     "first_kb": "KB 1st half",
     "then_kb": "KB 2nd half",
+    "others": "others",
 }
 # The figure of each workload that is also shown as a multiple of ours.
 COMPARED = {"idle": "kb", "paced": "us", "burst": "per_s", "growth": "us", "presence": "us", "slow": "us"}
@@ -108,6 +109,8 @@ def _multiple(name: str, row: Row, rows: list[Row]) -> str:
 def _cell(column: str, value: Any) -> str:
     if value is None:
         return "-"
+    if column == "others":
+        return f"{value:.2f}"
     if column == "delivered":
         return f"{value:.1%}"
     return f"{value:,.1f}" if isinstance(value, float) and value < 1000 else f"{value:,.0f}"

@@ -108,9 +108,7 @@ class Running:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         """Kill the server; how it ends by itself is for the tests to show."""
         self._kill()
 

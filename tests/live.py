@@ -51,6 +51,16 @@ def begun(*clients: SSEClient, timeout: float = 10) -> None:
         )
 
 
+def open_many(count: int, connect: Callable[[int], SSEClient], *, at_once: int = 40) -> list[SSEClient]:
+    """Open streams with `connect(number)`, which does not wait; more `at_once` overflow a server's backlog."""
+    clients: list[SSEClient] = []
+    for number in range(count):
+        clients.append(connect(number))
+        if len(clients) % at_once == 0 or number == count - 1:
+            begun(*clients[-at_once:], timeout=20)
+    return clients
+
+
 def numbers(client: SSEClient) -> list[int]:
     """Return the numbers of the items that a burst brought to this client."""
     return [int(event.elements.partition("item-")[2].partition('"')[0]) for event in client.events if "item-" in event.data]

@@ -424,7 +424,11 @@ def test_an_error_does_not_end_the_refreshing(world, caplog):
 
 # Live
 
+# The tables are made only where a test is marked so.
+server_with_users = pytest.mark.django_db(transaction=True)
 
+
+@server_with_users
 @pytest.mark.parametrize("mode", MODES)
 def test_the_stream_shows_what_happens_and_leaves_nothing_behind(start_server, mode):
     server = start_server(mode=mode)
@@ -477,7 +481,7 @@ def test_the_stream_shows_what_happens_and_leaves_nothing_behind(start_server, m
     assert any(settled() for _ in range(200)), (before, server.facts())
 
 
-@pytest.mark.django_db(transaction=True)
+@server_with_users
 def test_staff_who_lost_their_rights_are_stopped_for_good(start_server):
     server = start_server()
     boss = server.login("boss-for-a-day", staff=True)
@@ -487,6 +491,7 @@ def test_staff_who_lost_their_rights_are_stopped_for_good(start_server):
     assert boss.connect(path=STREAM, last_event_id=stream.last_event_id).status == 204
 
 
+@server_with_users
 @pytest.mark.parametrize("mode", MODES)
 def test_in_the_browser(chromium, start_server, channel, mode):
     server = start_server(mode=mode, settings=CLIENT)
@@ -552,6 +557,7 @@ def test_in_the_browser(chromium, start_server, channel, mode):
     expect(tab.locator(".link")).to_have_text("Connecting…")
 
 
+@server_with_users
 def test_in_a_browser_without_javascript(chromium, start_server, channel):
     server = start_server(settings=CLIENT)
     client = server.login("ann").connect(channel)

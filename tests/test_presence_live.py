@@ -260,23 +260,6 @@ def test_an_error_in_the_callback_is_logged_with_the_channel_and_ends_no_stream(
     wait_online(client, 1, 2)
 
 
-# Many
-
-
-def test_many_who_join_at_once_cost_few_renders(live, channel):
-    first = enter(live, channel, 1)
-    begin = time.monotonic()
-    clients = [live.visitor().connect(path=f"/presence/{pk}/{channel}/x/", wait=False) for pk in range(2, 202)]
-    begun(*clients)
-    everybody = set(range(1, 202))
-    for client in (first, *clients):
-        client.wait_for(lambda: online(client) and set(online(client)[-1]) == everybody, 10, "all users")  # noqa: B023
-    took = time.monotonic() - begin
-    assert len(online(first)) <= took / INTERVAL + 3
-    assert all(len(online(client)) <= len(online(first)) for client in clients)
-    live.call("kill", channel)
-
-
 @needs_orm
 def test_the_callbacks_database_connection_is_closed(live, channel):
     before = live.get("/held/").json()["databases"]

@@ -5,6 +5,7 @@ It is a ROOT_URLCONF: the rest of the test project is served too.
 
 import gc
 import threading
+import time
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_not_required, login_required
@@ -118,6 +119,20 @@ async def send_from_async_view(request, channel, place):
     return HttpResponse()
 
 
+@login_not_required
+def paced(request, channel):
+    """Send `?count=` items spread over `?seconds=`, numbered from `?start=`, each with the moment it was sent at."""
+    count, start = int(request.GET["count"]), int(request.GET["start"])
+    pause = float(request.GET["seconds"]) / count
+    due = time.monotonic()
+    for number in range(start, start + count):
+        padding = "x" * int(request.GET.get("size", 0))
+        broadcast(channel, f'<li id="item-{number}" data-at="{time.monotonic()}" title="{padding}"></li>')
+        due += pause
+        time.sleep(max(0, due - time.monotonic()))
+    return HttpResponse()
+
+
 # Presence that tells where it ran, and presence that differs
 
 
@@ -174,6 +189,7 @@ urlpatterns = [
     path("presence/<int:pk>/<channel>/<word>/", connect_with_presence),
     path("send/<channel>/async/", send_from_async_view, {"place": "async view"}),
     path("send/<channel>/<place>/", send_from),
+    path("paced/<channel>/", paced),
     path("held/", held),
     *urls.urlpatterns,
 ]

@@ -31,9 +31,7 @@ def who_is_there(channel: str, user_ids: list[int]) -> str:
     """Render a list of everybody, with a stamp and their number for the load client."""
     people = "".join(f"<li>{user_id}</li>" for user_id in user_ids)
     padding = "x" * 64
-    return (
-        f'<ul id="who" data-ts="{time.time_ns()}" data-n="{len(user_ids)}" data-pad="{padding}">{people}</ul>'
-    )
+    return f'<ul id="who" data-ts="{time.time_ns()}" data-n="{len(user_ids)}" data-pad="{padding}">{people}</ul>'
 
 
 def publish(request: HttpRequest) -> HttpResponse:
