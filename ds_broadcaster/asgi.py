@@ -6,8 +6,9 @@ from typing import cast
 
 from django.core.asgi import get_asgi_application as get_django_application
 
-from .connection import Message, PushConnection, Receive, Send
+from .connection import Message, Receive, Send
 from .exceptions import Gap
+from .handoff import HandoffConnection
 from .response import HANDOFF_HEADER, SCOPE_KEY, Stream
 
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
@@ -38,7 +39,7 @@ class HandoffApplication:
             stream = await _Request(receive, send).run(self.application, scope)
             if stream is not None:
                 hub = stream.get_hub()
-                connection = PushConnection(hub, stream.opening.user_id, send, scope)
+                connection = HandoffConnection(hub, stream.opening.user_id, send, scope)
                 try:
                     frames = await hub.open(connection, stream.opening)
                     connection.start(frames)

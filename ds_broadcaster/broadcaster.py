@@ -1,39 +1,40 @@
 """The object behind `broadcast`: every verb of the product."""
 
 import asyncio
-import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from inspect import iscoroutinefunction
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
-from django.contrib.auth import get_user_model
-from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation, ValidationError
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import HttpRequest, HttpResponseBase
 from django.template.loader import render_to_string
 from pydantic import BaseModel
 
 from .brokers import Broker, Command, create_broker
 from .channel import PresenceCallback
 from .conf import get_settings
+from .grant import (
+    SnapshotCallback,
+    auser_id_of,
+    check_asgi,
+    check_callback,
+    come_back,
+    opening_of,
+    snapshot_of,
+    user_id_of,
+    user_pk,
+)
 from .hub import Hub, Opening
 from .ids import channel_name, channel_names
 from .response import SCOPE_KEY, BroadcastResponse, Stream
-from .sse import Fragment, check_size, encode_elements, encode_fragment, encode_remove, encode_signals
+from .sse import check_size, encode_elements, encode_remove, encode_signals
 
 if TYPE_CHECKING:
     from django.db.models import Model
 
     ChannelLike = str | Model
     Signals = Mapping[str, Any] | BaseModel
-    SnapshotCallback = Callable[[HttpRequest, str], Fragment]
-
-logger = logging.getLogger("ds_broadcaster")
-
-# The query parameter that carries broadcast.cursor() from a rendered page to its stream.
-CURSOR_PARAMETER = "cursor"
 
 
 class Broadcaster:
@@ -150,7 +151,7 @@ class Broadcaster:
     def new(self, channel: "ChannelLike", presence_callback: PresenceCallback | None = None) -> None:
         """Create a channel before anybody connects to it, which connect() would do as well."""
         name = channel_name(channel)
-        _check_callback("presence_callback", presence_callback)
+        check_callback("presence_callback", presence_callback)
         if presence_callback is not None or name not in self._declared:
             self._declared[name] = presence_callback
 
@@ -172,11 +173,11 @@ class Broadcaster:
 
     def disconnect(self, channel: "ChannelLike", user_id: Any) -> None:
         """Close every connection this user has on the channel, behind what was sent before."""
-        self._broker.command(channel_name(channel), Command("disconnect", _user_pk(user_id)))
+        self._broker.command(channel_name(channel), Command("disconnect", user_pk(user_id)))
 
     async def adisconnect(self, channel: "ChannelLike", user_id: Any) -> None:
         """See disconnect()."""
-        await self._broker.acommand(channel_name(channel), Command("disconnect", _user_pk(user_id)))
+        await self._broker.acommand(channel_name(channel), Command("disconnect", user_pk(user_id)))
 
     def get_users(self, channel: "ChannelLike") -> list[Any]:
         """Return the user id of each open connection on the channel: somebody with two tabs twice."""
@@ -202,7 +203,7 @@ class Broadcaster:
         request: HttpRequest,
         presence_callback: PresenceCallback | None = None,
         *,
-        snapshot_callback: "SnapshotCallback | None" = None,
+        snapshot_callback: SnapshotCallback | None = None,
     ) -> HttpResponseBase:
         """Return the response that opens a stream of one channel or several.
 
@@ -212,12 +213,12 @@ class Broadcaster:
 
         Raises ImproperlyConfigured under WSGI.
         """
-        names = self._check(channel, request, presence_callback, snapshot_callback)
+        opening = self._opening(channel, request, presence_callback, snapshot_callback)
         if self.is_closing():
-            return _come_back()
-        opening = self._opening(names, request, presence_callback)
-        snapshot = _snapshot(snapshot_callback, request, opening)
-        return self._respond(request, opening._replace(user_id=_user_of(request), snapshot=snapshot))
+            return come_back()
+        user_id = user_id_of(request)
+        snapshot = snapshot_of(snapshot_callback, request, opening)
+        return self._respond(request, opening._replace(user_id=user_id, snapshot=snapshot))
 
     async def aconnect(
         self,
@@ -225,18 +226,16 @@ class Broadcaster:
         request: HttpRequest,
         presence_callback: PresenceCallback | None = None,
         *,
-        snapshot_callback: "SnapshotCallback | None" = None,
+        snapshot_callback: SnapshotCallback | None = None,
     ) -> HttpResponseBase:
         """See connect(), for async views; the callbacks are plain functions all the same."""
-        names = self._check(channel, request, presence_callback, snapshot_callback)
+        opening = self._opening(channel, request, presence_callback, snapshot_callback)
         if self.is_closing():
-            return _come_back()
-        auser = getattr(request, "auser", None)
-        opening = self._opening(names, request, presence_callback)
-        user_id = _pk_of(await auser() if auser is not None else getattr(request, "user", None))
+            return come_back()
+        user_id = await auser_id_of(request)
         snapshot = b""
         if opening.gaps and snapshot_callback is not None:
-            snapshot = await sync_to_async(_snapshot)(snapshot_callback, request, opening)
+            snapshot = await sync_to_async(snapshot_of)(snapshot_callback, request, opening)
         return self._respond(request, opening._replace(user_id=user_id, snapshot=snapshot))
 
     def is_closing(self) -> bool:
@@ -249,36 +248,18 @@ class Broadcaster:
 
     # What is behind.
 
-    def _check(
+    def _opening(
         self,
         channel: "ChannelLike | Sequence[ChannelLike]",
         request: HttpRequest,
         presence_callback: PresenceCallback | None,
-        snapshot_callback: "SnapshotCallback | None",
-    ) -> tuple[str, ...]:
-        if not hasattr(request, "scope"):
-            raise ImproperlyConfigured(
-                "broadcast.connect() needs an ASGI server: this request came through WSGI. "
-                "Run for example `uvicorn yourproject.asgi:application`."
-            )
-        _check_callback("presence_callback", presence_callback)
-        _check_callback("snapshot_callback", snapshot_callback)
-        return channel_names(channel)
-
-    def _opening(
-        self, names: tuple[str, ...], request: HttpRequest, presence_callback: PresenceCallback | None
+        snapshot_callback: SnapshotCallback | None,
     ) -> Opening:
-        """Find out where the stream starts, and on which channels the client missed more than can be replayed."""
-        broker = self._broker
-        granted = broker.sequence()
-        last_id = request.headers.get("last-event-id") or request.GET.get(CURSOR_PARAMETER)
-        cursor = broker.resume(last_id) if last_id else granted
-        if cursor is None:
-            gaps = frozenset(names)
-        else:
-            gaps = frozenset(name for name in names if not broker.covers(name, cursor))
-        cursor = granted if cursor is None or len(gaps) == len(names) else cursor
-        return Opening(names, None, cursor, granted, gaps, b"", presence_callback)
+        check_asgi(request)
+        check_callback("presence_callback", presence_callback)
+        check_callback("snapshot_callback", snapshot_callback)
+        opening = opening_of(self._broker, channel_names(channel), request)
+        return opening._replace(presence_callback=presence_callback)
 
     def _respond(self, request: HttpRequest, opening: Opening) -> HttpResponseBase:
         scope = request.scope  # type: ignore[attr-defined]
@@ -315,51 +296,3 @@ class Broadcaster:
         self._created_broker = None
         self._hubs = {}
         self._declared = {}
-
-
-def _snapshot(callback: "SnapshotCallback | None", request: HttpRequest, opening: Opening) -> bytes:
-    """Render what is in the place of missing events, for each channel that misses some."""
-    if callback is None:
-        return b""
-    return b"".join(encode_fragment(callback(request, name)) for name in opening.channels if name in opening.gaps)
-
-
-def _check_callback(argument: str, callback: Any) -> None:
-    if callback is None:
-        return
-    if not callable(callback):
-        raise TypeError(f"{argument} must be a function, not {type(callback).__name__} ({callback!r}).")
-    if iscoroutinefunction(callback) or iscoroutinefunction(getattr(callback, "__call__", None)):  # noqa: B004
-        raise TypeError(f"{argument} must be a plain function: write `def`, not `async def`. It may use the ORM.")
-
-
-def _pk_of(user: Any) -> Any:
-    """Return the user's primary key, None for somebody anonymous."""
-    return user.pk if user is not None and user.is_authenticated else None
-
-
-def _user_of(request: HttpRequest) -> Any:
-    try:
-        return _pk_of(getattr(request, "user", None))
-    except SynchronousOnlyOperation as error:
-        raise RuntimeError(
-            "broadcast.connect() has to load request.user, which an async view must not wait for: "
-            "write `await broadcast.aconnect(...)`."
-        ) from error
-
-
-def _user_pk(user_id: Any) -> Any:
-    """Return a user id in the type of the user model's primary key; a user stands for its own."""
-    value = getattr(user_id, "pk", user_id)
-    model = get_user_model()
-    try:
-        pk = model._meta.pk.to_python(value)
-    except ValidationError:
-        pk = None
-    if pk is None:
-        raise ValueError(f"user_id must be a primary key of {model.__name__}, got {user_id!r}.")
-    return pk
-
-
-def _come_back() -> HttpResponse:
-    return HttpResponse("The server is about to stop.", status=503, headers={"Connection": "close", "Retry-After": "1"})

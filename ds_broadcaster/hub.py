@@ -6,25 +6,25 @@ Every method runs on that loop, but for those of brokers.base.Receiver, which an
 import asyncio
 import contextlib
 import logging
-import math
 import random
 import threading
 from collections import deque
 from collections.abc import Awaitable
-from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from django.dispatch import Signal
 
 from . import signals
+from .attendance import Attendance
 from .brokers import Broker, Command
 from .channel import Channel, PresenceCallback
 from .conf import Settings
-from .connection import KEEPING_UP, STALL_LIMIT, Connection
+from .connection import Connection
 from .ids import format_id
 from .log import Log
+from .pulse import Pulse
 from .servers import before_shutdown
-from .sse import check_size, encode_fragment, hello_frame, id_frame, retry_frame
+from .sse import hello_frame, retry_frame
 from .workers import Workers
 
 logger = logging.getLogger("ds_broadcaster")
@@ -35,10 +35,6 @@ RETRY = (1000, 2000)
 RETRY_AFTER_SHUTDOWN = 1000
 # Seconds that the last bytes may take at a shutdown before what is left is aborted.
 SHUTDOWN_PATIENCE = 0.5
-# Seconds by which a timer may come early.
-CLOCK_SLACK = 0.001
-# Heartbeats are spread over the interval: each tick serves one slot of the connections.
-SLOTS = 16
 # Events that may wait for the loop before a publisher in another thread has to wait, and how many seconds.
 BACKLOG = 2000
 BACKLOG_WAIT = 1.0
@@ -76,29 +72,21 @@ class Hub:
         self.broker = broker
         self.settings = settings
         self.closing = False
-        self.blocked: dict[Connection, None] = {}
         # Since the start: events that somebody here was to get, and those times how many they were.
         self.events = 0
         self.deliveries = 0
         self._channels: dict[str, Channel] = {}
         self._declared = declared
         self._sender = sender
-        # A slot for each second of the interval, and no fewer than SLOTS.
-        slots = max(SLOTS, math.ceil(settings.heartbeat_interval))
-        self._tick_length = settings.heartbeat_interval / slots
-        self._slots: list[dict[Connection, None]] = [{} for _ in range(slots)]
-        self._opened = 0
-        self._open = 0
-        self._ticker: asyncio.TimerHandle | None = None
-        self._tick_number = 0
-        self._presence_number = 0
         self._incoming: deque[tuple[str, int, bytes | Command]] = deque()
         self._flush_is_due = False
         self._drained = threading.Event()
         self._thread = threading.get_ident()
-        self._workers = Workers()
+        self.workers = Workers()
         self._tasks: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
+        self.pulse = Pulse(self, settings.heartbeat_interval)
+        self._attendance = Attendance(self)
         self.head = broker.attach(self)
         before_shutdown(loop, self.shutdown)
 
@@ -111,7 +99,7 @@ class Hub:
         self._incoming.append((channel, sequence, item))
         if not self._flush_is_due:
             self._flush_is_due = True
-            self._soon(self._flush)
+            self.soon(self._flush)
 
     def throttle(self) -> None:
         if len(self._incoming) > BACKLOG and threading.get_ident() != self._thread:
@@ -131,10 +119,6 @@ class Hub:
         """Return the channels that have a connection here."""
         return [channel for channel in list(self._channels.values()) if channel.connections]
 
-    def connection_count(self) -> int:
-        """Return how many streams are open here; one may carry several channels."""
-        return self._open
-
     # Streams open and close.
 
     async def open(self, connection: Connection, opening: Opening) -> bytes:
@@ -146,21 +130,16 @@ class Hub:
         connection.channels = tuple(self._channel(name) for name in opening.channels)
         connection.cursor = opening.cursor
         connection.granted = opening.granted
-        connection.slot = self._slots[self._opened % len(self._slots)]
-        connection.slot[connection] = None
-        self._opened += 1
-        self._open += 1
+        self.pulse.add(connection)
         user = opening.user_id
         for channel in connection.channels:
             channel.connections[connection] = None
             if opening.presence_callback is not None:
                 channel.presence_callback = opening.presence_callback
-            self._signal(signals.connection_opened, channel, user)
+            self.signal(signals.connection_opened, channel, user)
             if user is not None and channel.roster.join(user):
-                self._signal(signals.user_joined, channel, user)
-            self._presence_changed(channel)
-        if self._ticker is None:
-            self._ticker = self.loop.call_later(self._tick_length, self._tick)
+                self.signal(signals.user_joined, channel, user)
+            self._attendance.changed(channel)
 
         if self.closing:
             connection.end(self._goodbye(), clean=False)
@@ -173,6 +152,7 @@ class Hub:
             for command in await self.broker.commands(channel.name, opening.granted):
                 if command.concerns(user):
                     connection.end()
+                    self.close(connection, grace=False)
         missed: list[tuple[int, bytes]] = []
         if reached > opening.cursor:
             # One of the channels begins later: the broker's history fills what is between, for all of them alike,
@@ -189,28 +169,21 @@ class Hub:
 
     def close(self, connection: Connection, *, grace: bool = True) -> None:
         """Take a connection off its channels; its user stays online for the grace, unless told otherwise."""
-        if connection.slot is None:
+        if not self.pulse.remove(connection):
             return
-        del connection.slot[connection]
-        connection.slot = None
-        self._open -= 1
         until = self.now() + self.settings.presence_grace if grace and self.settings.presence_grace else None
         for channel in connection.channels:
             del channel.connections[connection]
             channel.blocked.pop(connection, None)
             user = connection.user_id
-            self._signal(signals.connection_closed, channel, user)
+            self.signal(signals.connection_closed, channel, user)
             if user is not None and channel.roster.leave(user, until):
-                self._signal(signals.user_left, channel, user)
-            self._presence_changed(channel)
-            self._expect_expiry(channel)
-            self._retire(channel)
-        if not self._open:
+                self.signal(signals.user_left, channel, user)
+            self._attendance.changed(channel)
+            self._attendance.expect_leaves(channel)
+            self.retire(channel)
+        if not self.pulse.count:
             self._empty.set()
-
-    def connections(self) -> list[Connection]:
-        """Return every open connection."""
-        return [connection for slot in self._slots for connection in slot]
 
     def lost(self, connection: Connection) -> None:
         """Abort a connection that fell off the log: it comes back with its cursor, and is told of the gap."""
@@ -223,21 +196,23 @@ class Hub:
         self.closing = True
         self._flush()
         self._empty.clear()
-        for connection in self.connections():
+        for connection in self.pulse.connections():
             connection.end(self._goodbye(), clean=False)
         return self.loop.create_task(self._finish_shutdown())
 
     async def _finish_shutdown(self) -> None:
-        if self._open:
+        if self.pulse.count:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._empty.wait(), SHUTDOWN_PATIENCE)
-        for connection in self.connections():
+        for connection in self.pulse.connections():
             connection.abort()
-        self._workers.close()
+        self.workers.close()
 
     def _goodbye(self) -> bytes:
         """Return what tells a client when to come back: the more there are, the more time they share."""
-        return retry_frame(random.randint(RETRY_AFTER_SHUTDOWN, RETRY_AFTER_SHUTDOWN + min(500 + 4 * self._open, 4000)))
+        return retry_frame(
+            random.randint(RETRY_AFTER_SHUTDOWN, RETRY_AFTER_SHUTDOWN + min(500 + 4 * self.pulse.count, 4000))
+        )
 
     # Events.
 
@@ -281,37 +256,15 @@ class Hub:
         for user in channel.roster.online():
             # Whoever is still here by grace alone.
             if command.concerns(user) and channel.roster.dismiss(user):
-                self._signal(signals.user_left, channel, user)
-                self._presence_changed(channel)
-        self._retire(channel)
+                self.signal(signals.user_left, channel, user)
+                self._attendance.changed(channel)
+        self.retire(channel)
 
-    def _tick(self) -> None:
-        """Serve one slot: heartbeats for its connections. See to the blocked ones; let old frames go."""
-        if not self._open and not self.blocked:  # Those that ended while blocked are no longer open.
-            self._ticker = None
-            return
-        self._ticker = self.loop.call_later(self._tick_length, self._tick)
-        self._tick_number = (self._tick_number + 1) % len(self._slots)
-        body = id_frame(format_id(self.broker.epoch, self.head))
-        message = {"type": "http.response.body", "body": body, "more_body": True}
-        for connection in tuple(self._slots[self._tick_number]):
-            if connection.transport is not None and connection.transport.is_closing():
-                connection.abort()  # Servers do not report everybody who left while the transport was full.
-            else:
-                connection.beat(message, self.head)
-        now = self.now()
-        for connection in tuple(self.blocked):
-            if now - connection.blocked_since > STALL_LIMIT:
-                connection.abort()
-            elif now - connection.blocked_since > KEEPING_UP:
-                connection.be_patient()
-            else:
-                break  # They are in the order in which they blocked.
-        if self._tick_number == 0:
-            for channel in self._channels.values():
-                if channel.log is not None:
-                    channel.log.trim(self.settings.history, now, channel.held())
-        self.broker.sweep()
+    def trim(self) -> None:
+        """Let go of what has grown too old on channels where nothing happens."""
+        for channel in self._channels.values():
+            if channel.log is not None:
+                channel.log.trim(self.settings.history, self.now(), channel.held())
 
     # Channels and presence.
 
@@ -322,7 +275,7 @@ class Hub:
             channel.presence_callback = self._declared.get(name)
         return channel
 
-    def _retire(self, channel: Channel) -> None:
+    def retire(self, channel: Channel) -> None:
         """Forget a channel that nobody is connected to, once the graces on it are over."""
         if channel.connections:
             return
@@ -337,68 +290,9 @@ class Hub:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _expect_expiry(self, channel: Channel) -> None:
-        due = channel.roster.next_expiry()
-        if due is not None and channel.expiry is None:
-            channel.expiry = self.loop.call_at(due, self._expire, channel)
-
-    def _expire(self, channel: Channel) -> None:
-        """End the graces that are over."""
-        channel.expiry = None
-        for user in channel.roster.expire(self.now() + CLOCK_SLACK):
-            self._signal(signals.user_left, channel, user)
-            self._presence_changed(channel)
-        self._expect_expiry(channel)
-        self._retire(channel)
-
-    def _presence_changed(self, channel: Channel) -> None:
-        """Render presence at once, or when the interval since the last time is over."""
-        channel.stale = True
-        if channel.presence_callback is not None and channel.render is None and not self.closing:
-            due = max(self.now(), channel.rendered_at + self.settings.presence_interval)
-            channel.render = self.loop.call_at(due, self._render, channel)
-
-    def _render(self, channel: Channel) -> None:
-        channel.stale = False
-        channel.rendered_at = self.now()
-        channel.render = None
-        if channel.connections and channel.presence_callback is not None and not self.closing:
-            channel.render = rendering = self._workers.render(
-                _presence_frame,
-                channel.presence_callback,
-                channel.name,
-                channel.roster.online(),
-                self.settings.max_event_bytes,
-            )
-            rendering.add_done_callback(lambda done: self._soon(self._rendered, channel, done))
-
-    def _rendered(self, channel: Channel, rendering: "Future[bytes]") -> None:
-        channel.render = None
-        if rendering.cancelled():
-            return
-        error = rendering.exception()
-        if error is not None:
-            logger.error("The presence callback of channel %r failed.", channel.name, exc_info=error)
-        elif rendering.result() != channel.presence:
-            self._presence_number += 1
-            channel.set_presence(rendering.result(), self._presence_number)
-            for connection in tuple(channel.connections):
-                connection.pump()
-        if channel.stale:
-            self._presence_changed(channel)
-        elif channel.connections and not self.closing:
-            # A callback may ask to be called again while somebody is there, as the inspector's does.
-            seconds = getattr(channel.presence_callback, "refresh_every", None)
-            if seconds is not None:
-                channel.render = self.loop.call_later(seconds, self._render, channel)
-
-    def _soon(self, *call: Any) -> None:
+    def soon(self, *call: Any) -> None:
         with contextlib.suppress(RuntimeError):  # The loop may be closed by now.
             self.loop.call_soon_threadsafe(*call)
 
-    def _signal(self, signal: Signal, channel: Channel, user: Any) -> None:
-        self._workers.send(signal, sender=self._sender, channel=channel.name, user_id=user)
-
-
-def _presence_frame(callback: PresenceCallback, channel: str, users: list[Any], limit: int) -> bytes:
-    return check_size(encode_fragment(callback(channel, users)), limit)
+    def signal(self, signal: Signal, channel: Channel, user: Any) -> None:
+        self.workers.send(signal, sender=self._sender, channel=channel.name, user_id=user)

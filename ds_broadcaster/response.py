@@ -7,9 +7,9 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 from django.http import StreamingHttpResponse
 
-from .connection import PullConnection, StreamCut
 from .exceptions import Gap
 from .hub import Hub, Opening
+from .plain import PlainConnection, StreamCut
 
 # The header by which the wrapper knows a response that it is to take over; it never leaves the process.
 HANDOFF_HEADER = "X-Ds-Broadcaster-Handoff"
@@ -38,7 +38,7 @@ class Stream:
         """Yield the stream, in plain mode."""
         await sync_to_async(_release_connections)()
         hub = self.get_hub()
-        connection = PullConnection(hub, self.opening.user_id, self.scope)
+        connection = PlainConnection(hub, self.opening.user_id, self.scope)
         try:
             frames = await hub.open(connection, self.opening)
             async for part in connection.body(frames):

@@ -106,8 +106,9 @@ def virtual_world():
             "ds_broadcaster.hub.Workers": InlineWorkers,
             "ds_broadcaster.brokers.memory.time": SimpleNamespace(monotonic=loop.time),
             "ds_broadcaster.response.sync_to_async": _inline,
-            "ds_broadcaster.connection.find_transport": lambda send, scope: scope["transport"],
-            "ds_broadcaster.connection.is_driveable": lambda send: send.__self__.driveable,
+            "ds_broadcaster.handoff.find_transport": lambda send, scope: scope["transport"],
+            "ds_broadcaster.plain.find_transport": lambda send, scope: scope["transport"],
+            "ds_broadcaster.handoff.is_driveable": lambda send: send.__self__.driveable,
         }.items():
             stack.enter_context(patch(target, stand_in))
         broadcaster = Broadcaster()
@@ -138,7 +139,7 @@ class World:
     @property
     def signals(self):
         """The Django signals that were sent: (name, channel, user)."""
-        return self.hub._workers.sent
+        return self.hub.workers.sent
 
     def client(self, channels="room", user_id=None, **options):
         """Open a stream, and let it take its opening frames."""

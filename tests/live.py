@@ -63,7 +63,9 @@ def open_many(count: int, connect: Callable[[int], SSEClient], *, at_once: int =
 
 def numbers(client: SSEClient) -> list[int]:
     """Return the numbers of the items that a burst brought to this client."""
-    return [int(event.elements.partition("item-")[2].partition('"')[0]) for event in client.events if "item-" in event.data]
+    return [
+        int(event.elements.partition("item-")[2].partition('"')[0]) for event in client.events if "item-" in event.data
+    ]
 
 
 def told_of_a_gap(client: SSEClient) -> bool:

@@ -263,7 +263,7 @@ class HubMachine(RuleBasedStateMachine):
     def joins_and_leaves_take_turns(self):
         for hub in self.broadcaster.hubs():
             online = set()
-            for name, channel, user in hub._workers.sent:
+            for name, channel, user in hub.workers.sent:
                 if name == "user_joined":
                     assert (channel, user) not in online
                     online.add((channel, user))
@@ -300,13 +300,13 @@ class HubMachine(RuleBasedStateMachine):
         for hub in self.broadcaster.hubs():
             assert not hub._channels
             assert not hub.connections()
-            assert hub.connection_count() == 0
-            assert not hub.blocked
+            assert hub.pulse.count == 0
+            assert not hub.pulse.blocked
             assert not hub._tasks
             assert not hub._incoming
-            assert hub._ticker is None
-            joined = Counter(each[1:] for each in hub._workers.sent if each[0] == "user_joined")
-            left = Counter(each[1:] for each in hub._workers.sent if each[0] == "user_left")
+            assert hub.pulse._timer is None
+            joined = Counter(each[1:] for each in hub.workers.sent if each[0] == "user_joined")
+            left = Counter(each[1:] for each in hub.workers.sent if each[0] == "user_left")
             assert joined == left
 
     def _check_presence(self):
@@ -703,7 +703,7 @@ def test_shutdown_does_not_wait_for_the_stalled(world, kind):
         stalled.drain()
         world.settle()
     assert stalled.task.done()
-    assert world.hub.connection_count() == 0
+    assert world.hub.pulse.count == 0
 
 
 def test_new_clients_are_refused_during_a_shutdown(world):
@@ -711,7 +711,7 @@ def test_new_clients_are_refused_during_a_shutdown(world):
     world.hub.shutdown()
     late = world.client()
     assert late.end == "refused"
-    assert world.hub.connection_count() == 0
+    assert world.hub.pulse.count == 0
 
 
 @each_kind
@@ -725,7 +725,7 @@ def test_signals_of_those_aborted_at_a_shutdown_are_sent(world, kind):
             both_told.set()
 
     clients = [world.client(user_id=user, kind=kind) for user in (1, 2)]
-    world.hub._workers = Workers()
+    world.hub.workers = Workers()
     signals.connection_closed.connect(note)
     try:
         clients[1].stall()
@@ -737,12 +737,12 @@ def test_signals_of_those_aborted_at_a_shutdown_are_sent(world, kind):
         world.settle()
         for client in clients:
             client.task.result()
-        assert world.hub.connection_count() == 0
+        assert world.hub.pulse.count == 0
         assert both_told.wait(5)
         assert told == [1, 2]
     finally:
         signals.connection_closed.disconnect(note)
-        world.hub._workers._sender.shutdown()
+        world.hub.workers._sender.shutdown()
 
 
 # Publishers

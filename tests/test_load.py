@@ -130,7 +130,9 @@ def test_thousands_who_come_and_go_leave_nothing_behind(start, channel, mode):
     dice = random.Random(mode)
 
     def connect(number):
-        names = f"{channel}-{number % 7},{channel}-{number % 3}" if number % 7 != number % 3 else f"{channel}-{number % 7}"
+        names = (
+            f"{channel}-{number % 7},{channel}-{number % 3}" if number % 7 != number % 3 else f"{channel}-{number % 7}"
+        )
         return server.connect(path=f"/as/{number % 50}/{names}/?presence=signals&snapshot=s", wait=False)
 
     def come_and_go(rounds):
@@ -182,9 +184,7 @@ def test_thousands_who_come_and_go_leave_nothing_behind(start, channel, mode):
 def test_a_crowd_that_joins_costs_few_patches_and_all_are_listed(start, channel, mode):
     server = start(mode)
     count = 1000 if FULL else 200
-    clients = open_many(
-        count, lambda number: server.connect(path=f"/presence/{number + 1}/{channel}/x/", wait=False)
-    )
+    clients = open_many(count, lambda number: server.connect(path=f"/presence/{number + 1}/{channel}/x/", wait=False))
     everybody = set(range(1, count + 1))
     for client in clients:
         client.expect(lambda event: set(json.loads(event.signals)["online"]) == everybody, timeout=20)

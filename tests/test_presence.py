@@ -515,7 +515,7 @@ def test_callback_runs_in_a_thread_of_its_own_while_the_loop_goes_on(world, work
 
     # Opens the hub, so that its workers can be replaced.
     world.client("elsewhere")
-    world.hub._workers = workers
+    world.hub.workers = workers
     client = world.client(user_id=1, presence_callback=presence)
     assert rendering.wait(5)
     world.broadcast("room", "<p id=a>")

@@ -2,6 +2,7 @@
 
 import json
 import time
+from itertools import pairwise
 
 import pytest
 from django.contrib.auth import get_user_model
@@ -40,7 +41,7 @@ def wait_online(client, *users, timeout=5):
 def leaves(client):
     """Return the users who were online in one report and not in the next."""
     told = online(client)
-    return [set(before) - set(now) for before, now in zip(told, told[1:], strict=False) if set(before) - set(now)]
+    return [set(before) - set(now) for before, now in pairwise(told) if set(before) - set(now)]
 
 
 # What is rendered

@@ -67,7 +67,7 @@ def test_a_member_is_let_in_and_others_are_not(live, room):
 def test_the_presence_of_the_spec_names_who_is_online_and_who_is_not(live, room):
     path = f"/rooms/{room.pk}/connect/"
     ann = room.visitors["ann"].connect(path=path)
-    event = ann.expect('<li class=online>ann</li><li>bob</li>')
+    event = ann.expect("<li class=online>ann</li><li>bob</li>")
     assert event.type == "datastar-patch-elements"
     assert event.elements.startswith('<ul id="room-members">')
     room.visitors["bob"].connect(path=path).expect("<li class=online>ann</li><li class=online>bob</li>")
@@ -132,7 +132,12 @@ def test_the_apps_urls_are_served_where_the_project_put_them(live):
                 "data: elements <g id=g></g>",
             ],
         ),
-        ("remove", ["#list li"], {}, ["event: datastar-patch-elements", "data: mode remove", "data: selector #list li"]),
+        (
+            "remove",
+            ["#list li"],
+            {},
+            ["event: datastar-patch-elements", "data: mode remove", "data: selector #list li"],
+        ),
         ("signals", [{"key": "value"}], {}, ["event: datastar-patch-signals", 'data: signals {"key":"value"}']),
         (
             "signals",
@@ -222,7 +227,12 @@ def test_every_verb_has_an_async_twin(live, channel, call):
 
 
 def test_a_management_shell_can_send_without_an_error(django_db_setup):
-    code = "from ds_broadcaster import broadcast; broadcast('a', '<p id=b></p>'); broadcast.kill('a'); print(broadcast.get_channels(), broadcast.get_users('a'))"
+    code = """
+from ds_broadcaster import broadcast
+broadcast("a", "<p id=b></p>")
+broadcast.kill("a")
+print(broadcast.get_channels(), broadcast.get_users("a"))
+"""
     shell = subprocess.run(
         [sys.executable, "-W", "error", "-m", "django", "shell", "-c", code],
         env=os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings", "PYTHONPATH": "."},
@@ -413,7 +423,9 @@ def test_a_stream_without_events_stays_open(quick, channel):
 
 @each_server
 def test_headers_of_a_stream(server, channel):
-    client = server.login("ann").connect(channel, headers={"Accept-Encoding": "gzip, deflate, br", "If-None-Match": '"x"'})
+    client = server.login("ann").connect(
+        channel, headers={"Accept-Encoding": "gzip, deflate, br", "If-None-Match": '"x"'}
+    )
     assert client.status == 200
     headers = client.response_headers
     assert headers["content-type"] == "text/event-stream"

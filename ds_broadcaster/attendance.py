@@ -1,0 +1,88 @@
+"""Presence, live: ends the graces that are over, and shows everybody on a channel who is there."""
+
+import logging
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from . import signals
+from .channel import Channel, PresenceCallback
+from .sse import check_size, encode_fragment
+
+if TYPE_CHECKING:
+    from .hub import Hub
+
+logger = logging.getLogger("ds_broadcaster")
+
+# Seconds by which a timer may come early.
+CLOCK_SLACK = 0.001
+
+
+class Attendance:
+    """The part of a hub that watches its rosters.
+
+    A channel's presence is rendered at once when the roster first changes, then at most once in an interval, and
+    always with the last state: a thousand people who join cost a few renders, not a thousand.
+    """
+
+    def __init__(self, hub: "Hub") -> None:
+        self._hub = hub
+        self._number = 0
+
+    def expect_leaves(self, channel: Channel) -> None:
+        """See to it that the graces on a channel end in time."""
+        due = channel.roster.next_expiry()
+        if due is not None and channel.expiry is None:
+            channel.expiry = self._hub.loop.call_at(due, self._expire, channel)
+
+    def _expire(self, channel: Channel) -> None:
+        channel.expiry = None
+        for user in channel.roster.expire(self._hub.now() + CLOCK_SLACK):
+            self._hub.signal(signals.user_left, channel, user)
+            self.changed(channel)
+        self.expect_leaves(channel)
+        self._hub.retire(channel)
+
+    def changed(self, channel: Channel) -> None:
+        """Render presence now, or when the interval since the last time is over."""
+        channel.stale = True
+        if channel.presence_callback is not None and channel.render is None and not self._hub.closing:
+            due = max(self._hub.now(), channel.rendered_at + self._hub.settings.presence_interval)
+            channel.render = self._hub.loop.call_at(due, self._render, channel)
+
+    def _render(self, channel: Channel) -> None:
+        channel.stale = False
+        channel.rendered_at = self._hub.now()
+        channel.render = None
+        if channel.connections and channel.presence_callback is not None and not self._hub.closing:
+            channel.render = rendering = self._hub.workers.render(
+                _presence_frame,
+                channel.presence_callback,
+                channel.name,
+                channel.roster.online(),
+                self._hub.settings.max_event_bytes,
+            )
+            rendering.add_done_callback(lambda done: self._hub.soon(self._rendered, channel, done))
+
+    def _rendered(self, channel: Channel, rendering: "Future[bytes]") -> None:
+        channel.render = None
+        if rendering.cancelled():
+            return
+        error = rendering.exception()
+        if error is not None:
+            logger.error("The presence callback of channel %r failed.", channel.name, exc_info=error)
+        elif rendering.result() != channel.presence:
+            self._number += 1
+            channel.set_presence(rendering.result(), self._number)
+            for connection in tuple(channel.connections):
+                connection.pump()
+        if channel.stale:
+            self.changed(channel)
+        elif channel.connections and not self._hub.closing:
+            # A callback may ask to be called again while somebody is there, as the inspector's does.
+            seconds = getattr(channel.presence_callback, "refresh_every", None)
+            if seconds is not None:
+                channel.render = self._hub.loop.call_later(seconds, self._render, channel)
+
+
+def _presence_frame(callback: PresenceCallback, channel: str, users: list[Any], limit: int) -> bytes:
+    return check_size(encode_fragment(callback(channel, users)), limit)

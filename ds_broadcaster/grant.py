@@ -1,0 +1,97 @@
+"""Who gets what: the arguments of connect() and disconnect(), and where a granted stream begins."""
+
+from collections.abc import Callable
+from inspect import iscoroutinefunction
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation, ValidationError
+from django.http import HttpRequest, HttpResponse
+
+from .brokers import Broker
+from .hub import Opening
+from .sse import Fragment, encode_fragment
+
+SnapshotCallback = Callable[[HttpRequest, str], Fragment]
+
+# The query parameter that carries broadcast.cursor() from a rendered page to its stream.
+CURSOR_PARAMETER = "cursor"
+
+
+def check_asgi(request: HttpRequest) -> None:
+    """Raise ImproperlyConfigured for a request that no stream can answer."""
+    if not hasattr(request, "scope"):
+        raise ImproperlyConfigured(
+            "broadcast.connect() needs an ASGI server: this request came through WSGI. "
+            "Run for example `uvicorn yourproject.asgi:application`."
+        )
+
+
+def check_callback(argument: str, callback: Any) -> None:
+    """Raise TypeError for anything but a plain function or None."""
+    if callback is None:
+        return
+    if not callable(callback):
+        raise TypeError(f"{argument} must be a function, not {type(callback).__name__} ({callback!r}).")
+    if iscoroutinefunction(callback) or iscoroutinefunction(getattr(callback, "__call__", None)):  # noqa: B004
+        raise TypeError(f"{argument} must be a plain function: write `def`, not `async def`. It may use the ORM.")
+
+
+def opening_of(broker: Broker, channels: tuple[str, ...], request: HttpRequest) -> Opening:
+    """Find out where the stream begins, and on which channels the client missed more than can be replayed."""
+    granted = broker.sequence()
+    last_id = request.headers.get("last-event-id") or request.GET.get(CURSOR_PARAMETER)
+    cursor = broker.resume(last_id) if last_id else granted
+    if cursor is None:
+        gaps = frozenset(channels)
+    else:
+        gaps = frozenset(name for name in channels if not broker.covers(name, cursor))
+    if cursor is None or len(gaps) == len(channels):
+        cursor = granted
+    return Opening(channels, None, cursor, granted, gaps, b"", None)
+
+
+def snapshot_of(callback: SnapshotCallback | None, request: HttpRequest, opening: Opening) -> bytes:
+    """Render what stands for the missing events, for each channel that misses some."""
+    if callback is None:
+        return b""
+    return b"".join(encode_fragment(callback(request, name)) for name in opening.channels if name in opening.gaps)
+
+
+def user_id_of(request: HttpRequest) -> Any:
+    """Return the primary key of the request's user, None for somebody anonymous."""
+    try:
+        return _pk_of(getattr(request, "user", None))
+    except SynchronousOnlyOperation as error:
+        raise RuntimeError(
+            "broadcast.connect() has to load request.user, which an async view must not wait for: "
+            "write `await broadcast.aconnect(...)`."
+        ) from error
+
+
+async def auser_id_of(request: HttpRequest) -> Any:
+    """See user_id_of()."""
+    auser = getattr(request, "auser", None)
+    return _pk_of(await auser() if auser is not None else getattr(request, "user", None))
+
+
+def _pk_of(user: Any) -> Any:
+    return user.pk if user is not None and user.is_authenticated else None
+
+
+def user_pk(user_id: Any) -> Any:
+    """Return a user id in the type of the user model's primary key; a user stands for its own."""
+    value = getattr(user_id, "pk", user_id)
+    model = get_user_model()
+    try:
+        pk = model._meta.pk.to_python(value)
+    except ValidationError:
+        pk = None
+    if pk is None:
+        raise ValueError(f"user_id must be a primary key of {model.__name__}, got {user_id!r}.")
+    return pk
+
+
+def come_back() -> HttpResponse:
+    """Return the answer of a server that is about to stop."""
+    return HttpResponse("The server is about to stop.", status=503, headers={"Connection": "close", "Retry-After": "1"})
