@@ -76,7 +76,8 @@ def notice_dead_peers(transport: asyncio.Transport, *, user_timeout: float = USE
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
-    with contextlib.suppress(OSError, AttributeError):  # Not every system has each of these.
+    # Not every system has each of these, and the client may be gone (uvloop then raises ValueError).
+    with contextlib.suppress(OSError, AttributeError, ValueError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
