@@ -47,8 +47,10 @@ class HandoffConnection(Connection):
         if self._leaving and self._task is None:
             return
         try:
-            while (await receive())["type"] != "http.disconnect":
+            while not self._leaving and (await receive())["type"] != "http.disconnect":
                 pass
+            if self._leaving:
+                await asyncio.sleep(0)  # The cancel() arrives here, and not in what the server does next.
         except asyncio.CancelledError:
             # The hub's own cancel() only means that the stream has ended.
             if not self._leaving or self._task is None:
@@ -67,8 +69,7 @@ class HandoffConnection(Connection):
                 if not chunk.more:
                     break
         except Gap:
-            if self.ending is None:
-                self.hub.lost(self)
+            self.hub.lost(self)
         if self.ending is not None and not self.busy:
             self._write_the_end()
 
@@ -84,7 +85,7 @@ class HandoffConnection(Connection):
 
     def abort(self) -> None:
         self.busy = True
-        self.ending = self.ending or (b"", False)
+        self.ending = (b"", False)
         self._unblock()
         if self._writing is not None:
             self._writing.cancel()

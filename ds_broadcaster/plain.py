@@ -61,8 +61,7 @@ class PlainConnection(Connection):
             try:
                 chunk = self.next_chunk()
             except Gap:
-                if self.ending is None:
-                    self.hub.lost(self)
+                self.hub.lost(self)
                 return b""
             if chunk is not None:
                 body: bytes = chunk.message["body"]
@@ -96,11 +95,11 @@ class PlainConnection(Connection):
             self.pump()
 
     def abort(self) -> None:
-        self.ending = self.ending or (b"", False)
+        self.ending = (b"", False)
         self.until = 0
         self._beat = None
         if self.transport is not None:
             self.transport.abort()
-        elif self._task is not None and self.busy:
-            self._task.cancel()  # To Django, that is a client who left.
+        elif self.busy and self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()  # It is waiting in Django's send(). To Django, that is a client who left.
         self.pump()

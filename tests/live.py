@@ -12,6 +12,8 @@ from tests.harness import MODES, IdOnly, Server, SSEClient
 # FULL_LOAD=1 runs the tests of load at the numbers that are promised; without it they are smaller, and take seconds.
 FULL = bool(os.environ.get("FULL_LOAD"))
 SITE = "tests.project.live_site"
+# For tests that open streams by the hundred: most of an open's time goes into Django's middleware.
+BARE = {"ROOT_URLCONF": SITE, "MIDDLEWARE": []}
 
 
 def live_server(mode: str, kind: str = "uvicorn-httptools", **options: Any) -> Server:

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.harness import MODES, SSEClient, require_network_namespaces
-from tests.live import begun
+from tests.live import BARE, begun
 
 CLONE_NEWNET = 0x40000000
 # Seconds from the cut until nobody is listed any more.
@@ -80,7 +80,7 @@ def cable():
 
 def test_clients_that_vanish_are_noticed_within_fifteen_seconds(cable, channel, start_server):
     """In both modes at once: with nothing to say to them, and with something on its way when they vanish."""
-    settings = {"ROOT_URLCONF": "tests.project.live_site", "DS_BROADCASTER_PRESENCE_GRACE": 0}
+    settings = BARE | {"DS_BROADCASTER_PRESENCE_GRACE": 0}
     servers = [start_server(mode=mode, args=["--host=0.0.0.0"], settings=settings) for mode in MODES]
     idle, busy = f"{channel}-idle", f"{channel}-busy"
     places = [(server, name) for server in servers for name in (idle, busy)]

@@ -355,7 +355,7 @@ def test_each_grace_ends_in_its_own_time(world):
     world.client(user_id=4)
     for client in clients.values():
         client.vanish()
-        world.advance(1)
+        world.advance(0.75)
     world.client(user_id=2)
     world.advance(5)
     assert [user for name, _, user in world.signals if name == "user_left"] == [1, 3]
@@ -409,7 +409,7 @@ def test_signals_come_once_each_and_in_order(world):
     tab = world.client("a", 1)
     world.client("a")
     both.vanish()
-    world.settle()
+    world.advance(0.25)
     tab.vanish()
     world.advance(5)
     assert world.signals == [

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from django.contrib.auth import get_user_model
 
-from tests.harness import each_server
+from tests.harness import each_mode
 from tests.live import begun, each_mode_of, until
 
 # Short times, so that the tests need not wait long; far enough apart that a busy machine does not mix them up.
@@ -161,7 +161,7 @@ def test_presence_moves_no_cursor(live, channel):
 # Who goes
 
 
-@each_server
+@each_mode
 def test_a_reload_is_no_leave(server, channel):
     """The default grace is two seconds; a reload takes a moment."""
     stays = server.login("ann").connect(channel, presence="html")
