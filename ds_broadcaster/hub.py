@@ -174,7 +174,6 @@ class Hub:
         until = self.now() + self.settings.presence_grace if grace and self.settings.presence_grace else None
         for channel in connection.channels:
             del channel.connections[connection]
-            channel.blocked.pop(connection, None)
             user = connection.user_id
             self.signal(signals.connection_closed, channel, user)
             if user is not None and channel.roster.leave(user, until):
