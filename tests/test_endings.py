@@ -92,7 +92,7 @@ def test_sigterm_ends_the_server_and_its_clients_are_to_return(start, channel, n
     check_log(server)
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY_SERVER if "handoff" in name or "httptools" in name])
+@pytest.mark.parametrize("name", [f"{kind}/handoff" for kind in SERVERS if kind != "uvicorn-h11"])
 def test_ctrl_c_ends_the_server_and_its_clients_are_to_return(start, channel, name):
     server = start(name)
     clients = open_streams(server, channel, 20)

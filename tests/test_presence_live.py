@@ -105,6 +105,21 @@ def test_new_names_a_callback_for_those_who_connect_without_one(live, channel):
     first.expect('{"online":2}')
 
 
+def test_what_new_named_is_forgotten_with_the_channel(live, channel):
+    live.get(f"/new/{channel}/")
+    first = live.visitor().connect(path=f"/as/1/{channel}/")
+    first.expect('{"online":1}')
+    live.call("kill", channel)
+    first.wait_end()
+    second = live.visitor().connect(path=f"/as/1/{channel}/")
+    begun(second)
+    third = live.visitor().connect(path=f"/as/2/{channel}/")
+    begun(third)
+    live.call("elements", channel, "<p id=a>the end</p>")
+    second.expect("the end")
+    assert len(second.events) == 1
+
+
 def test_the_newest_callback_renders(live, channel):
     client = enter(live, channel, 1, "old")
     wait_online(client, 1)

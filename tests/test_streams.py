@@ -362,6 +362,26 @@ def test_a_client_who_leaves_is_noticed_at_once(server, channel, leave):
     until(lambda: channel not in server.call("get_channels"), timeout=2)
 
 
+def test_a_client_who_leaves_behind_a_second_request_is_noticed_at_a_heartbeat(quick, channel):
+    client = quick.connect(channel)
+    begun(client)
+    client.socket.sendall(b"GET /ready/ HTTP/1.1\r\nHost: test\r\n\r\n")
+    client.wait_for(lambda: len(client.frames) > 3, 2, "a heartbeat")
+    client.close()
+    until(lambda: channel not in quick.call("get_channels"), timeout=3)
+
+
+def test_a_client_who_leaves_while_it_does_not_read_is_noticed_at_a_heartbeat(quick, channel):
+    with quick.connect(channel, receive_buffer=4096) as client:
+        begun(client)
+        client.stall()
+        for start in range(0, 80, 10):
+            quick.burst(channel, 10, start=start, size=100_000)
+        assert channel in quick.call("get_channels")
+        client.half_close()
+        until(lambda: channel not in quick.call("get_channels"), timeout=3)
+
+
 @each_server
 def test_disconnect_ends_a_stream_cleanly_on_every_server(server, channel):
     ann, bob = server.login("ann"), server.login("bob")
