@@ -2,7 +2,7 @@
 
 from django.apps import AppConfig
 from django.core import checks
-from django.core.signals import setting_changed
+from django.core.signals import request_started, setting_changed
 
 
 class DsBroadcasterConfig(AppConfig):
@@ -10,9 +10,11 @@ class DsBroadcasterConfig(AppConfig):
     verbose_name = "Broadcaster"
 
     def ready(self) -> None:
+        from .brokers.memory import notice_request
         from .checks import check_asgi, check_settings, check_workers
         from .conf import forget_settings
 
         setting_changed.connect(forget_settings)
+        request_started.connect(notice_request)
         for check in (check_settings, check_asgi, check_workers):
             checks.register(check)

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.asgi import ASGIHandler
+from django.core.signals import request_started
 from django.test import override_settings
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -352,3 +354,18 @@ def test_setting_that_names_no_broker_is_refused_by_its_name(backend, message):
         pytest.raises(ImproperlyConfigured, match=rf"^DS_BROADCASTER_BROKER\['BACKEND'\] .*{message}"),
     ):
         create_broker(get_settings())
+
+
+def test_a_process_that_serves_nothing_is_told_once_that_it_reaches_nobody(caplog, monkeypatch):
+    monkeypatch.setattr(MemoryBroker, "serves", False)
+    broker = make_broker()
+    broker.publish("a", b"data: 1\n\n")
+    broker.publish("b", b"data: 2\n\n")
+    assert [record.getMessage().partition(",")[0] for record in caplog.records] == ["Sent to channel 'a'"]
+
+
+def test_a_process_that_serves_pages_is_told_nothing(caplog, monkeypatch):
+    monkeypatch.setattr(MemoryBroker, "serves", False)
+    request_started.send(ASGIHandler)
+    make_broker().publish("a", b"data: 1\n\n")
+    assert caplog.records == []

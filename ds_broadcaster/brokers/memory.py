@@ -1,17 +1,22 @@
 """The embedded broker: one process, nothing to install."""
 
 import heapq
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from django.core.handlers.asgi import ASGIHandler
+
 from ..conf import History
 from ..ids import format_id, new_epoch
 from ..log import Log
 from ..sse import with_id
 from .base import COMMANDS_KEPT, Broker, Command, Receiver
+
+logger = logging.getLogger("ds_broadcaster")
 
 # Over the cap the logs are cut to this share of it, so that cutting is not done again for each event.
 CUT_TO = 0.9
@@ -30,6 +35,9 @@ class MemoryBroker(Broker):
     One lock orders everything: a hub is handed events in the order of their sequences.
     """
 
+    # Whether an ASGI request was seen here. A shell, a cron job or a Celery worker has no clients, and never will.
+    serves = False
+
     def __init__(self, location: str | Sequence[str], options: Mapping[str, Any], history: History) -> None:
         super().__init__(location, options, history)
         self.epoch = new_epoch()
@@ -41,6 +49,7 @@ class MemoryBroker(Broker):
         self._forgotten = 0
         self._receivers: list[Receiver] = []
         self._commands: deque[_Given] = deque()
+        self._warned = False
         self._swept = time.monotonic()
 
     def publish(self, channel: str, payload: bytes) -> int:
@@ -60,6 +69,13 @@ class MemoryBroker(Broker):
             for receiver in self._receivers:
                 receiver.deliver(channel, sequence, frame)
             receivers = self._receivers
+        if not receivers and not self.serves and not self._warned:
+            self._warned = True
+            logger.warning(
+                "Sent to channel %r, but this process serves no pages, and the memory broker reaches only clients "
+                "of its own process. This is said once.",
+                channel,
+            )
         for receiver in receivers:
             receiver.throttle()
         return sequence
@@ -159,3 +175,9 @@ class MemoryBroker(Broker):
             else:
                 heapq.heappop(heap)
                 self._forget(channel)
+
+
+def notice_request(sender: type, **kwargs: Any) -> None:
+    """Remember that this process serves pages; receives Django's request_started."""
+    if issubclass(sender, ASGIHandler):
+        MemoryBroker.serves = True
