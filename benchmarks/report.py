@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 HEADINGS = {
     "streams": "streams",
     "stalled": "stalled",
+    "rate": "events/s",
     "kb": "KB/stream",
     "threads": "threads",
     "open_us": "us/open",
@@ -100,7 +101,7 @@ def _multiple(name: str, row: Row, rows: list[Row]) -> str:
         for other in rows
         if other["server"] == "handoff"
         and other["streams"] == row["streams"]
-        and other.get("stalled") == row.get("stalled")
+        and all(other.get(key) == row.get(key) for key in ("stalled", "rate"))
     ]
     figure = COMPARED[name]
     return f"{row[figure] / ours[0][figure]:.2f}" if ours and ours[0][figure] else "-"
@@ -109,6 +110,8 @@ def _multiple(name: str, row: Row, rows: list[Row]) -> str:
 def _cell(column: str, value: Any) -> str:
     if value is None:
         return "-"
+    if column == "rate":
+        return f"{value:.0f}" if value else "burst"
     if column == "others":
         return f"{value:.2f}"
     if column == "delivered":

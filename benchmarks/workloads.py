@@ -71,13 +71,14 @@ def _idle(server: Server, streams: int) -> Row:
 
 
 def paced(size: Size) -> list[Row]:
-    """Measure a steady broadcast: 20 events a second for 5 s to 1000 streams.
+    """Measure a steady broadcast: 20 events a second for 5 s to 1000 streams, and 5 a second beside it.
 
     `us`: CPU of the server from the trigger to the last delivery, a delivery. `p50_ms`, `p99_ms`: from the
     moment an event is made to the moment the client has read it. `delivered`: the share of the events that
-    arrived at all.
+    arrived at all. At 20 a second a slow server is saturated: it then writes several events at once, and its
+    `us` falls. At 5 a second every delivery is a write of its own.
     """
-    return _in_turn(size, (*PEERS, "writeloop"), [(1000, 100, 20.0)])
+    return _in_turn(size, (*PEERS, "writeloop"), [(1000, 100, 20.0), (1000, 25, 5.0)])
 
 
 def burst(size: Size) -> list[Row]:
@@ -99,12 +100,12 @@ def growth(size: Size) -> list[Row]:
 
 
 def _in_turn(size: Size, keys: tuple[str, ...], steps: list[tuple[int, int, float]]) -> list[Row]:
-    taken: dict[tuple[str, int], list[Row]] = {}
+    taken: dict[tuple[str, int, float], list[Row]] = {}
     for _ in range(size.rounds):
         for streams, events, rate in steps:
             for server in size.servers(*keys):
                 rows = attempt(_broadcast, server, streams, events, rate)
-                taken.setdefault((server.key, streams), []).extend(rows)
+                taken.setdefault((server.key, streams, rate), []).extend(rows)
     return [_median(rows) for rows in taken.values() if rows]
 
 
@@ -117,6 +118,7 @@ def _broadcast(server: Server, streams: int, events: int, rate: float) -> Row:
         if not seen["events"]:
             raise CannotMeasure(f"{server.title}: no event arrived.\n{running.log()}")
     return {
+        "rate": rate,
         "us": seen["cpu"] / seen["events"] * 1e6,
         "per_s": seen["events"] / seen["seconds"],
         "p50_ms": seen["p50_ms"],

@@ -240,7 +240,7 @@ class Broadcaster:
 
     def is_closing(self) -> bool:
         """Tell whether the server that runs here is about to stop."""
-        return any(hub.closing for hub in self._hubs.values())
+        return any(hub.closing and not hub.loop.is_closed() for hub in list(self._hubs.values()))
 
     def hubs(self) -> list[Hub]:
         """Return the hubs of this process: one, unless streams run on several event loops."""

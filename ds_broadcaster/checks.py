@@ -18,11 +18,11 @@ MEMORY_BROKER = "ds_broadcaster.brokers.memory.MemoryBroker"
 def check_settings(**kwargs: Any) -> list[CheckMessage]:
     """Report each mistake in the DS_BROADCASTER_* settings, and a broker that is not one."""
     messages: list[CheckMessage] = []
-    for _setting, message, hint in problems():
-        if "is not a setting" in message:
-            messages.append(Warning(message, hint=hint, id="ds_broadcaster.W001"))
+    for problem in problems():
+        if problem.is_error:
+            messages.append(Error(problem.message, hint=problem.hint, id="ds_broadcaster.E001"))
         else:
-            messages.append(Error(message, hint=hint, id="ds_broadcaster.E001"))
+            messages.append(Warning(problem.message, hint=problem.hint, id="ds_broadcaster.W001"))
     if not any(isinstance(each, Error) for each in messages):
         try:
             create_broker(get_settings())

@@ -2,7 +2,7 @@
 
 import difflib
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
@@ -69,23 +69,36 @@ def _given() -> dict[str, Any]:
     return {name: getattr(django_settings, name) for name in dir(django_settings) if name.startswith(PREFIX)}
 
 
-def problems() -> list[tuple[str, str, str]]:
-    """Return (setting, what is wrong, what to write) for each mistake in the project's settings."""
+class Problem(NamedTuple):
+    """A setting, what is wrong with it, and what to write instead."""
+
+    setting: str
+    message: str
+    hint: str
+
+    @property
+    def is_error(self) -> bool:
+        """Tell whether streams cannot be served like this; a setting that nobody reads does no harm."""
+        return self.setting.removeprefix(PREFIX) in EXAMPLES
+
+
+def problems() -> list[Problem]:
+    """Return what is wrong in the project's settings."""
     return _load()[1]
 
 
 def get_settings() -> Settings:
     """Return the validated settings; raises ImproperlyConfigured with every mistake in them."""
-    settings, mistakes = _load()
+    settings, found = _load()
     if settings is None:
-        raise ImproperlyConfigured(" ".join(f"{message} {hint}" for _, message, hint in mistakes))
+        raise ImproperlyConfigured(" ".join(f"{each.message} {each.hint}" for each in found if each.is_error))
     return settings
 
 
 @lru_cache(maxsize=1)
-def _load() -> tuple[Settings | None, list[tuple[str, str, str]]]:
+def _load() -> tuple[Settings | None, list[Problem]]:
     values: dict[str, Any] = {}
-    mistakes = []
+    found = []
     for setting, value in _given().items():
         name = setting.removeprefix(PREFIX)
         if name in EXAMPLES:
@@ -93,18 +106,19 @@ def _load() -> tuple[Settings | None, list[tuple[str, str, str]]]:
         else:
             near = difflib.get_close_matches(name, EXAMPLES, n=1)
             hint = f"Did you mean {PREFIX}{near[0]}?" if near else f"The settings are {', '.join(EXAMPLES)}."
-            mistakes.append((setting, f"{setting} is not a setting of ds_broadcaster.", hint))
+            found.append(Problem(setting, f"{setting} is not a setting of ds_broadcaster.", hint))
     try:
-        return Settings.model_validate(values), mistakes
+        return Settings.model_validate(values), found
     except ValidationError as error:
-        for detail in error.errors():
-            field, *path = detail["loc"]
-            setting = f"{PREFIX}{str(field).upper()}"
-            place = setting + "".join(f"[{key!r}]" for key in path)
-            message = f"{place} = {detail['input']!r} is wrong: {detail['msg']}."
-            hint = f"Write for example {setting} = {EXAMPLES[str(field).upper()]}."
-            mistakes.append((setting, message, hint))
-        return None, mistakes
+        # By place: where a value may be of several types, pydantic complains once for each of them.
+        complaints = {detail["loc"][:2]: detail for detail in reversed(error.errors())}
+    for (field, *path), detail in sorted(complaints.items(), key=str):
+        setting = f"{PREFIX}{str(field).upper()}"
+        place = setting + "".join(f"[{key!r}]" for key in path)
+        message = f"{place} = {detail['input']!r} is wrong: {detail['msg']}."
+        hint = f"Write for example {setting} = {EXAMPLES[str(field).upper()]}."
+        found.append(Problem(setting, message, hint))
+    return None, found
 
 
 def forget_settings(*, setting: str = PREFIX, **kwargs: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .connection import Connection, Message, Receive, Send
 from .exceptions import Gap
-from .servers import find_transport, is_driveable
+from .servers import SERVER_REPORTS, find_transport, is_driveable
 
 if TYPE_CHECKING:
     from .hub import Hub
@@ -91,6 +91,7 @@ class HandoffConnection(Connection):
             self._writing.cancel()
         if self.transport is not None:
             self.transport.abort()
+            self.hub.loop.call_later(SERVER_REPORTS, self._leave)
         else:
             self._leave()
 
@@ -105,11 +106,12 @@ class HandoffConnection(Connection):
         self.busy = True
         if self.ending is not None and not self.ending[1] and self.transport is not None:
             self.transport.close()  # What is in its buffer still goes out; stay() learns of it from the server.
+            self.hub.loop.call_later(SERVER_REPORTS, self._leave)
         else:
             self._leave()
 
     def _leave(self) -> None:
-        """Have stay() return: the server has no reason of its own to end its receive()."""
+        """Have stay() return where the server does not end its receive()."""
         if not self._leaving:
             self._leaving = True
             if self._task is not None:

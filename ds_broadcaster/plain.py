@@ -8,7 +8,7 @@ from django.core.exceptions import RequestAborted
 
 from .connection import Connection, Message
 from .exceptions import Gap
-from .servers import find_transport
+from .servers import SERVER_REPORTS, find_transport
 
 if TYPE_CHECKING:
     from .hub import Hub
@@ -35,7 +35,10 @@ class PlainConnection(Connection):
 
     async def body(self, opening: bytes) -> AsyncGenerator[bytes, None]:
         """Yield the frames until the stream ends; raises StreamCut for an end that is not clean."""
-        part = b"" if self.ending is not None else opening
+        part = opening
+        if self.ending is not None:  # Before it began: nothing but the end.
+            part = b""
+            self.until = 0
         self._task = asyncio.current_task()
         try:
             while part or (part := await self._next_part()):
@@ -50,10 +53,10 @@ class PlainConnection(Connection):
         if farewell:
             yield farewell
         if not clean:
-            if self.transport is None:
-                raise StreamCut
-            self.transport.close()
-            await self.hub.loop.create_future()  # Django cancels it when the server reports the disconnect.
+            if self.transport is not None:
+                self.transport.close()
+                await asyncio.sleep(SERVER_REPORTS)  # Django cancels it when the server reports the disconnect.
+            raise StreamCut
 
     async def _next_part(self) -> bytes:
         """Wait for what comes next; nothing means the end."""

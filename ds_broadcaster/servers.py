@@ -31,6 +31,10 @@ KEEPALIVE_IDLE = 5
 KEEPALIVE_INTERVAL = 2
 USER_TIMEOUT = 8
 
+# Seconds in which a server tells of a transport that the hub closed. uvicorn does not, when there is a further request
+# behind the one that the stream answers; a stream that returned earlier would be an error in its log.
+SERVER_REPORTS = 0.3
+
 
 def _owner(function: Any) -> Any:
     """Return the object whose method `function` is, through a partial."""

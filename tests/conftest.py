@@ -29,9 +29,7 @@ def _close_streams():
 
 def _refuse_a_wrapping_transaction(request):
     marker = request.node.get_closest_marker("django_db")
-    wrapped = (
-        marker and not marker.kwargs.get("transaction") and "transactional_db" not in request.fixturenames
-    )
+    wrapped = marker and not marker.kwargs.get("transaction") and "transactional_db" not in request.fixturenames
     if wrapped or ({"db", "transactional_db"} & set(request.fixturenames) == {"db"} and not marker):
         pytest.fail(
             "A test's own transaction locks the database that it shares with the server: "

@@ -1,4 +1,4 @@
-"""Stand-ins for tests of the core: a loop with a clock of its own, servers that stall and fail, workers without threads."""
+"""Stand-ins for tests of the core: a loop with its own clock, servers that stall and fail, workers without threads."""
 
 import asyncio
 import contextlib
@@ -177,7 +177,7 @@ def make_request(scope, user_id=None):
     return request
 
 
-# How a stream is carried: by whom, and whether its transport is within reach. The first is uvicorn's way with the handoff.
+# How a stream is carried: by whom, and whether its transport is within reach. The first is uvicorn's handoff.
 KINDS = ("driven", "driven, write last", "driven, no transport", "task", "plain", "plain, no transport")
 
 
@@ -207,7 +207,17 @@ class FakeClient:
     """
 
     def __init__(
-        self, loop, broadcaster, channels, user_id=None, *, kind="driven", cursor=None, query=b"", before_opening=None, **options
+        self,
+        loop,
+        broadcaster,
+        channels,
+        user_id=None,
+        *,
+        kind="driven",
+        cursor=None,
+        query=b"",
+        before_opening=None,
+        **options,
     ):
         self.loop = loop
         self.kind = kind
@@ -296,14 +306,15 @@ class FakeClient:
         self.writes += 1
         try:
             if not self.write_last:
-                self._take(message)
+                self.take(message)
             await self._writable.wait()
             if self.write_last and not self._gone.is_set():
-                self._take(message)
+                self.take(message)
         finally:
             self._sending = False
 
-    def _take(self, message):
+    def take(self, message):
+        """What the client's end of the connection receives."""
         assert self.end is None, f"{message} after the end"
         self.frames += self.parser.feed(message["body"])
         if not message["more_body"]:

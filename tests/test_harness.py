@@ -68,9 +68,7 @@ def test_chunks_are_joined_however_they_are_cut(chunks, step):
 
 
 def test_datastar_lines_are_read_by_their_first_word():
-    (event,) = parse(
-        b"event: datastar-patch-elements\ndata: mode inner\ndata: elements <a>\ndata: elements </a>\n\n"
-    )
+    (event,) = parse(b"event: datastar-patch-elements\ndata: mode inner\ndata: elements <a>\ndata: elements </a>\n\n")
     assert event.args == {"mode": "inner", "elements": "<a>\n</a>"}
     assert event.elements == "<a>\n</a>"
 

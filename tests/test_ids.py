@@ -38,7 +38,7 @@ def test_whatever_is_taken_for_an_id_is_one(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "-", "1", "-1", "abc-", "abc-1\n", " abc-1", "ABC-1", "abc--1", "abc-+1", "abc-1_0", "abc-١"]
+    "text", ["", "-", "1", "-1", "abc-", "abc-1\n", " abc-1", "ABC-1", "abc--1", "abc-+1", "abc-1_0", "abc-\u0661"]
 )
 def test_garbage_is_no_id(text):
     assert parse_id(text) is None
@@ -57,9 +57,9 @@ def test_every_life_of_a_broker_has_a_name_of_its_own():
 
 @given(st.text(), line_breakers, st.text())
 def test_line_breaks_and_nul_are_refused_with_the_arguments_name(before, breaker, after):
-    with pytest.raises(ValueError, match="^selector must not hold a line break or NUL"):
+    with pytest.raises(ValueError, match=r"^selector must not hold a line break or NUL"):
         single_line("selector", before + breaker + after)
-    with pytest.raises(ValueError, match="^channel must not hold a line break or NUL"):
+    with pytest.raises(ValueError, match=r"^channel must not hold a line break or NUL"):
         channel_name(before + breaker + after)
 
 
@@ -95,17 +95,17 @@ def test_unsaved_instance_is_refused():
 
 @pytest.mark.parametrize("value", [Group, AnonymousUser(), uuid.uuid4(), object()])
 def test_what_is_no_instance_of_a_model_names_no_channel(value):
-    with pytest.raises(TypeError, match="^channel must be"):
+    with pytest.raises(TypeError, match=r"^channel must be"):
         channel_name(value)
 
 
 def test_primary_key_cannot_forge_lines():
-    with pytest.raises(ValueError, match="^channel must not hold"):
+    with pytest.raises(ValueError, match=r"^channel must not hold"):
         channel_name(Session(pk="a\nb"))
 
 
 def test_empty_name_is_refused():
-    with pytest.raises(ValueError, match="^channel must not be empty"):
+    with pytest.raises(ValueError, match=r"^channel must not be empty"):
         channel_name("")
 
 
@@ -123,5 +123,5 @@ def test_no_channel_at_all_is_refused(value):
 
 @pytest.mark.parametrize("value", [["a", 3], [["a"]], {"a"}])
 def test_wrong_name_among_several_is_refused(value):
-    with pytest.raises(TypeError, match="^channel must be"):
+    with pytest.raises(TypeError, match=r"^channel must be"):
         channel_names(value)

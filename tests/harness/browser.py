@@ -140,10 +140,7 @@ class Chromium:
         context.set_default_timeout(10_000)
         if visitor is not None:
             await context.add_cookies(
-                [
-                    {"name": name, "value": value, "url": visitor.server.url}
-                    for name, value in visitor.cookies.items()
-                ]
+                [{"name": name, "value": value, "url": visitor.server.url} for name, value in visitor.cookies.items()]
             )
         return Tab(await context.new_page())
 

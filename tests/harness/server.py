@@ -25,9 +25,7 @@ MODES = ("handoff", "plain")
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 # Give the `server` fixture each of them in turn.
-each_server = pytest.mark.parametrize(
-    "server", [f"{kind}/{mode}" for kind in SERVERS for mode in MODES], indirect=True
-)
+each_server = pytest.mark.parametrize("server", [f"{kind}/{mode}" for kind in SERVERS for mode in MODES], indirect=True)
 each_mode = pytest.mark.parametrize("server", [f"uvicorn-httptools/{mode}" for mode in MODES], indirect=True)
 
 running_servers: "list[Server]" = []
@@ -143,9 +141,7 @@ class Server:
                 # Waiting for the process to end is the pause between two tries.
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     status = self.process.wait(0.02)
-                    raise AssertionError(
-                        f"{self} ended at once with status {status}:\n{self.log()}"
-                    ) from None
+                    raise AssertionError(f"{self} ended at once with status {status}:\n{self.log()}") from None
             else:
                 return
         raise AssertionError(f"{self} did not answer within {timeout} s:\n{self.log()}")
@@ -168,9 +164,7 @@ class Server:
         try:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise AssertionError(
-                f"{self} still runs {timeout} s after signal {number}:\n{self.log()}"
-            ) from None
+            raise AssertionError(f"{self} still runs {timeout} s after signal {number}:\n{self.log()}") from None
         return time.monotonic() - begin
 
     def kill(self) -> None:
@@ -215,9 +209,7 @@ class Server:
         """Return the log when it holds this text (looking again and again: a file tells nobody it grew)."""
         deadline = time.monotonic() + timeout
         while text not in (log := self.log()):
-            assert time.monotonic() < deadline, (
-                f"Waited {timeout} s for {text!r} in the log of {self}:\n{log}"
-            )
+            assert time.monotonic() < deadline, f"Waited {timeout} s for {text!r} in the log of {self}:\n{log}"
             time.sleep(0.02)
         return log
 
@@ -316,9 +308,7 @@ class Visitor:
     ) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=timeout)
         with contextlib.closing(connection):
-            connection.request(
-                method, path, body, self._headers() | {"Connection": "close"} | (headers or {})
-            )
+            connection.request(method, path, body, self._headers() | {"Connection": "close"} | (headers or {}))
             with connection.getresponse() as response:
                 answer = Answer(response.status, response.headers, response.read())
         for cookie in answer.headers.get_all("Set-Cookie", []):

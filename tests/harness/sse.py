@@ -322,9 +322,7 @@ class SSEClient:
 
     # Waiting
 
-    def wait_for(
-        self, condition: Callable[[], object], timeout: float = 5, what: str = "the condition"
-    ) -> None:
+    def wait_for(self, condition: Callable[[], object], timeout: float = 5, what: str = "the condition") -> None:
         """Wait until `condition()` is true; it is asked again whenever something arrives."""
         with self._changed:
             if not self._changed.wait_for(condition, timeout):
@@ -346,9 +344,7 @@ class SSEClient:
 
     def expect_comment(self, wanted: str, timeout: float = 5) -> Comment:
         """Return the next comment that holds this text, and move on past it."""
-        return self._next(
-            lambda f: isinstance(f, Comment) and wanted in f.text, timeout, f"a comment with {wanted!r}"
-        )
+        return self._next(lambda f: isinstance(f, Comment) and wanted in f.text, timeout, f"a comment with {wanted!r}")
 
     def expect_frame(self, kind: type[Frame], timeout: float = 5) -> Frame:
         """Return the next frame of this kind (Event, Comment, Retry, IdOnly), and move on past it."""

@@ -61,6 +61,4 @@ if (CLIENT_DIR / "datastar.js").exists():
     STATICFILES_DIRS = [CLIENT_DIR]
     DS_BROADCASTER_DATASTAR_URL = STATIC_URL + "datastar.js"
 else:
-    DS_BROADCASTER_DATASTAR_URL = (
-        "https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.4/bundles/datastar.js"
-    )
+    DS_BROADCASTER_DATASTAR_URL = "https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.4/bundles/datastar.js"

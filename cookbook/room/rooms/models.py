@@ -73,7 +73,5 @@ class Message(models.Model):
     def follows(self, before):
         """Whether this belongs under `before`: the same author, soon after."""
         return (
-            before is not None
-            and before.author_id == self.author_id
-            and self.sent - before.sent < timedelta(minutes=5)
+            before is not None and before.author_id == self.author_id and self.sent - before.sent < timedelta(minutes=5)
         )

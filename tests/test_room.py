@@ -1,0 +1,363 @@
+"""The demo, started by its own command and used by the people who are in it."""
+
+import os
+import re
+import subprocess
+import sys
+from queue import SimpleQueue
+
+import pytest
+
+from tests.harness import Server, expect
+from tests.harness.browser import Waiting
+from tests.harness.server import ROOT
+
+PEOPLE = {"Ada": "Ada Okafor", "Mio": "Mio Tanaka", "Luis": "Luis Ferrer"}
+
+
+class Demo(Server):
+    """`manage.py demo`, with its database in a folder of its own."""
+
+    def __init__(self, folder):
+        super().__init__("demo")
+        self.folder = folder
+        self.sessions = {}  # the cookies of those who logged in once
+
+    def _launch(self):
+        env = {name: value for name, value in os.environ.items() if name not in ("DJANGO_SETTINGS_MODULE", "HOST")}
+        paths = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
+        self.process = subprocess.Popen(
+            [sys.executable, ROOT / "cookbook" / "room" / "manage.py", "demo"],
+            cwd=self.folder,
+            env=env
+            | {
+                "PORT": str(self.port),
+                "ROOM_DB": str(self.folder / "room.sqlite3"),
+                "PYTHONPATH": paths,
+                "PYTHONUNBUFFERED": "1",
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def _demo(tmp_path_factory):
+    demo = Demo(tmp_path_factory.mktemp("demo"))
+    try:
+        yield demo
+    finally:
+        demo.stop()
+
+
+@pytest.fixture
+def demo(_demo):
+    """The demo that all tests share; each makes a room of its own in it."""
+    if not _demo.alive:
+        _demo.kill()
+        _demo.start()
+    return _demo
+
+
+@pytest.fixture
+def window(chromium, demo):
+    """Open a window of this person's: `window("Ada", room)`, with `clock=True` on a clock that can run ahead."""
+
+    def open_window(name, path="/", clock=False, **options):
+        tab = chromium.tab(base_url=demo.url, storage_state=demo.sessions.get(name), **options)
+        if name not in demo.sessions:
+            tab.goto("/")
+            log_in(tab, name)
+            demo.sessions[name] = tab.context.storage_state()
+        if clock:
+            tab.clock.install()
+        tab.goto(path)
+        return tab
+
+    return open_window
+
+
+def log_in(tab, name):
+    tab.get_by_role("button", name=PEOPLE[name]).click()
+    expect(tab.locator(".me")).to_contain_text(name)
+
+
+def make_room(tab, name, topic=""):
+    """Create a room on the list of rooms, which leads into it, and return its address."""
+    tab.get_by_label("Name").fill(name)
+    tab.get_by_label("What it is for").fill(topic)
+    tab.get_by_role("button", name="Create room").click()
+    expect(tab.get_by_role("heading", level=1)).to_have_text(name)
+    return tab.wrapped.url
+
+
+def write(tab, text):
+    field = tab.get_by_label("Message", exact=True)
+    field.fill(text)
+    field.press("Enter")
+    expect(field).to_have_value("")  # the server's answer empties it
+
+
+def texts(tab):
+    return tab.locator("#messages .text")
+
+
+def member(tab, name):
+    return tab.locator(".member", has_text=name)
+
+
+class Streams:
+    """The requests for streams that begin and end in a tab from now on."""
+
+    def __init__(self, tab):
+        self.tab, self.begun, self.ended = tab, [], SimpleQueue()
+        self._note("request", self.begun.append)
+        self._note("requestfinished", self.ended.put)
+        self._note("requestfailed", self.ended.put)
+
+    def _note(self, event, note):
+        self.tab.on(event, lambda request: note(request.url) if "/stream/" in request.url else None)
+
+    def wait_end(self):
+        return self.ended.get(timeout=10)
+
+    def are_over(self):
+        """Whether the open one ends and a minute passes without another. The tab needs a clock."""
+        self.wait_end()
+        self.tab.clock.run_for(60_000)
+        # What the page asked for before is noticed before this.
+        assert self.tab.evaluate("fetch('/static/rooms/style.css').then(answer => answer.ok)")
+        return self.begun == []
+
+
+def test_one_click_logs_in_as_each_of_the_three(chromium, demo):
+    tab = chromium.tab(base_url=demo.url)
+    tab.goto("/")
+    for name in PEOPLE:
+        log_in(tab, name)
+        expect(tab.locator(".card")).not_to_have_count(0)
+        tab.get_by_role("button", name="Log out").click()
+    # The page's other address has cookies of its own: two people in one browser.
+    log_in(tab, "Ada")
+    second = chromium.second_tab(tab)
+    second.goto(tab.locator(".hint a").get_attribute("href"))
+    log_in(second, "Mio")
+    tab.reload()
+    expect(tab.locator(".me")).to_contain_text("Ada")
+    assert tab.errors == second.errors == []
+
+
+def test_a_message_appears_in_both_windows_as_it_was_written(window):
+    mio, ada = window("Mio"), window("Ada")
+    room = make_room(mio, "As written")
+    ada.get_by_role("link", name="As written").click()
+    field = ada.get_by_label("Message", exact=True)
+    field.fill("  two  spaces & <b>bold</b> {{ 7|add:7 }}\n\n")
+    field.press("Shift+Enter")
+    ada.keyboard.insert_text("\tlast <img src=x onerror=\"document.title = 'forged'\">")
+    field.press("Enter")
+    text = "  two  spaces & <b>bold</b> {{ 7|add:7 }}\n\n\n\tlast <img src=x onerror=\"document.title = 'forged'\">"
+    for tab in (mio, ada):
+        expect(texts(tab)).to_have_count(1)
+        assert texts(tab).text_content() == text
+        assert texts(tab).inner_text() == text
+    write(mio, "the second")
+    # A page that is rendered with the messages is not sent them again.
+    ada.goto(room)
+    write(mio, "the third")
+    for tab in (mio, ada):
+        expect(texts(tab)).to_have_text([text, "the second", "the third"])
+        expect(tab).to_have_title("As written")
+        assert tab.errors == []
+
+
+def test_presence_shows_everybody_and_a_reload_does_not_flicker(window):
+    mio = window("Mio")
+    room = make_room(mio, "Presence")
+    ada, luis = window("Ada", room), window("Luis", room)
+    for tab in (mio, ada, luis):
+        for name in PEOPLE:
+            expect(member(tab, name).locator(".state")).to_contain_text("Here now")
+    mio.evaluate(
+        """() => {
+            window.seen = [];
+            const look = () => window.seen.push(Object.fromEntries(['Ada', 'Luis'].map(name => [name,
+                [...document.querySelectorAll('.member.here')].some(each => each.innerText.includes(name))])));
+            new MutationObserver(look).observe(document.body,
+                {childList: true, subtree: true, characterData: true, attributes: true});
+        }"""
+    )
+    ada.reload()
+    write(ada, "back")
+    luis.close()
+    # The same wait that shows Luis as gone has passed for Ada's first stream too.
+    expect(member(mio, "Luis").locator(".state")).to_have_text("Away")
+    expect(texts(mio)).to_have_text("back")
+    seen = mio.evaluate("window.seen")
+    assert {each["Ada"] for each in seen} == {True}
+    assert [each["Luis"] for each in seen] == sorted((each["Luis"] for each in seen), reverse=True)
+    assert not seen[-1]["Luis"]
+
+
+def test_typing_is_seen_by_the_others_until_the_message_is_sent(window):
+    mio = window("Mio")
+    ada = window("Ada", make_room(mio, "Typing"))
+    ada.get_by_label("Message", exact=True).press_sequentially("Hm")
+    expect(mio.locator(".typist")).to_have_text("Ada is typing")
+    # Everybody is sent the same; one's own is hidden.
+    expect(ada.locator(".typist")).to_have_count(1)
+    expect(ada.locator(".typist")).to_be_hidden()
+    ada.keyboard.press("Enter")
+    expect(texts(mio)).to_have_text("Hm")
+    expect(mio.locator(".typist")).to_have_count(0)
+
+
+def test_the_others_pointers_move_and_ones_own_is_hidden(window):
+    mio = window("Mio")
+    ada = window("Ada", make_room(mio, "Pointers"))
+    stage = ada.locator(".stage").bounding_box()
+    seen, own = (tab.locator(".pointer", has_text="Ada") for tab in (mio, ada))
+    for part in (0.25, 0.75):
+        x, y = round(stage["x"] + stage["width"] * part), round(stage["y"] + stage["height"] * part)
+        ada.mouse.move(x, y)
+        across, down = (x - stage["x"]) / stage["width"], (y - stage["y"]) / stage["height"]
+        place = re.compile(re.escape(f"translate: {across:.2%} {down:.2%}"))
+        expect(seen).to_have_attribute("style", place)
+        expect(seen).to_have_css("opacity", "1")
+        expect(own).to_have_attribute("style", place)
+        expect(own).to_be_hidden()
+    ada.mouse.move(1, 1)
+    expect(seen).to_have_css("opacity", "0")
+
+
+def test_whoever_is_removed_is_told_and_asks_for_no_more_until_let_back_in(window):
+    mio = window("Mio")
+    room = make_room(mio, "Removal")
+    ada, luis = window("Ada", room), window("Luis", room, clock=True)
+    expect(member(mio, "Luis").locator(".state")).to_have_text("Here now")
+    streams = Streams(luis)
+    expect(ada.get_by_role("button", name="Remove Luis")).to_be_hidden()
+    mio.get_by_role("button", name="Remove Luis").click()
+    expect(luis.get_by_role("alert")).to_contain_text("You are out of “Removal” Mio removed you.")
+    for tab in (mio, ada):
+        expect(member(tab, "Luis").locator(".state")).to_have_text("Removed")
+    assert streams.are_over()
+    write(mio, "among us")
+    expect(texts(ada)).to_have_text("among us")
+
+    luis.get_by_role("link", name="See the other rooms").click()
+    card = luis.locator(".card", has_text="Removal")
+    expect(card).to_contain_text("Mio removed you.")
+    mio.get_by_role("button", name="Let back in Luis").click()
+    card.get_by_role("link").click()
+    expect(texts(luis)).to_have_text("among us")
+    expect(member(mio, "Luis").locator(".state")).to_have_text("Here now")
+
+
+def test_everybody_is_told_that_the_room_is_deleted(window):
+    mio, ada = window("Mio"), window("Ada")
+    room = make_room(mio, "Deletion")
+    ada.get_by_role("link", name="Deletion").click()
+    luis = window("Luis", room, clock=True)
+    for name in ("Ada", "Luis"):
+        expect(member(mio, name).locator(".state")).to_have_text("Here now")
+    ada_streams, luis_streams = Streams(ada), Streams(luis)
+    ada.hide()
+    ada_streams.wait_end()
+    mio.get_by_role("button", name="Delete room").click()
+    mio.get_by_role("dialog").get_by_role("button", name="Delete room").click()
+    expect(mio.get_by_role("heading", level=1)).to_have_text("Rooms")
+    expect(mio.locator(".card", has_text="Deletion")).to_have_count(0)
+    expect(luis.get_by_role("alert")).to_contain_text("“Deletion” is gone Mio deleted this room.")
+    assert luis_streams.are_over()
+    # Who was not looking is told later.
+    ada.show()
+    expect(ada.get_by_role("alert")).to_contain_text("This room is not open to you")
+
+
+def test_a_hidden_tab_shows_everything_sent_meanwhile_once_and_in_order(window):
+    mio = window("Mio")
+    ada = window("Ada", make_room(mio, "Hidden"))
+    write(mio, "0")
+    expect(texts(ada)).to_have_text(["0"])
+    streams = Streams(ada)
+    ada.hide()
+    streams.wait_end()
+    for number in range(1, 6):
+        write(mio, str(number))
+    ada.show()
+    expect(texts(ada)).to_have_text([str(number) for number in range(6)])
+    write(mio, "6")
+    expect(texts(ada)).to_have_text([str(number) for number in range(7)])
+    assert ada.errors == []
+
+
+def test_pages_recover_when_the_demo_is_restarted(window, demo):
+    mio = window("Mio")
+    ada = window("Ada", make_room(mio, "Restart"))
+    write(mio, "before")
+    expect(texts(ada)).to_have_text(["before"])
+    held = SimpleQueue()
+    ada.route("**/stream/**", lambda route: held.put(route))
+    demo.restart()
+    request = Waiting(held.get(timeout=10))
+    expect(ada.locator(".connection")).to_have_text("Reconnecting…")
+    write(mio, "meanwhile")
+    expect(texts(ada)).to_have_text(["before"])
+    request.continue_()
+    expect(texts(ada)).to_have_text(["before", "meanwhile"])
+    write(mio, "after")
+    for tab in (mio, ada):
+        expect(texts(tab)).to_have_text(["before", "meanwhile", "after"])
+        expect(tab.locator(".connection")).to_have_text("")
+        expect(tab.locator(".member.here")).to_have_count(2)
+
+
+LONG = "W" * 40  # no line break is possible in it
+
+
+def test_nothing_is_wider_than_a_small_phone(chromium, demo, window):
+    phone = {"viewport": {"width": 360, "height": 640}, "is_mobile": True, "has_touch": True}
+
+    def fits(tab):
+        return tab.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [360, 360]
+
+    door = chromium.tab(base_url=demo.url, **phone)
+    door.goto("/")
+    expect(door.get_by_role("button", name=PEOPLE["Luis"])).to_be_in_viewport()
+    assert fits(door)
+    mio, ada = window("Mio", **phone), window("Ada", **phone)
+    ada.goto(make_room(mio, LONG, LONG * 2))
+    write(ada, LONG * 5)
+    expect(texts(mio)).to_have_count(1)
+    for name in ("Message", "Send", "All rooms", "Delete room"):
+        expect(mio.get_by_label(name, exact=True).or_(mio.get_by_role("button", name=name)).first).to_be_in_viewport(
+            ratio=1
+        )
+    assert fits(mio)
+    mio.get_by_role("button", name="Delete room").click()
+    for button in ("Keep it", "Delete room"):
+        expect(mio.get_by_role("dialog").get_by_role("button", name=button)).to_be_in_viewport(ratio=1)
+    assert fits(mio)
+    luis = window("Luis", **phone)
+    expect(luis.locator(".card", has_text=LONG)).to_have_count(1)
+    assert fits(luis)
+    mio.get_by_role("dialog").get_by_role("button", name="Delete room").click()
+    expect(ada.get_by_role("alert")).to_contain_text("is gone")
+    assert fits(ada)
+
+
+def test_ctrl_c_ends_the_command_while_people_are_in_a_room(window, demo):
+    mio = window("Mio")
+    ada = window("Ada", make_room(mio, "The end"))
+    write(mio, "here")
+    expect(texts(ada)).to_have_text("here")
+    assert demo.sigint() < 2
+    assert demo.process.returncode == 0
+    assert demo.log().endswith("Closed.\n")
+    # Nothing that people did in any test was an error to it.
+    assert "Traceback" not in demo.log()
+    for tab in (mio, ada):
+        expect(tab.locator(".connection")).to_have_text("Reconnecting…")
