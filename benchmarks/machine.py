@@ -82,6 +82,27 @@ def wait_for_calm(seconds: float, busy: float = 0.15) -> bool:
             return False
 
 
+class Spare:
+    """A budget of seconds, spent within `with` blocks."""
+
+    def __init__(self, seconds: float) -> None:
+        """Begin with this many seconds."""
+        self._left = seconds
+        self._since = 0.0
+
+    def __enter__(self) -> None:
+        """Begin to spend."""
+        self._since = time.monotonic()
+
+    def __exit__(self, *exception: object) -> None:
+        """Stop spending."""
+        self._left -= time.monotonic() - self._since
+
+    def left(self) -> float:
+        """Return the seconds that are left, 0 when there are none."""
+        return max(0.0, self._left)
+
+
 class Others:
     """How many cores other programs used since this began (children still running count as others)."""
 

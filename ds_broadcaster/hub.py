@@ -143,6 +143,7 @@ class Hub:
 
         if self.closing:
             connection.end(self._goodbye(), clean=False)
+            return b""
         reached = opening.granted if opening.gaps else opening.cursor
         for channel in connection.channels:
             async with channel.subscribing:
@@ -153,6 +154,7 @@ class Hub:
                 if command.concerns(user):
                     connection.end()
                     self.close(connection, grace=False)
+                    return b""
         missed: list[tuple[int, bytes]] = []
         if reached > opening.cursor:
             # One of the channels begins later: the broker's history fills what is between, for all of them alike,

@@ -201,22 +201,18 @@ def test_presence_shows_everybody_and_a_reload_does_not_flicker(window):
     assert not seen[-1]["Luis"]
 
 
-def test_typing_is_seen_by_the_others_until_the_message_is_sent(window):
+def test_typing_and_pointers_are_seen_by_the_others_alone(window):
     mio = window("Mio")
-    ada = window("Ada", make_room(mio, "Typing"))
+    ada = window("Ada", make_room(mio, "At once"))
+    # Everybody is sent the same; one's own is hidden.
     ada.get_by_label("Message", exact=True).press_sequentially("Hm")
     expect(mio.locator(".typist")).to_have_text("Ada is typing")
-    # Everybody is sent the same; one's own is hidden.
     expect(ada.locator(".typist")).to_have_count(1)
     expect(ada.locator(".typist")).to_be_hidden()
     ada.keyboard.press("Enter")
     expect(texts(mio)).to_have_text("Hm")
     expect(mio.locator(".typist")).to_have_count(0)
 
-
-def test_the_others_pointers_move_and_ones_own_is_hidden(window):
-    mio = window("Mio")
-    ada = window("Ada", make_room(mio, "Pointers"))
     stage = ada.locator(".stage").bounding_box()
     seen, own = (tab.locator(".pointer", has_text="Ada") for tab in (mio, ada))
     for part in (0.25, 0.75):
