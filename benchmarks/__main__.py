@@ -10,7 +10,7 @@ from .machine import HERE, CannotMeasure, compile_tool, describe
 from .report import judged, table, versions, write_json
 from .servers import SERVERS
 from .targets import Results, verdicts
-from .workloads import WORKLOADS, Size
+from .workloads import CALM, WORKLOADS, Size
 
 
 def main() -> int:
@@ -49,6 +49,8 @@ def main() -> int:
         return 130
     judgement = verdicts(results)
     print(judged(judgement))
+    if count := sum(row["others"] > CALM for rows in results.values() for row in rows):
+        print(f"\n{count} measurements were disturbed by other programs (see `others`): run again when it is calm")
     write_json(options.json, results, judgement, options.short)
     print(f"\nfigures in {options.json}")
     # A promise that could not be measured is not kept, unless that was asked for.

@@ -32,9 +32,6 @@ TINY_HISTORY = {"max_events": 4, "max_age": 20, "max_bytes": 2000, "max_total_by
 # A chunk of this size holds two or three of the events below.
 TINY_READ = 256
 
-# See plain_is_wrong below.
-PLAIN_STREAMS_END_IN_SILENCE = False
-
 channels = st.sampled_from(CHANNELS)
 users = st.sampled_from(USERS)
 kinds = st.sampled_from(KINDS)
@@ -129,8 +126,6 @@ class HubMachine(RuleBasedStateMachine):
         data=st.data(),
     )
     def connect_while_things_happen_before_it_opens(self, names, user, kind, first, end, then, data):
-        if not PLAIN_STREAMS_END_IN_SILENCE and kind.startswith("plain"):
-            end = None
         back = data.draw(st.integers(0, min(2, self.broker.sequence())))
 
         def happen():

@@ -226,10 +226,11 @@ def test_every_verb_has_an_async_twin(live, channel, call):
     assert not {channel, f"{channel}-new"} & set(call("get_channels"))
 
 
-def test_a_management_shell_can_send_without_an_error(django_db_setup):
+def test_a_management_shell_can_send_and_is_told_once_that_it_reaches_nobody(django_db_setup):
     code = """
 from ds_broadcaster import broadcast
 broadcast("a", "<p id=b></p>")
+broadcast.signals("a", {"b": 1})
 broadcast.kill("a")
 print(broadcast.get_channels(), broadcast.get_users("a"))
 """
@@ -242,6 +243,8 @@ print(broadcast.get_channels(), broadcast.get_users("a"))
         check=False,
     )
     assert (shell.returncode, shell.stdout.strip().splitlines()[-1]) == (0, "[] []"), shell.stderr
+    assert shell.stderr.count("this process serves no pages") == 1
+    assert "Traceback" not in shell.stderr
 
 
 def test_connect_under_wsgi_says_what_to_do():
