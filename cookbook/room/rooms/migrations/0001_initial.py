@@ -1,4 +1,3 @@
-# ruff: noqa: RUF012 (a migration is made of lists)
 import django.db.models.deletion
 import django.utils.timezone
 from django.conf import settings
