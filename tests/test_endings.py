@@ -12,8 +12,6 @@ import pytest
 from tests.harness import MODES, SERVERS
 from tests.live import BARE, FULL, begun, numbers, open_many, told_of_a_gap, until
 
-# Seconds from the signal to the process' end.
-LIMIT = 2.0
 STREAMS = 200
 EVERY_SERVER = [f"{kind}/{mode}" for kind in SERVERS for mode in MODES]
 # What a plain answer of a server that closes looks like in its log, and is none of ours.
@@ -35,6 +33,11 @@ def start(start_server):
         return start_server(kind, mode, settings=BARE, **options)
 
     return start
+
+
+def limit():
+    """Return the seconds from the signal to the process' end: two, and more where others use the machine too."""
+    return 2.0 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def open_streams(server, channel, count=STREAMS):
@@ -61,11 +64,11 @@ def stalled_client(server, channel):
     return client
 
 
-def check_ends(clients, within=LIMIT):
+def check_ends(clients):
     """Every client was told when to return, at different times, and is one of those that do return."""
     for client in clients:
         # Without HTTP's last chunk: to every retry mode of the Datastar client that is an error, so it returns.
-        assert client.wait_end(within) == "cut"
+        assert client.wait_end(limit()) == "cut"
         assert 1000 <= client.retry <= 5000
     if len(clients) >= 50:
         assert len({client.retry for client in clients}) > len(clients) / 2
@@ -85,7 +88,7 @@ def test_sigterm_ends_the_server_and_its_clients_are_to_return(start, channel, n
     clients = open_streams(server, channel)
     with stalled_client(server, f"{channel}-stalled") if parts_from_stalled_clients(name) else nullcontext():
         server.burst(channel, 20)
-        assert server.sigterm() < LIMIT
+        assert server.sigterm() < limit()
     check_ends(clients)
     # What was sent right before arrives first.
     assert all(numbers(client) == list(range(20)) for client in clients)
@@ -96,7 +99,7 @@ def test_sigterm_ends_the_server_and_its_clients_are_to_return(start, channel, n
 def test_ctrl_c_ends_the_server_and_its_clients_are_to_return(start, channel, name):
     server = start(name)
     clients = open_streams(server, channel, 20)
-    assert server.sigint() < LIMIT
+    assert server.sigint() < limit()
     check_ends(clients)
     check_log(server)
 
@@ -109,7 +112,7 @@ def test_a_thousand_streams_and_a_stalled_one_end_in_time(start, channel, mode):
     server = start(f"uvicorn-httptools/{mode}")
     clients = open_streams(server, channel, 1000)
     with stalled_client(server, f"{channel}-stalled") as stalled:
-        assert server.sigterm() < LIMIT
+        assert server.sigterm() < limit()
         stalled.resume()
         assert stalled.wait_end() in ("cut", "reset")
     check_ends(clients)
@@ -121,7 +124,7 @@ def test_workers_end_in_time(start, channel, mode):
     server = start(f"uvicorn-httptools/{mode}", args=["--workers=2"])
     # Which worker takes a connection is chance: with this many each has some.
     clients = open_many(60, lambda number: server.connect(channel, wait=False))
-    assert server.sigterm() < LIMIT
+    assert server.sigterm() < limit()
     check_ends(clients)
     check_log(server)
 
@@ -143,7 +146,7 @@ def test_a_reloader_restarts_the_server_the_pages_come_back_and_it_ends_in_time(
     assert server.facts()["pid"] != pid
     assert time.monotonic() - begin < 8
     clients = open_streams(server, channel, 20)
-    assert server.sigterm() < LIMIT
+    assert server.sigterm() < limit()
     check_ends(clients)
     check_log(server)
 
@@ -160,7 +163,7 @@ def test_a_worker_that_has_served_its_requests_ends_in_time(start, channel, mode
     except OSError:
         pass  # It has had its requests.
     server.process.wait(10)
-    assert time.monotonic() - begin < LIMIT + 0.5
+    assert time.monotonic() - begin < limit() + 0.5
     check_ends(clients)
     check_log(server)
 
@@ -217,7 +220,7 @@ def test_while_it_closes_a_server_sends_new_streams_elsewhere(start, channel, na
         assert b"about to stop" in answer.read()
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", server.port), 5)
-        server.process.wait(LIMIT)
+        server.process.wait(limit())
 
 
 @each_mode
