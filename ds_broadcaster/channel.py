@@ -25,13 +25,21 @@ class Chunk:
     `message` is the ASGI message that carries the bytes; `more` tells that still more is waiting behind it.
     """
 
-    __slots__ = ("cursor", "message", "more", "presence_at")
+    __slots__ = ("_wire", "cursor", "message", "more", "presence_at")
 
     def __init__(self, body: bytes, cursor: int, presence_at: float, more: bool) -> None:
         self.message: dict[str, Any] = {"type": "http.response.body", "body": body, "more_body": True}
         self.cursor = cursor
         self.presence_at = presence_at
         self.more = more
+        self._wire = b""
+
+    def wire(self) -> bytes:
+        """Return the bytes as HTTP/1.1 chunked encoding has them on the wire; framed once for all."""
+        if not self._wire:
+            body = self.message["body"]
+            self._wire = b"%x\r\n%b\r\n" % (len(body), body)
+        return self._wire
 
 
 class Channel:

@@ -52,6 +52,15 @@ def is_driveable(send: Any) -> bool:
     return _module(_owner(send)) in DRIVEABLE
 
 
+def chunked_cycle(send: Any) -> Any:
+    """Return uvicorn's state of a response that httptools serves, None for all others."""
+    owner = _owner(send)
+    known = _module(owner) == "uvicorn" and all(
+        hasattr(owner, name) for name in ("chunked_encoding", "flow", "disconnected", "response_complete", "transport")
+    )
+    return owner if known else None
+
+
 def find_transport(send: Any, scope: Any) -> asyncio.Transport | None:
     """Return the transport that carries this stream and nothing else, where it can be reached.
 
