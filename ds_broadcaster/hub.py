@@ -99,7 +99,9 @@ class Hub:
         self._incoming.append((channel, sequence, item))
         if not self._flush_is_due:
             self._flush_is_due = True
-            self.soon(self._flush)
+            # A turn later than need be: whoever sends a burst from a thread gets on with it meanwhile, and what
+            # would have been a write for its first event and one for the rest is one.
+            self.soon(self.loop.call_soon, self._flush)
 
     def throttle(self) -> None:
         if len(self._incoming) > BACKLOG and threading.get_ident() != self._thread:
