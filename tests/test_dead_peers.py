@@ -16,6 +16,8 @@ CLONE_NEWNET = 0x40000000
 # Seconds from the cut until nobody is listed any more.
 LIMIT = 15
 
+pytestmark = pytest.mark.slow
+
 
 class Cable:
     """A network namespace at the end of a cable that can be pulled; the host stands at `host`."""

@@ -14,6 +14,8 @@ from tests.live import BARE, FULL, numbers, open_many, told_of_a_gap, until
 
 each_mode = pytest.mark.parametrize("mode", MODES)
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def start(start_server):
