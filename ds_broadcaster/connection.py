@@ -6,7 +6,6 @@ loop.
 
 import asyncio
 import math
-import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +23,6 @@ Receive = Callable[[], Awaitable[Message]]
 STALL_LIMIT = 30
 # Seconds. The log of a burst is held for a client that is still taking it, not for one that has stopped.
 KEEPING_UP = 2
-
-EAGER_TASKS = sys.version_info >= (3, 12)
 
 
 class Connection:

@@ -99,8 +99,7 @@ class Hub:
         self._incoming.append((channel, sequence, item))
         if not self._flush_is_due:
             self._flush_is_due = True
-            # A turn later than need be: whoever sends a burst from a thread gets on with it meanwhile, and what
-            # would have been a write for its first event and one for the rest is one.
+            # A turn later than need be: a burst from a thread is one write then, not one for its first event too.
             self.soon(self.loop.call_soon, self._flush)
 
     def throttle(self) -> None:
@@ -213,9 +212,8 @@ class Hub:
 
     def _goodbye(self) -> bytes:
         """Return what tells a client when to come back: the more there are, the more time they share."""
-        return retry_frame(
-            random.randint(RETRY_AFTER_SHUTDOWN, RETRY_AFTER_SHUTDOWN + min(500 + 4 * self.pulse.count, 4000))
-        )
+        spread = min(500 + 4 * self.pulse.count, 4000)
+        return retry_frame(RETRY_AFTER_SHUTDOWN + random.randint(0, spread))
 
     # Events.
 

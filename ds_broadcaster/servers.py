@@ -81,7 +81,7 @@ def find_transport(send: Any, scope: Any) -> asyncio.Transport | None:
             if getattr(protocol, "scope", None) is scope:
                 transport = getattr(protocol, "transport", None)
                 break
-    return transport if isinstance(transport, asyncio.Transport) or hasattr(transport, "abort") else None
+    return transport if hasattr(transport, "abort") else None
 
 
 def notice_dead_peers(transport: asyncio.Transport, *, user_timeout: float = USER_TIMEOUT) -> None:
