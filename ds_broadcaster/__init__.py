@@ -1,8 +1,44 @@
 """Make Django pages live: `from ds_broadcaster import broadcast`."""
 
-from .broadcaster import Broadcaster
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .broadcaster import broadcast
 from .exceptions import BroadcasterError, BrokerUnavailable, EventTooLarge
 
-__all__ = ["BroadcasterError", "BrokerUnavailable", "EventTooLarge", "broadcast"]
+if TYPE_CHECKING:
+    from .bindings import bind_broadcasts
+    from .models import BroadcastOnSave
+    from .saves import broadcast_saved, suppress_broadcasts
+    from .views import BroadcastChannelView
 
-broadcast = Broadcaster()
+__all__ = [
+    "BroadcastChannelView",
+    "BroadcastOnSave",
+    "BroadcasterError",
+    "BrokerUnavailable",
+    "EventTooLarge",
+    "bind_broadcasts",
+    "broadcast",
+    "broadcast_saved",
+    "suppress_broadcasts",
+]
+
+# Django imports this package before it knows any model or setting; these need both, and wait until somebody asks.
+_LATE = {
+    "BroadcastChannelView": "views",
+    "BroadcastOnSave": "models",
+    "bind_broadcasts": "bindings",
+    "broadcast_saved": "saves",
+    "suppress_broadcasts": "saves",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,8 +13,10 @@ class DsBroadcasterConfig(AppConfig):
         from .brokers.memory import notice_request
         from .checks import check_asgi, check_settings, check_workers
         from .conf import forget_settings
+        from .revocation import watch_users
 
         setting_changed.connect(forget_settings)
+        watch_users()
         request_started.connect(notice_request)
         for check in (check_settings, check_asgi, check_workers):
             checks.register(check)

@@ -6,10 +6,11 @@ from typing import cast
 
 from django.core.asgi import get_asgi_application as get_django_application
 
-from .connection import Message, Receive, Send
+from .connection import Message, Origin, Receive, Send
 from .exceptions import Gap
 from .handoff import HandoffConnection
-from .response import HANDOFF_HEADER, SCOPE_KEY, Stream
+from .opening import HANDOFF_HEADER, SCOPE_KEY
+from .response import Stream
 
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
@@ -40,6 +41,7 @@ class HandoffApplication:
             if stream is not None:
                 hub = stream.get_hub()
                 connection = HandoffConnection(hub, stream.opening.user_id, send, scope)
+                connection.origin = Origin(self.application, scope)
                 try:
                     frames = await hub.open(connection, stream.opening)
                     connection.start(frames)

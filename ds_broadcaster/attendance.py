@@ -4,6 +4,8 @@ import logging
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+from django.dispatch import Signal
+
 from . import signals
 from .channel import Channel, PresenceCallback
 from .sse import check_size, encode_fragment
@@ -28,6 +30,19 @@ class Attendance:
         self._hub = hub
         self._number = 0
 
+    def joined(self, channel: Channel, user: Any) -> None:
+        """Tell whoever wants to know that a user came."""
+        self._tell(signals.user_joined, channel, user, True)
+
+    def left(self, channel: Channel, user: Any) -> None:
+        """Tell whoever wants to know that a user is gone."""
+        self._tell(signals.user_left, channel, user, False)
+
+    def _tell(self, signal: Signal, channel: Channel, user: Any, came: bool) -> None:
+        self._hub.signal(signal, channel, user)
+        if channel.attendance_hook is not None:
+            self._hub.workers.call(channel.attendance_hook, channel.name, user, came)
+
     def expect_leaves(self, channel: Channel) -> None:
         """See to it that the graces on a channel end in time."""
         due = channel.roster.next_expiry()
@@ -37,7 +52,7 @@ class Attendance:
     def _expire(self, channel: Channel) -> None:
         channel.expiry = None
         for user in channel.roster.expire(self._hub.now() + CLOCK_SLACK):
-            self._hub.signal(signals.user_left, channel, user)
+            self.left(channel, user)
             self.changed(channel)
         self.expect_leaves(channel)
         self._hub.retire(channel)

@@ -3,16 +3,14 @@
 import asyncio
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponseBase
-from django.template.loader import render_to_string
-from pydantic import BaseModel
 
-from .brokers import Broker, Command, create_broker
-from .channel import PresenceCallback
+from .brokers import EVERYWHERE, Broker, Command, create_broker
+from .channel import AttendanceHook, PresenceCallback
 from .conf import get_settings
 from .grant import (
     SnapshotCallback,
@@ -20,24 +18,23 @@ from .grant import (
     check_asgi,
     check_callback,
     come_back,
+    is_recheck,
     opening_of,
     snapshot_of,
     user_id_of,
     user_pk,
 )
-from .hub import Hub, Opening
+from .hub import Hub
 from .ids import channel_name, channel_names
-from .response import SCOPE_KEY, BroadcastResponse, Stream
-from .sse import check_size, encode_elements, encode_remove, encode_signals
+from .opening import SCOPE_KEY, Opening
+from .response import BroadcastResponse, Stream
+from .sending import Sender
 
 if TYPE_CHECKING:
-    from django.db.models import Model
-
-    ChannelLike = str | Model
-    Signals = Mapping[str, Any] | BaseModel
+    from .sending import ChannelLike
 
 
-class Broadcaster:
+class Broadcaster(Sender):
     """Send to channels, open streams, see who is there.
 
     The verbs may be called from any thread: views, on_commit hooks, background jobs, shells. Each one that may
@@ -50,89 +47,6 @@ class Broadcaster:
         self._hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
         self._declared: dict[str, PresenceCallback | None] = {}
         os.register_at_fork(after_in_child=self._forget)
-
-    # Sending.
-
-    def __call__(self, channel: "ChannelLike", html: str) -> None:
-        """Send HTML: each of its elements replaces the one with the same id."""
-        self.elements(channel, html)
-
-    def elements(
-        self,
-        channel: "ChannelLike",
-        html: str,
-        selector: str | None = None,
-        mode: str | None = None,
-        *,
-        namespace: str | None = None,
-        use_view_transition: bool = False,
-    ) -> None:
-        """Send HTML to patch into the page.
-
-        `selector` says where and `mode` how ("outer", "inner", "replace", "prepend", "append", "before", "after",
-        "remove"); `namespace` is "html", "svg" or "mathml". Raises ValueError and TypeError for what the client
-        could not apply, EventTooLarge, and BrokerUnavailable.
-        """
-        payload = encode_elements(html, selector, mode, namespace=namespace, use_view_transition=use_view_transition)
-        self._publish(channel, payload)
-
-    async def aelements(
-        self,
-        channel: "ChannelLike",
-        html: str,
-        selector: str | None = None,
-        mode: str | None = None,
-        *,
-        namespace: str | None = None,
-        use_view_transition: bool = False,
-    ) -> None:
-        """See elements()."""
-        payload = encode_elements(html, selector, mode, namespace=namespace, use_view_transition=use_view_transition)
-        await self._apublish(channel, payload)
-
-    def signals(self, channel: "ChannelLike", signals: "Signals", *, only_if_missing: bool = False) -> None:
-        """Send signals, a dict or a pydantic model; with `only_if_missing` those that the page has are left alone."""
-        self._publish(channel, encode_signals(signals, only_if_missing=only_if_missing))
-
-    async def asignals(self, channel: "ChannelLike", signals: "Signals", *, only_if_missing: bool = False) -> None:
-        """See signals()."""
-        await self._apublish(channel, encode_signals(signals, only_if_missing=only_if_missing))
-
-    def remove(self, channel: "ChannelLike", selector: str) -> None:
-        """Remove every element that the selector matches."""
-        self._publish(channel, encode_remove(selector))
-
-    async def aremove(self, channel: "ChannelLike", selector: str) -> None:
-        """See remove()."""
-        await self._apublish(channel, encode_remove(selector))
-
-    def template(
-        self,
-        channel: "ChannelLike",
-        template_name: str | Sequence[str],
-        context: Mapping[str, Any] | None = None,
-        selector: str | None = None,
-        mode: str | None = None,
-        *,
-        request: HttpRequest | None = None,
-    ) -> None:
-        """Render a template and send it as elements(); everybody on the channel gets what `request` may show."""
-        html = render_to_string(template_name, dict(context or {}), request)
-        self.elements(channel, html, selector, mode)
-
-    async def atemplate(
-        self,
-        channel: "ChannelLike",
-        template_name: str | Sequence[str],
-        context: Mapping[str, Any] | None = None,
-        selector: str | None = None,
-        mode: str | None = None,
-        *,
-        request: HttpRequest | None = None,
-    ) -> None:
-        """See template(); renders in a thread, where templates may use the ORM."""
-        html = await sync_to_async(render_to_string)(template_name, dict(context or {}), request)
-        await self.aelements(channel, html, selector, mode)
 
     def cursor(self) -> str:
         """Return the id of now.
@@ -213,12 +127,7 @@ class Broadcaster:
 
         Raises ImproperlyConfigured under WSGI.
         """
-        opening = self._opening(channel, request, presence_callback, snapshot_callback)
-        if self.is_closing():
-            return come_back()
-        user_id = user_id_of(request)
-        snapshot = snapshot_of(snapshot_callback, request, opening)
-        return self._respond(request, opening._replace(user_id=user_id, snapshot=snapshot))
+        return self.grant(channel, request, presence_callback=presence_callback, snapshot_callback=snapshot_callback)
 
     async def aconnect(
         self,
@@ -234,9 +143,41 @@ class Broadcaster:
             return come_back()
         user_id = await auser_id_of(request)
         snapshot = b""
-        if opening.gaps and snapshot_callback is not None:
+        if opening.gaps and snapshot_callback is not None and not is_recheck(request):
             snapshot = await sync_to_async(snapshot_of)(snapshot_callback, request, opening)
         return self._respond(request, opening._replace(user_id=user_id, snapshot=snapshot))
+
+    def grant(
+        self,
+        channel: "ChannelLike | Sequence[ChannelLike]",
+        request: HttpRequest,
+        *,
+        presence_callback: PresenceCallback | None = None,
+        snapshot_callback: SnapshotCallback | None = None,
+        attendance_hook: AttendanceHook | None = None,
+        recheck_interval: float | None = None,
+    ) -> HttpResponseBase:
+        """See connect(); takes what a channel view may say beside it."""
+        opening = self._opening(channel, request, presence_callback, snapshot_callback)
+        if self.is_closing():
+            return come_back()
+        opening = opening._replace(
+            user_id=user_id_of(request), attendance_hook=attendance_hook, recheck_interval=recheck_interval
+        )
+        if snapshot_callback is not None and not is_recheck(request):
+            opening = opening._replace(snapshot=snapshot_of(snapshot_callback, request, opening))
+        return self._respond(request, opening)
+
+    def recheck(self, channel: "ChannelLike | None" = None, user_id: Any = None) -> None:
+        """Ask again whether streams are still allowed: of a channel, of a user, of both, or all of them.
+
+        Each stream's request runs through Django once more, in the background. A stream that is refused now ends.
+        """
+        self._broker.command(*self._recheck(channel, user_id))
+
+    async def arecheck(self, channel: "ChannelLike | None" = None, user_id: Any = None) -> None:
+        """See recheck()."""
+        await self._broker.acommand(*self._recheck(channel, user_id))
 
     def is_closing(self) -> bool:
         """Tell whether the server that runs here is about to stop."""
@@ -261,16 +202,14 @@ class Broadcaster:
         opening = opening_of(self._broker, channel_names(channel), request)
         return opening._replace(presence_callback=presence_callback)
 
+    def _recheck(self, channel: "ChannelLike | None", user_id: Any) -> tuple[str, Command]:
+        name = EVERYWHERE if channel is None else channel_name(channel)
+        return name, Command("recheck", None if user_id is None else user_pk(user_id))
+
     def _respond(self, request: HttpRequest, opening: Opening) -> HttpResponseBase:
         scope = request.scope  # type: ignore[attr-defined]
         stream = None if request.method == "HEAD" else Stream(self._hub, opening, scope)
         return BroadcastResponse(stream, scope.get(SCOPE_KEY))
-
-    def _publish(self, channel: "ChannelLike", payload: bytes) -> None:
-        self._broker.publish(channel_name(channel), check_size(payload, get_settings().max_event_bytes))
-
-    async def _apublish(self, channel: "ChannelLike", payload: bytes) -> None:
-        await self._broker.apublish(channel_name(channel), check_size(payload, get_settings().max_event_bytes))
 
     @property
     def _broker(self) -> Broker:
@@ -296,3 +235,6 @@ class Broadcaster:
         self._created_broker = None
         self._hubs = {}
         self._declared = {}
+
+
+broadcast = Broadcaster()

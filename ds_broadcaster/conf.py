@@ -19,6 +19,8 @@ EXAMPLES = {
     "PRESENCE_INTERVAL": "0.25 (seconds, more than 0)",
     "RECHECK_INTERVAL": "300 (seconds, more than 0)",
     "MAX_EVENT_BYTES": "1_048_576 (bytes, more than 0)",
+    "LANGUAGE": '"en" (a language code; without it, the language that is active when a model is saved)',
+    "TOKEN_MAX_AGE": "86_400 (seconds, more than 0)",
     "DATASTAR_URL": '"https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.4/bundles/datastar.js"',
 }
 
@@ -59,6 +61,8 @@ class Settings(_Strict):
     presence_interval: PositiveFloat = 0.25
     recheck_interval: PositiveFloat = 300
     max_event_bytes: PositiveInt = 1 << 20
+    language: str | None = Field(None, min_length=1)
+    token_max_age: PositiveFloat = 86_400
     datastar_url: str = Field(
         "https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.4/bundles/datastar.js", min_length=1
     )

@@ -7,7 +7,7 @@ loop.
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .channel import Channel, Chunk, merged_chunk
 from .servers import notice_dead_peers
@@ -25,6 +25,13 @@ STALL_LIMIT = 30
 KEEPING_UP = 2
 
 
+class Origin(NamedTuple):
+    """The request that was granted a stream, and the ASGI application that answered it."""
+
+    application: Callable[[Message, Receive, Send], Awaitable[None]]
+    scope: Message
+
+
 class Connection:
     """What both kinds share: where the client stands and what comes next."""
 
@@ -34,11 +41,15 @@ class Connection:
         "busy",
         "channels",
         "cursor",
+        "element",
         "ending",
         "granted",
         "hub",
+        "origin",
         "presence_at",
+        "recheck",
         "slot",
+        "tab",
         "transport",
         "until",
         "user_id",
@@ -59,6 +70,12 @@ class Connection:
         # Once set, only what was published up to `until` and these last bytes go out. The flag: a clean end?
         self.ending: tuple[bytes, bool] | None = None
         self.until = 0
+        # What {% broadcast_connect %} tells: the tab that the stream is for, and the element that carries it.
+        self.tab: str | None = None
+        self.element: str | None = None
+        # The request that was granted the stream, and when it is asked again.
+        self.origin: Origin | None = None
+        self.recheck: asyncio.TimerHandle | None = None
         # The newest sequence when the view granted the stream: no command from before concerns it.
         self.granted = 0
         if transport is not None:
@@ -67,11 +84,11 @@ class Connection:
     def next_chunk(self) -> Chunk | None:
         """Return what to write next and move the cursor there; raises Gap when the client is too far behind."""
         if self.ending is not None:
-            chunk = merged_chunk(self.channels, self.cursor, math.inf, self.until)
-        elif len(self.channels) == 1:
+            chunk = merged_chunk(self.channels, self.cursor, math.inf, self.until, self.tab)
+        elif len(self.channels) == 1 and not self.channels[0].leaves_out(self.tab, self.cursor):
             chunk = self.channels[0].next_chunk(self.cursor, self.presence_at)
         else:
-            chunk = merged_chunk(self.channels, self.cursor, self.presence_at)
+            chunk = merged_chunk(self.channels, self.cursor, self.presence_at, tab=self.tab)
         if chunk is not None:
             self.cursor = chunk.cursor
             self.presence_at = chunk.presence_at

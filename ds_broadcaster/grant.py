@@ -1,5 +1,6 @@
 """Who gets what: the arguments of connect() and disconnect(), and where a granted stream begins."""
 
+import re
 from collections.abc import Callable
 from inspect import iscoroutinefunction
 from typing import Any
@@ -9,13 +10,18 @@ from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperatio
 from django.http import HttpRequest, HttpResponse
 
 from .brokers import Broker
-from .hub import Opening
+from .opening import RECHECK_KEY, Opening
 from .sse import Fragment, encode_fragment
+from .tabs import tab_of
 
 SnapshotCallback = Callable[[HttpRequest, str], Fragment]
 
 # The query parameter that carries broadcast.cursor() from a rendered page to its stream.
 CURSOR_PARAMETER = "cursor"
+# And the one that carries the id of the element that opens the stream.
+ELEMENT_PARAMETER = "element"
+
+_ELEMENT_ID = re.compile(r"[A-Za-z][0-9A-Za-z_-]{0,63}", re.ASCII)
 
 
 def check_asgi(request: HttpRequest) -> None:
@@ -48,13 +54,25 @@ def opening_of(broker: Broker, channels: tuple[str, ...], request: HttpRequest) 
         gaps = frozenset(name for name in channels if not broker.covers(name, cursor))
     if cursor is None or len(gaps) == len(channels):
         cursor = granted
-    return Opening(channels, None, cursor, granted, gaps, b"", None)
+    element = request.GET.get(ELEMENT_PARAMETER, "")
+    return Opening(
+        channels,
+        None,
+        cursor,
+        granted,
+        gaps,
+        tab=tab_of(request),
+        element=element if _ELEMENT_ID.fullmatch(element) else None,
+    )
 
 
-def snapshot_of(callback: SnapshotCallback | None, request: HttpRequest, opening: Opening) -> bytes:
+def is_recheck(request: HttpRequest) -> bool:
+    """Tell whether this request only asks whether it would still be granted its stream."""
+    return RECHECK_KEY in request.scope  # type: ignore[attr-defined]
+
+
+def snapshot_of(callback: SnapshotCallback, request: HttpRequest, opening: Opening) -> bytes:
     """Render what stands for the missing events, for each channel that misses some."""
-    if callback is None:
-        return b""
     return b"".join(encode_fragment(callback(request, name)) for name in opening.channels if name in opening.gaps)
 
 

@@ -10,21 +10,25 @@ import random
 import threading
 from collections import deque
 from collections.abc import Awaitable
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.dispatch import Signal
 
 from . import signals
 from .attendance import Attendance
-from .brokers import Broker, Command
+from .brokers import EVERYWHERE, Broker, Command
 from .channel import Channel, PresenceCallback
 from .conf import Settings
 from .connection import Connection
+from .duplicates import Duplicates
 from .ids import format_id
 from .log import Log
+from .opening import Opening
+from .orders import Orders
 from .pulse import Pulse
+from .rechecks import Rechecks
 from .servers import before_shutdown
-from .sse import hello_frame, retry_frame
+from .sse import hello_frame, live_frame, retry_frame, split_left_out, without_content
 from .workers import Workers
 
 logger = logging.getLogger("ds_broadcaster")
@@ -38,22 +42,6 @@ SHUTDOWN_PATIENCE = 0.5
 # Events that may wait for the loop before a publisher in another thread has to wait, and how many seconds.
 BACKLOG = 2000
 BACKLOG_WAIT = 1.0
-
-
-class Opening(NamedTuple):
-    """What a view grants: for whom, and where on each of its channels the stream begins.
-
-    `cursor` is where the client is; channels in `gaps` cannot serve it from there and begin at `granted`, the
-    newest sequence at that moment. `snapshot` is sent in place of what is missing.
-    """
-
-    channels: tuple[str, ...]
-    user_id: Any
-    cursor: int
-    granted: int
-    gaps: frozenset[str]
-    snapshot: bytes
-    presence_callback: PresenceCallback | None
 
 
 class Hub:
@@ -86,7 +74,10 @@ class Hub:
         self._tasks: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
         self.pulse = Pulse(self, settings.heartbeat_interval)
-        self._attendance = Attendance(self)
+        self.rechecks = Rechecks(self)
+        self.attendance = Attendance(self)
+        self._orders = Orders(self)
+        self._duplicates = Duplicates(self)
         self.head = broker.attach(self)
         before_shutdown(loop, self.shutdown)
 
@@ -131,6 +122,7 @@ class Hub:
         connection.channels = tuple(self._channel(name) for name in opening.channels)
         connection.cursor = opening.cursor
         connection.granted = opening.granted
+        connection.tab, connection.element = opening.tab, opening.element
         self.pulse.add(connection)
         user = opening.user_id
         for channel in connection.channels:
@@ -138,9 +130,13 @@ class Hub:
             if opening.presence_callback is not None:
                 channel.presence_callback = opening.presence_callback
             self.signal(signals.connection_opened, channel, user)
+            if opening.attendance_hook is not None:
+                channel.attendance_hook = opening.attendance_hook
             if user is not None and channel.roster.join(user):
-                self.signal(signals.user_joined, channel, user)
-            self._attendance.changed(channel)
+                self.attendance.joined(channel, user)
+            self.attendance.changed(channel)
+        self._duplicates.replace(connection)
+        self.rechecks.watch(connection, opening.recheck_interval)
 
         if self.closing:
             connection.end(self._goodbye(), clean=False)
@@ -152,10 +148,9 @@ class Hub:
                     channel.log = Log(await self.broker.subscribe(channel.name))
             reached = max(reached, channel.log.floor)
             for command in await self.broker.commands(channel.name, opening.granted):
-                if command.concerns(user):
-                    connection.end()
-                    self.close(connection, grace=False)
-                    return b""
+                self._orders.obey_late(connection, command)
+            if connection.ending is not None:
+                return b""
         missed: list[tuple[int, bytes]] = []
         if reached > opening.cursor:
             # One of the channels begins later: the broker's history fills what is between, for all of them alike,
@@ -164,25 +159,30 @@ class Hub:
                 begin = opening.granted if channel.name in opening.gaps else opening.cursor
                 missed += await self.broker.read(channel.name, begin)
             missed = sorted(event for event in missed if event[0] <= reached)
+            split = [(sequence, *split_left_out(frame)) for sequence, frame in missed]
+            missed = [(s, f if tab is None or tab != opening.tab else without_content(f)) for s, f, tab in split]
         connection.cursor = reached
         hello = hello_frame(
             format_id(self.broker.epoch, opening.cursor), random.randint(*RETRY), gap=bool(opening.gaps)
         )
-        return b"".join([hello, opening.snapshot, *(frame for _, frame in missed)])
+        live = live_frame() if opening.element is not None else b""
+        return b"".join([hello, live, opening.snapshot, *(frame for _, frame in missed)])
 
     def close(self, connection: Connection, *, grace: bool = True) -> None:
         """Take a connection off its channels; its user stays online for the grace, unless told otherwise."""
         if not self.pulse.remove(connection):
             return
+        self._duplicates.forget(connection)
+        self.rechecks.forget(connection)
         until = self.now() + self.settings.presence_grace if grace and self.settings.presence_grace else None
         for channel in connection.channels:
             del channel.connections[connection]
             user = connection.user_id
             self.signal(signals.connection_closed, channel, user)
             if user is not None and channel.roster.leave(user, until):
-                self.signal(signals.user_left, channel, user)
-            self._attendance.changed(channel)
-            self._attendance.expect_leaves(channel)
+                self.attendance.left(channel, user)
+            self.attendance.changed(channel)
+            self.attendance.expect_leaves(channel)
             self.retire(channel)
         if not self.pulse.count:
             self._empty.set()
@@ -226,13 +226,12 @@ class Hub:
             name, sequence, item = self._incoming.popleft()
             self.head = sequence
             channel = self._channels.get(name)
-            if channel is None:
-                continue
             if isinstance(item, Command):
                 self._pump(changed)
                 changed = {}
-                self._obey(channel, item, sequence)
-            elif channel.append(sequence, item, now):
+                if channel is not None or name == EVERYWHERE:
+                    self._orders.obey(channel, item, sequence)
+            elif channel is not None and channel.append(sequence, item, now):
                 changed[channel] = None
                 self.events += 1
                 self.deliveries += len(channel.connections)
@@ -247,19 +246,6 @@ class Hub:
         for channel in channels:
             if channel.log is not None:
                 channel.log.trim(self.settings.history, self.now(), channel.held())
-
-    def _obey(self, channel: Channel, command: Command, sequence: int) -> None:
-        """Carry out a disconnect or a kill, behind the events that came before it."""
-        for connection in tuple(channel.connections):
-            if connection.granted < sequence and command.concerns(connection.user_id):
-                connection.end()
-                self.close(connection, grace=False)
-        for user in channel.roster.online():
-            # Whoever is still here by grace alone.
-            if command.concerns(user) and channel.roster.dismiss(user):
-                self.signal(signals.user_left, channel, user)
-                self._attendance.changed(channel)
-        self.retire(channel)
 
     def trim(self) -> None:
         """Let go of what has grown too old on channels where nothing happens."""

@@ -10,6 +10,8 @@ import secrets
 from typing import Any
 
 _ID = re.compile(r"([0-9a-z]{1,32})-([0-9]{1,18})", re.ASCII)
+# What a primary key may hold that an id cannot, and what would look like our way of writing it.
+_NOT_IN_IDS = re.compile(r"[^0-9A-Za-z_-]|_(?=[0-9a-f]+_)", re.ASCII)
 _LINE_BREAKERS = re.compile("[\r\n\0]")
 
 
@@ -69,3 +71,20 @@ def channel_names(channels: Any) -> tuple[str, ...]:
     if not names:
         raise ValueError("channel must name at least one channel, got an empty list.")
     return names
+
+
+def dom_id(instance: Any) -> str:
+    """Return the id of the element that shows a model instance: `<app_label>-<model_name>-<pk>`.
+
+    It stands in an `id` attribute and behind a `#` as it is: characters that could not are written as their code
+    between underscores. A proxy shows the same element as its model. Raises ValueError for what is not saved yet, and
+    TypeError for what is no model instance.
+    """
+    meta = getattr(instance, "_meta", None)
+    if meta is None or isinstance(instance, type):
+        raise TypeError(f"dom_id needs a model instance, not {type(instance).__name__} ({instance!r}).")
+    if instance.pk is None:
+        raise ValueError(f"{instance!r} has no primary key yet: save it before it has an id.")
+    meta = meta.concrete_model._meta
+    pk = _NOT_IN_IDS.sub(lambda found: f"_{ord(found[0]):x}_", str(instance.pk))
+    return f"{meta.app_label}-{meta.model_name}-{pk}"

@@ -1,20 +1,19 @@
 """The response that opens a stream: what Django sees of it, and the stream itself in plain mode."""
 
 from collections.abc import AsyncGenerator, Callable
+from functools import cache
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 from django.http import StreamingHttpResponse
 
+from .connection import Message, Origin, Receive, Send
 from .exceptions import Gap
-from .hub import Hub, Opening
+from .hub import Hub
+from .opening import HANDOFF_HEADER, Opening
 from .plain import PlainConnection, StreamCut
-
-# The header by which the wrapper knows a response that it is to take over; it never leaves the process.
-HANDOFF_HEADER = "X-Ds-Broadcaster-Handoff"
-# Where the wrapper keeps the streams of a request, in the ASGI scope.
-SCOPE_KEY = "ds_broadcaster.handoff"
 
 HEADERS = {
     "Content-Type": "text/event-stream",
@@ -39,6 +38,7 @@ class Stream:
         await sync_to_async(_release_connections)()
         hub = self.get_hub()
         connection = PlainConnection(hub, self.opening.user_id, self.scope)
+        connection.origin = Origin(_ask_django, self.scope)
         try:
             frames = await hub.open(connection, self.opening)
             async for part in connection.body(frames):
@@ -57,6 +57,16 @@ class BroadcastResponse(StreamingHttpResponse):
         if stream is not None and handoff is not None:
             self[HANDOFF_HEADER] = token = str(len(handoff))
             handoff[token] = stream
+
+
+@cache
+def _django() -> Any:
+    return ASGIHandler()
+
+
+async def _ask_django(scope: Message, receive: Receive, send: Send) -> None:
+    """Answer a request that is asked again, in plain mode; the first time loads the middleware once more."""
+    await _django()(scope, receive, send)
 
 
 async def _nothing() -> AsyncGenerator[bytes, None]:

@@ -26,6 +26,9 @@ E = TypeVar("E", ElementPatchMode, ElementPatchNamespace)
 # Its overloads know only the combinations that make sense; what does not is refused here, with a reason.
 _generator: Any = ServerSentEventGenerator
 
+# A comment, should a frame ever reach a client with it.
+_LEFT_OUT = b": not for "
+
 _LINE_END = re.compile(r"\r\n|\r|\n")
 # The client throws PatchElementsExpectedSelector for the other modes when there is no selector.
 _MODES_WITHOUT_SELECTOR = {ElementPatchMode.OUTER, ElementPatchMode.REPLACE}
@@ -123,6 +126,35 @@ def check_size(payload: bytes, limit: int) -> bytes:
     return payload
 
 
+def leaving_out(tab: str | None, payload: bytes) -> bytes:
+    """Mark an encoded event as one that this tab is not to get; brokers carry the mark as part of it."""
+    return payload if tab is None else b"%b%b\n%b" % (_LEFT_OUT, tab.encode(), payload)
+
+
+def split_left_out(frame: bytes) -> tuple[bytes, str | None]:
+    """Return a frame as clients may see it, and the tab that is left out."""
+    begin = frame.find(b"\n") + 1
+    if not frame.startswith(_LEFT_OUT, begin):
+        return frame, None
+    end = frame.index(b"\n", begin)
+    return frame[:begin] + frame[end + 1 :], frame[begin + len(_LEFT_OUT) : end].decode()
+
+
+def without_content(frame: bytes) -> bytes:
+    """Return what is left of a frame for somebody who is not to see it: its id."""
+    return frame[: frame.index(b"\n") + 1] + b"\n"
+
+
+def live_frame() -> bytes:
+    """Return what tells a page that its stream is open."""
+    return _LIVE
+
+
+def farewell(element: str | None) -> bytes:
+    """Return the last frames of a stream that is closed for good; they take away the element that would come back."""
+    return b"" if element is None else encode_remove(f"#{element}") + _CLOSED
+
+
 def with_id(event_id: str, payload: bytes) -> bytes:
     """Return the frame of an encoded event: its id comes first."""
     return b"id: %b\n%b" % (event_id.encode(), payload)
@@ -144,6 +176,11 @@ def hello_frame(event_id: str, retry: int, *, gap: bool) -> bytes:
 def retry_frame(retry: int) -> bytes:
     """Return a frame that only sets the client's base retry interval, in milliseconds."""
     return b"retry: %d\n\n" % retry
+
+
+# What {% broadcast_connect %} shows as the state of its stream.
+_LIVE = encode_signals({"_broadcast": "live"})
+_CLOSED = encode_signals({"_broadcast": "closed"})
 
 
 def _choice(argument: str, value: str | None, kind: type[E]) -> E | None:

@@ -1,8 +1,15 @@
-"""What `include("ds_broadcaster.urls")` serves."""
+"""What `include("ds_broadcaster.urls")` serves: the channel views of every installed app, and the inspector."""
 
-from . import broadcast
+from django.utils.module_loading import autodiscover_modules
+
+from .broadcaster import broadcast
 from .inspector import Inspector
+from .routes import routes
 
 app_name = "ds_broadcaster"
 
-urlpatterns = Inspector(broadcast).urlpatterns()
+# Every app is ready when the project's urls are imported, so a module that defines a channel view need not be
+# imported by anybody else.
+autodiscover_modules("views")
+
+urlpatterns = routes.publish(Inspector(broadcast).urlpatterns())

@@ -36,6 +36,10 @@ class Workers:
         if signal.has_listeners(named["sender"]):
             self._sender.submit(_closing_connections, _send, signal, named)
 
+    def call(self, function: Callable[..., Any], *args: Any) -> None:
+        """Call the function behind the signals sent before; what it raises is logged."""
+        self._sender.submit(_closing_connections, _call, function, args)
+
     def close(self) -> None:
         """Render nothing more. Signals about the last streams to close are still sent."""
         self._renderers.shutdown(wait=False, cancel_futures=True)
@@ -45,6 +49,13 @@ def _send(signal: Signal, named: dict[str, Any]) -> None:
     for receiver, result in signal.send_robust(**named):
         if isinstance(result, Exception):
             logger.error("%r failed on a signal about channel %r.", receiver, named["channel"], exc_info=result)
+
+
+def _call(function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    try:
+        function(*args)
+    except Exception:
+        logger.exception("%r failed on channel %r.", function, args[0])
 
 
 def _closing_connections(function: Callable[..., Result], *args: Any) -> Result:

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 import ds_broadcaster
 from ds_broadcaster import BroadcasterError, EventTooLarge, broadcast
 from ds_broadcaster.broadcaster import Broadcaster
-from ds_broadcaster.response import SCOPE_KEY
+from ds_broadcaster.opening import SCOPE_KEY
 from tests.fakes import FakeClient, make_request, make_scope, virtual_world
 from tests.harness.sse import Event, SSEParser
 
@@ -37,6 +37,7 @@ VERBS = [
     "get_users",
     "get_channels",
     "cursor",
+    "recheck",
 ]
 
 
@@ -82,22 +83,32 @@ def test_verb_has_an_async_twin_with_the_same_signature(verb):
 
 
 def test_there_are_no_other_verbs():
-    public = {name for name in vars(Broadcaster) if not name.startswith("_")}
-    assert public == {*VERBS, *(f"a{verb}" for verb in VERBS), "hubs", "is_closing"}
+    public = {name for name in dir(Broadcaster) if not name.startswith("_")}
+    assert public == {*VERBS, *(f"a{verb}" for verb in VERBS), "grant", "hubs", "is_closing"}
 
 
 @pytest.mark.parametrize(
     "verb, arguments",
     [
-        ("__call__", "channel, html"),
-        ("elements", "channel, html, selector=None, mode=None, *, namespace=None, use_view_transition=False"),
-        ("remove", "channel, selector"),
-        ("signals", "channel, signals, *, only_if_missing=False"),
-        ("template", "channel, template_name, context=None, selector=None, mode=None, *, request=None"),
+        (
+            "__call__",
+            "channel, html, selector=None, mode=None, *, namespace=None, use_view_transition=False, exclude=None",
+        ),
+        (
+            "elements",
+            "channel, html, selector=None, mode=None, *, namespace=None, use_view_transition=False, exclude=None",
+        ),
+        ("remove", "channel, selector, *, exclude=None"),
+        ("signals", "channel, signals, *, only_if_missing=False, exclude=None"),
+        (
+            "template",
+            "channel, template_name, context=None, selector=None, mode=None, *, request=None, exclude=None",
+        ),
         ("new", "channel, presence_callback=None"),
         ("connect", "channel, request, presence_callback=None, *, snapshot_callback=None"),
         ("disconnect", "channel, user_id"),
         ("kill", "channel"),
+        ("recheck", "channel=None, user_id=None"),
         ("get_users", "channel"),
         ("get_channels", ""),
         ("cursor", ""),

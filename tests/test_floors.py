@@ -12,7 +12,7 @@ LONGEST = 300
 
 FLOORS = [
     {"exceptions", "ids"},
-    {"conf", "sse"},
+    {"conf", "sse", "tabs", "routes"},
     {
         "log",
         "presence",
@@ -23,9 +23,36 @@ FLOORS = [
         "workers",
         "servers",
     },
-    {"channel", "connection", "pulse", "attendance", "hub", "handoff", "plain"},
-    {"grant", "response", "asgi", "broadcaster"},
-    {"overview", "inspector", "checks"},
+    {
+        "opening",
+        "rechecks",
+        "duplicates",
+        "orders",
+        "channel",
+        "connection",
+        "pulse",
+        "attendance",
+        "hub",
+        "handoff",
+        "plain",
+    },
+    {"grant", "incoming", "response", "asgi", "sending", "broadcaster"},
+    {
+        "overview",
+        "inspector",
+        "revocation",
+        "views",
+        "models",
+        "bindings",
+        "saves",
+        "middleware",
+        "tokens",
+        "element",
+        "subscriptions",
+        "templatetags",
+        "templatetags.ds_broadcaster",
+        "checks",
+    },
     {"apps", "urls", ""},
 ]
 FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}

@@ -548,7 +548,7 @@ def test_callback_may_use_the_orm_and_its_database_connection_is_closed(workers)
     used = []
 
     def query():
-        names = list(get_user_model().objects.values_list("username", flat=True))
+        names = list(get_user_model().objects.filter(username="ada").values_list("username", flat=True))
         used.append(connections["default"])
         assert used[0].connection is not None
         return names

@@ -11,15 +11,21 @@ from ..ids import format_id, parse_id
 COMMANDS_KEPT = 60
 
 
+# The name, which no channel can have, under which a command goes out that concerns every channel.
+EVERYWHERE = ""
+
+
 class Command(NamedTuple):
-    """A control message: the verb "disconnect" (with a user) or "kill"."""
+    """A control message: the verb "disconnect" (with a user), "kill", or "recheck" (of a user, or of all)."""
 
     verb: str
     user_id: Any = None
 
     def concerns(self, user_id: Any) -> bool:
-        """Tell whether this closes the connections of a user (None: of somebody anonymous)."""
-        return self.verb == "kill" or (user_id is not None and user_id == self.user_id)
+        """Tell whether this is about the connections of a user (None: of somebody anonymous)."""
+        if self.verb == "kill" or (self.verb == "recheck" and self.user_id is None):
+            return True
+        return user_id is not None and bool(user_id == self.user_id)
 
 
 class Receiver(Protocol):
@@ -69,7 +75,7 @@ class Broker(ABC):
     def command(self, channel: str, command: Command) -> None:
         """Give a command the next sequence, keep it for commands(), and carry it to every hub like an event.
 
-        A "kill" also drops the channel's history. Raises BrokerUnavailable.
+        With EVERYWHERE in place of a channel it reaches every hub, whatever that is subscribed to. A "kill" also drops the channel's history. Raises BrokerUnavailable.
         """
 
     @abstractmethod
@@ -78,7 +84,7 @@ class Broker(ABC):
 
     @abstractmethod
     async def commands(self, channel: str, after: int) -> list[Command]:
-        """Return the commands of the last COMMANDS_KEPT seconds on this channel that came after a sequence.
+        """Return the commands of the last COMMANDS_KEPT seconds, on this channel or EVERYWHERE, after a sequence.
 
         A stream opens some time after its view granted it, and what was said about it meanwhile holds.
         """

@@ -14,7 +14,7 @@ from ..conf import History
 from ..ids import format_id, new_epoch
 from ..log import Log
 from ..sse import with_id
-from .base import COMMANDS_KEPT, Broker, Command, Receiver
+from .base import EVERYWHERE, COMMANDS_KEPT, Broker, Command, Receiver
 
 logger = logging.getLogger("ds_broadcaster")
 
@@ -100,7 +100,7 @@ class MemoryBroker(Broker):
 
     async def commands(self, channel: str, after: int) -> list[Command]:
         with self._lock:
-            return [each.command for each in self._commands if each.sequence > after and each.channel == channel]
+            return [each.command for each in self._commands if each.sequence > after and each.channel in (channel, EVERYWHERE)]
 
     def sequence(self) -> int:
         return self._sequence

@@ -1,0 +1,50 @@
+"""Optional middleware: lets model broadcasts leave out the tab that made the change, and pages know when they began."""
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from asgiref.sync import iscoroutinefunction
+from django.http import HttpRequest, HttpResponseBase
+from django.utils.decorators import sync_and_async_middleware
+
+from .broadcaster import broadcast
+from .exceptions import BrokerUnavailable
+from .tabs import serving
+
+# Where a request keeps the id of the moment at which it came in.
+CURSOR_ATTRIBUTE = "_ds_broadcaster_cursor"
+
+
+@sync_and_async_middleware
+def BroadcasterMiddleware(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    """Know, for as long as a request is answered, which tab sent it and when that began.
+
+    Put it behind the authentication middleware. Models with `broadcast_exclude_sender` need it, and with it
+    `{% broadcast_connect %}` starts its stream where the request began: nothing is lost that was saved between the
+    view's queries and the moment at which its template came to the tag.
+    """
+    if iscoroutinefunction(get_response):
+        respond: Callable[[HttpRequest], Awaitable[HttpResponseBase]] = get_response
+
+        async def amiddleware(request: HttpRequest) -> HttpResponseBase:
+            _note(request)
+            with serving(request):
+                return await respond(request)
+
+        return amiddleware
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        _note(request)
+        with serving(request):
+            response: HttpResponseBase = get_response(request)
+            return response
+
+    return middleware
+
+
+def _note(request: HttpRequest) -> None:
+    # Pages only: a broker in another process is asked for it over the network.
+    if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
+        with contextlib.suppress(BrokerUnavailable):
+            setattr(request, CURSOR_ATTRIBUTE, broadcast.cursor())

@@ -1,0 +1,43 @@
+"""What a hub does when a command arrives: disconnect, kill, recheck."""
+
+from typing import TYPE_CHECKING
+
+from .brokers import Command
+from .channel import Channel
+from .connection import Connection
+from .sse import farewell
+
+if TYPE_CHECKING:
+    from .hub import Hub
+
+
+class Orders:
+    """The part of a hub that carries commands out. Each concerns the connections that were granted before it."""
+
+    def __init__(self, hub: "Hub") -> None:
+        self._hub = hub
+
+    def obey(self, channel: Channel | None, command: Command, sequence: int) -> None:
+        """Carry out a command on a channel (None: on all), behind the events that came before it."""
+        connections = self._hub.pulse.connections() if channel is None else channel.connections
+        for connection in tuple(connections):
+            if connection.granted < sequence:
+                self.obey_late(connection, command)
+        if channel is None or command.verb == "recheck":
+            return
+        for user in channel.roster.online():
+            # Whoever is still here by grace alone.
+            if command.concerns(user) and channel.roster.dismiss(user):
+                self._hub.attendance.left(channel, user)
+                self._hub.attendance.changed(channel)
+        self._hub.retire(channel)
+
+    def obey_late(self, connection: Connection, command: Command) -> None:
+        """Carry out what a command means for one connection."""
+        if not command.concerns(connection.user_id):
+            return
+        if command.verb == "recheck":
+            self._hub.rechecks.ask(connection)
+        else:
+            connection.end(farewell(connection.element))
+            self._hub.close(connection, grace=False)

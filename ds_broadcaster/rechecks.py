@@ -1,0 +1,137 @@
+"""Re-checks: whether a stream that was granted once would be granted now.
+
+The only way to know, whatever the project's authentication is made of, is to ask: the request that opened the stream
+runs through Django once more, middleware and all, and its view decides again. Nobody sees the answer.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .connection import Connection, Message, Origin
+from .opening import HANDOFF_HEADER, RECHECK_KEY, SCOPE_KEY, Opening
+
+if TYPE_CHECKING:
+    from .hub import Hub
+
+logger = logging.getLogger("ds_broadcaster")
+
+# How many are asked at a time: each takes a thread of Django's, and the pages of the site come first.
+PARALLEL = 4
+# Seconds after which an answer is not waited for; the stream stays, and is asked about at its next turn.
+PATIENCE = 30
+# The interval is shortened by up to this share, so that those who came together are not asked together.
+JITTER = 0.2
+# Seconds. What a recheck is about may be on its way still: Django tells of a logout before it ends the session.
+SECOND_LOOK = 1.0
+
+_MARK = HANDOFF_HEADER.lower().encode()
+
+
+class Rechecks:
+    """The part of a hub that asks again. A timer for each connection, and a queue of those whose turn it is."""
+
+    def __init__(self, hub: "Hub") -> None:
+        self._hub = hub
+        self._due: dict[Connection, None] = {}
+        self._asking: set[asyncio.Task[None]] = set()
+        self._intervals: dict[Connection, float] = {}
+
+    def watch(self, connection: Connection, interval: float | None) -> None:
+        """Ask about a connection every `interval` seconds (None: as the settings say)."""
+        seconds = self._hub.settings.recheck_interval if interval is None else interval
+        if interval is not None:
+            self._intervals[connection] = seconds
+        self._later(connection, seconds * random.uniform(1 - JITTER, 1))
+
+    def forget(self, connection: Connection) -> None:
+        """Stop asking about a connection that is closed."""
+        if connection.recheck is not None:
+            connection.recheck.cancel()
+            connection.recheck = None
+        self._due.pop(connection, None)
+        self._intervals.pop(connection, None)
+
+    def ask(self, connection: Connection) -> None:
+        """Ask about a connection now, and if it may stay, once more a moment later."""
+        self._later(connection, SECOND_LOOK)
+        self._queue(connection)
+
+    def _later(self, connection: Connection, seconds: float) -> None:
+        if connection.recheck is not None:
+            connection.recheck.cancel()
+        connection.recheck = self._hub.loop.call_later(seconds, self._turn, connection)
+
+    def _turn(self, connection: Connection) -> None:
+        self.watch(connection, self._intervals.get(connection))
+        self._queue(connection)
+
+    def _queue(self, connection: Connection) -> None:
+        self._due[connection] = None
+        if len(self._asking) < PARALLEL:
+            task = self._hub.loop.create_task(self._work())
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+
+    async def _work(self) -> None:
+        while self._due and not self._hub.closing:
+            connection = next(iter(self._due))
+            del self._due[connection]
+            if not await self._may_stay(connection) and connection.slot is not None:
+                # Cut, not closed: the client asks for itself, with the cookies it has by now, and is told.
+                connection.end(clean=False)
+                self._hub.close(connection, grace=False)
+
+    async def _may_stay(self, connection: Connection) -> bool:
+        origin = connection.origin
+        if origin is None:
+            return True
+        if origin.scope["method"] != "GET":
+            return False  # Asking would do again what the request did.
+        try:
+            async with asyncio.timeout(PATIENCE):
+                status, opening = await _ask(origin)
+        except Exception as error:
+            if connection.slot is not None:
+                logger.warning("The re-check of %s failed: the stream stays.", origin.scope["path"], exc_info=error)
+            return True
+        if opening is None:
+            # A server that is in trouble has not said no.
+            return status >= 500 or status == 429
+        channels = tuple(channel.name for channel in connection.channels)
+        return opening.user_id == connection.user_id and set(opening.channels) == set(channels)
+
+
+async def _ask(origin: Origin) -> tuple[int, Opening | None]:
+    """Run a request again; return the status of its answer, and the stream that it grants."""
+    granted: dict[str, Any] = {}
+    status = 500
+    mark: str | None = None
+    is_asked = False
+
+    async def receive() -> Message:
+        nonlocal is_asked
+        if is_asked:
+            await asyncio.Event().wait()  # Django waits for the client to leave; nobody does.
+        is_asked = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        nonlocal status, mark
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            mark = find_mark(message)
+
+    await origin.application({**origin.scope, SCOPE_KEY: granted, RECHECK_KEY: True}, receive, send)
+    stream = granted.get(mark) if mark is not None else None
+    return status, stream.opening if stream is not None else None
+
+
+def find_mark(message: Mapping[str, Any]) -> str | None:
+    """Return which of a request's streams a response hands off; None when it is another response."""
+    for name, value in message["headers"]:
+        if name.lower() == _MARK:
+            return str(value.decode("latin-1"))
+    return None

@@ -1,0 +1,79 @@
+"""Tabs: which one a request comes from, so that a change need not be sent back to whoever made it.
+
+The element that opens a stream gives its page an id of its own in a signal, and the Datastar client sends the signals
+with every request. A form that is sent as a form carries the id in a hidden field of the same name.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from django.http import HttpRequest
+from django.http.request import RawPostDataException, UnreadablePostError
+
+# The signal, and the form field, that hold a tab's id.
+TAB = "broadcastTab"
+
+_ID = re.compile(r"[0-9A-Za-z_-]{8,64}", re.ASCII)
+_KEPT = "_ds_broadcaster_tab"
+
+_request: ContextVar[HttpRequest | None] = ContextVar("ds_broadcaster.request", default=None)
+
+
+@contextmanager
+def serving(request: HttpRequest) -> Iterator[None]:
+    """Remember the request that is being answered; threads that the view waits for know of it as well."""
+    token = _request.set(request)
+    try:
+        yield
+    finally:
+        _request.reset(token)
+
+
+def current_tab() -> str | None:
+    """Return the tab whose request is being answered; None outside of requests, and without the middleware."""
+    request = _request.get()
+    return None if request is None else tab_of(request)
+
+
+def tab_of(request: HttpRequest) -> str | None:
+    """Return the id of the tab that sent a request, None where it did not tell."""
+    if not hasattr(request, _KEPT):
+        setattr(request, _KEPT, _read(request))
+    kept: str | None = getattr(request, _KEPT)
+    return kept
+
+
+def excluded(exclude: HttpRequest | str | None) -> str | None:
+    """Return the tab that `exclude` means: a request's, or the one with this id; raises TypeError for the rest."""
+    if exclude is None:
+        return None
+    if isinstance(exclude, HttpRequest):
+        return tab_of(exclude)
+    if not isinstance(exclude, str):
+        raise TypeError(f"exclude must be a request or a tab's id, not {type(exclude).__name__} ({exclude!r}).")
+    if not _ID.fullmatch(exclude):
+        raise ValueError(f"exclude must be a tab's id: 8 to 64 letters, digits, - and _, got {exclude!r}.")
+    return exclude
+
+
+def _read(request: HttpRequest) -> str | None:
+    tab = None
+    try:
+        if "datastar" in request.GET:
+            tab = _signal(request.GET["datastar"])
+        elif request.content_type == "application/json":
+            tab = _signal(request.body)
+        elif request.method == "POST":
+            tab = request.POST.get(TAB)
+    except (ValueError, RecursionError, RawPostDataException, UnreadablePostError, OSError):
+        return None  # A view that reads the body as a stream, or a body that is not what it says: nobody's tab.
+    return tab if isinstance(tab, str) and _ID.fullmatch(tab) else None
+
+
+def _signal(text: str | bytes) -> Any:
+    signals = json.loads(text)
+    return signals.get(TAB) if isinstance(signals, dict) else None

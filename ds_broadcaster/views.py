@@ -1,0 +1,280 @@
+"""Channel views: a class says which channel, who may, and what its pages are shown."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import async_to_sync
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.contrib.auth.middleware import LoginRequiredMiddleware
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.template.loader import render_to_string
+from django.utils.decorators import classonlymethod
+from django.utils.functional import cached_property
+from django.utils.module_loading import import_string
+from django.views.generic import View
+from pydantic import BaseModel
+
+from .broadcaster import broadcast
+from .channel import AttendanceHook
+from .incoming import BadSignals, signals_of
+from .routes import Route, name_of, routes
+from .sse import Fragment
+
+if TYPE_CHECKING:
+    from .channel import PresenceCallback
+    from .grant import SnapshotCallback
+    from .sending import ChannelLike
+
+# Answers that mean "not you" or "not here"; a client that returns for its stream is told so by a 204.
+REFUSALS = {401, 403, 404, 410}
+
+
+class ChannelViewType(type):
+    """Puts each class that declares a `url_path` into the routes table: declares, not inherits."""
+
+    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(name, bases, namespace, **kwargs)
+        if namespace.get("url_path") is not None and not namespace.get("abstract", False):
+            url_name = getattr(cls, "url_name", None) if "url_name" in namespace else None
+            place = f"{cls.__module__}.{cls.__qualname__}"
+            routes.add(Route(url_name or name_of(name), namespace["url_path"], place, _late_view(cls)))
+
+
+class BroadcastChannelView(View, metaclass=ChannelViewType):
+    """A view that opens a stream. Subclass it in `views.py`:
+
+        class RoomChannel(BroadcastChannelView):
+            url_path = "rooms/<int:pk>/"
+
+            def channel_name(self):
+                return f"room-{self.kwargs['pk']}"
+
+            def has_permission(self):
+                return Room.objects.filter(pk=self.kwargs["pk"], members=self.request.user).exists()
+
+    `url_path` is served under `include("ds_broadcaster.urls")` and reversed as `ds_broadcaster:<url_name>`; `url_name`
+    is made from the class's name unless it is given. Without a `url_path` the class is used by its as_view() alone; an
+    abstract base says `abstract = True` if it has one. `presence_template_name` is what the default render_presence()
+    renders. `signals_model` is a pydantic model of the signals that the client sends. `recheck_interval` is in seconds
+    and takes the place of DS_BROADCASTER_RECHECK_INTERVAL.
+
+    The hooks are plain methods and may use the ORM. render_presence(), on_join() and on_leave() run for a whole
+    channel, not for one client: they have `self.channel` and `self.kwargs`, and no request.
+    """
+
+    http_method_names = ["get", "head", "options"]  # noqa: RUF012
+    # Mixins and hooks are written for a thread, so an async handler is run from one.
+    view_is_async = False
+
+    url_path: str | None = None
+    url_name: str | None = None
+    presence_template_name: str | None = None
+    signals_model: type[BaseModel] | None = None
+    recheck_interval: float | None = None
+    # The channel that render_presence(), on_join() and on_leave() are about.
+    channel: str
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._initkwargs = kwargs
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "request":
+            raise AttributeError(
+                f"{type(self).__name__} has no request here: render_presence(), on_join() and on_leave() run once for "
+                "everybody on the channel. Use self.kwargs and self.channel; what is for one client goes into "
+                "render_snapshot()."
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    # What a subclass says.
+
+    def channel_name(self) -> "ChannelLike | Sequence[ChannelLike]":
+        """Return the channel that the stream carries, or a list of several."""
+        raise ImproperlyConfigured(
+            f"{type(self).__name__} must define channel_name(): return the name of a channel, such as "
+            "f\"room-{self.kwargs['pk']}\", or a list of names."
+        )
+
+    def has_permission(self) -> bool:
+        """Tell whether this request gets the stream; may also raise PermissionDenied or Http404.
+
+        Asked again, with the same request, every `recheck_interval` and after broadcast.recheck().
+        """
+        user = getattr(self.request, "user", None)
+        return user is not None and user.is_authenticated
+
+    def render_presence(self, user_ids: list[Any]) -> Fragment:
+        """Return what everybody on the channel is shown when the users on it change: HTML, signals, or both."""
+        if self.presence_template_name is None:
+            return None
+        return render_to_string(self.presence_template_name, self.get_presence_context(user_ids))
+
+    def get_presence_context(self, user_ids: list[Any]) -> dict[str, Any]:
+        """Return the context for `presence_template_name`: `users`, `user_ids`, `channel`, and what the URL holds."""
+        users = get_user_model()._default_manager.filter(pk__in=user_ids).order_by("pk")
+        return {**self.kwargs, "users": users, "user_ids": user_ids, "channel": self.channel, "view": self}
+
+    def render_snapshot(self) -> Fragment:
+        """Return the current state, for this client, who was away for longer than the history goes back."""
+        return None
+
+    def on_join(self, user_id: Any) -> None:
+        """Take note that a user came to the channel: the first of their connections opened."""
+
+    def on_leave(self, user_id: Any) -> None:
+        """Take note that a user left the channel: the last of their connections closed, and the grace is over."""
+
+    @cached_property
+    def signals(self) -> Any:
+        """The signals that the client sent: an instance of `signals_model`, or a dict where there is none."""
+        return signals_of(self.request, self.signals_model)
+
+    # How it is served.
+
+    @classonlymethod
+    def as_view(cls, **initkwargs: Any) -> Callable[..., HttpResponseBase]:
+        """Return the view function, as for every Django view; what refuses is answered as a stream's client needs."""
+        inner = super().as_view(**initkwargs)
+        # We answer in its place: LoginRequiredMiddleware would redirect.
+        asks_for_login = getattr(inner, "login_required", True)
+
+        @wraps(inner)
+        def view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+            try:
+                if asks_for_login and _login_is_required() and not _is_logged_in(request):
+                    raise PermissionDenied
+                response: HttpResponseBase = inner(request, *args, **kwargs)
+            except BadSignals as error:
+                return HttpResponse(str(error), status=400, content_type="text/plain; charset=utf-8")
+            except (PermissionDenied, Http404) as error:
+                if not _is_from_datastar(request):
+                    raise
+                return refusal(request, 403 if isinstance(error, PermissionDenied) else 404)
+            if _is_from_datastar(request) and (response.status_code in REFUSALS or 300 <= response.status_code < 400):
+                return refusal(request, response.status_code if response.status_code >= 400 else 403)
+            return response
+
+        view.login_required = False  # type: ignore[attr-defined]
+        return view
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        """Ask has_permission() and look at the signals, then answer."""
+        if request.method != "OPTIONS":
+            allowed: Any = self.has_permission()
+            if isawaitable(allowed):
+                allowed.close()  # type: ignore[attr-defined]
+                raise ImproperlyConfigured(
+                    f"{type(self).__name__}.has_permission() must be a plain method: write `def`, not `async def`."
+                )
+            if not allowed:
+                raise PermissionDenied
+            if self.signals_model is not None:
+                _ = self.signals
+        response: Any = super().dispatch(request, *args, **kwargs)
+        if isawaitable(response):
+            response = async_to_sync(_waiting)(response)
+        answer: HttpResponseBase = response
+        return answer
+
+    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        """Open the stream."""
+        return broadcast.grant(
+            self.channel_name(),
+            request,
+            presence_callback=self._presence_callback(),
+            snapshot_callback=self._snapshot_callback(),
+            attendance_hook=self._attendance_hook(),
+            recheck_interval=self.recheck_interval,
+        )
+
+    def _presence_callback(self) -> "PresenceCallback | None":
+        if not _overrides(self, "render_presence") and self.presence_template_name is None:
+            return None
+        on_channel = self._for_everybody()
+        return lambda channel, user_ids: on_channel(channel).render_presence(user_ids)
+
+    def _attendance_hook(self) -> AttendanceHook | None:
+        if not (_overrides(self, "on_join") or _overrides(self, "on_leave")):
+            return None
+        on_channel = self._for_everybody()
+
+        def attend(channel: str, user_id: Any, came: bool) -> None:
+            view = on_channel(channel)
+            (view.on_join if came else view.on_leave)(user_id)
+
+        return attend
+
+    def _snapshot_callback(self) -> "SnapshotCallback | None":
+        if not _overrides(self, "render_snapshot"):
+            return None
+        rendered = iter([self.render_snapshot])  # Once for the client, however many of its channels have a gap.
+        return lambda request, channel: next(rendered, lambda: None)()
+
+    def _for_everybody(self) -> "Callable[[str], BroadcastChannelView]":
+        """Return what makes this view anew for a channel: with its arguments, without its request."""
+        cls, initkwargs, args, kwargs = type(self), self._initkwargs, self.args, self.kwargs
+
+        def on_channel(channel: str) -> BroadcastChannelView:
+            view = cls(**initkwargs)
+            view.args, view.kwargs, view.channel = args, kwargs, channel
+            return view
+
+        return on_channel
+
+
+def refusal(request: HttpRequest, status: int) -> HttpResponse:
+    """Return the answer to a client that may not have its stream.
+
+    One that returns for it is told by 204: with every other answer some retry mode would ask again, without end.
+    """
+    if "last-event-id" in request.headers:
+        return HttpResponse(status=204)
+    return HttpResponse(status=status)
+
+
+def _late_view(cls: Any) -> Callable[..., HttpResponseBase]:
+    """Return a view function that asks the class for its own at the first request: its decorators come later."""
+    made: list[Callable[..., HttpResponseBase]] = []
+
+    def view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if not made:
+            made.append(cls.as_view())
+        return made[0](request, *args, **kwargs)
+
+    view.view_class = cls  # type: ignore[attr-defined]
+    view.view_initkwargs = {}  # type: ignore[attr-defined]
+    view.login_required = False  # type: ignore[attr-defined]
+    view.__doc__, view.__module__, view.__qualname__ = cls.__doc__, cls.__module__, cls.__qualname__
+    return view
+
+
+def _overrides(view: BroadcastChannelView, name: str) -> bool:
+    return getattr(type(view), name) is not getattr(BroadcastChannelView, name)
+
+
+def _is_from_datastar(request: HttpRequest) -> bool:
+    return "Datastar-Request" in request.headers or "last-event-id" in request.headers
+
+
+def _is_logged_in(request: HttpRequest) -> bool:
+    user = getattr(request, "user", None)
+    return user is not None and user.is_authenticated
+
+
+def _login_is_required() -> bool:
+    return _has_login_middleware(tuple(settings.MIDDLEWARE))
+
+
+@lru_cache(maxsize=8)
+def _has_login_middleware(names: Sequence[str]) -> bool:
+    found = (import_string(each) for each in names)
+    return any(isinstance(each, type) and issubclass(each, LoginRequiredMiddleware) for each in found)
+
+
+async def _waiting(answer: Any) -> Any:
+    return await answer
