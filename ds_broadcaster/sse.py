@@ -26,6 +26,9 @@ E = TypeVar("E", ElementPatchMode, ElementPatchNamespace)
 # Its overloads know only the combinations that make sense; what does not is refused here, with a reason.
 _generator: Any = ServerSentEventGenerator
 
+# Milliseconds: the longest that a browser's setTimeout() takes, 24 days.
+NEVER = 2**31 - 1
+
 # A comment, should a frame ever reach a client with it.
 _LEFT_OUT = b": not for "
 
@@ -151,8 +154,11 @@ def live_frame() -> bytes:
 
 
 def farewell(element: str | None) -> bytes:
-    """Return the last frames of a stream that is closed for good; they take away the element that would come back."""
-    return b"" if element is None else encode_remove(f"#{element}") + _CLOSED
+    """Return the last frames of a stream that is closed for good; they take away the element that would come back.
+
+    A client that is busy with its last events looks at the end of the stream first, and waits to return: for ever.
+    """
+    return b"" if element is None else retry_frame(NEVER) + encode_remove(f"#{element}") + _CLOSED
 
 
 def with_id(event_id: str, payload: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from django.utils.module_loading import autodiscover_modules
 
+from . import subscriptions  # noqa: F401  (a channel view of our own)
 from .broadcaster import broadcast
 from .inspector import Inspector
 from .routes import routes

@@ -75,7 +75,8 @@ class Broker(ABC):
     def command(self, channel: str, command: Command) -> None:
         """Give a command the next sequence, keep it for commands(), and carry it to every hub like an event.
 
-        With EVERYWHERE in place of a channel it reaches every hub, whatever that is subscribed to. A "kill" also drops the channel's history. Raises BrokerUnavailable.
+        With EVERYWHERE in place of a channel it reaches every hub, whatever that is subscribed to. A "kill" also
+        drops the channel's history. Raises BrokerUnavailable.
         """
 
     @abstractmethod

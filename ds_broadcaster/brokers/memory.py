@@ -14,7 +14,7 @@ from ..conf import History
 from ..ids import format_id, new_epoch
 from ..log import Log
 from ..sse import with_id
-from .base import EVERYWHERE, COMMANDS_KEPT, Broker, Command, Receiver
+from .base import COMMANDS_KEPT, EVERYWHERE, Broker, Command, Receiver
 
 logger = logging.getLogger("ds_broadcaster")
 
@@ -99,8 +99,9 @@ class MemoryBroker(Broker):
         self.command(channel, command)
 
     async def commands(self, channel: str, after: int) -> list[Command]:
+        names = (channel, EVERYWHERE)
         with self._lock:
-            return [each.command for each in self._commands if each.sequence > after and each.channel in (channel, EVERYWHERE)]
+            return [each.command for each in self._commands if each.sequence > after and each.channel in names]
 
     def sequence(self) -> int:
         return self._sequence

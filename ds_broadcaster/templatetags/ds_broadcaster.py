@@ -1,0 +1,98 @@
+"""`{% load ds_broadcaster %}`: what a page needs to be live."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from django import template
+from django.template import Context, TemplateSyntaxError
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from .. import ids
+from ..conf import get_settings
+from ..element import NAMESPACE, connect_element, nonce_of, page_cursor, stream_url
+from ..subscriptions import URL_NAME
+from ..tabs import TAB
+from ..tokens import make_token
+
+register = template.Library()
+
+
+@register.simple_tag(takes_context=True)
+def broadcast_connect(context: Context, name: str, /, *args: Any, **kwargs: Any) -> SafeString:
+    """Render the element that opens a stream: `{% broadcast_connect "room-channel" pk=room.pk %}`.
+
+    The name is a channel view's, or that of any view of yours which opens a stream; what follows is as for `{% url %}`.
+    """
+    request = _request(context)
+    url = stream_url(name, args, kwargs, _current_app(request))
+    return connect_element(url, url, page_cursor(request))
+
+
+@register.simple_tag(takes_context=True)
+def broadcast_subscribe(context: Context, channel: Any, /, *rest: Any) -> SafeString:
+    """Render the element that opens a stream with no view to write: `{% broadcast_subscribe room user %}`.
+
+    Channels, any number of them, are names, saved model instances, or lists of those; one stream carries them all.
+    Behind them comes the user, the only one whom the stream is opened for: with one channel alone, whoever asked for
+    the page. Lists that are all empty open no stream.
+    """
+    request = _request(context)
+    *channels, user = (channel, *rest) if rest else (channel, _user(request))
+    if not hasattr(user, "is_authenticated"):
+        raise TemplateSyntaxError(
+            "The last argument of broadcast_subscribe must be a user, as in "
+            f"{{% broadcast_subscribe room request.user %}}, not {type(user).__name__} ({user!r})."
+        )
+    names = tuple(dict.fromkeys(name for each in channels for name in _names(each)))
+    if not names:
+        return SafeString()
+    url = reverse(f"{NAMESPACE}:{URL_NAME}", args=[make_token(names, user)], current_app=_current_app(request))
+    return connect_element(url, "\n".join(names), page_cursor(request))
+
+
+@register.simple_tag
+def broadcast_tab() -> SafeString:
+    """Render the hidden field by which a form, sent with contentType 'form', tells which tab it comes from."""
+    return format_html('<input type="hidden" name="{}" data-attr:value="${}">', TAB, TAB)
+
+
+@register.simple_tag(takes_context=True)
+def datastar_script(context: Context, /) -> SafeString:
+    """Render the script element of the Datastar client, from DS_BROADCASTER_DATASTAR_URL."""
+    nonce = nonce_of(_request(context), context.get("csp_nonce"))
+    attribute = format_html(' nonce="{}"', nonce) if nonce else ""
+    return format_html('<script type="module" src="{}"{}></script>', get_settings().datastar_url, attribute)
+
+
+@register.filter
+def dom_id(instance: Any) -> str:
+    """Return the id of the element that shows a model instance: `<li id="{{ message|dom_id }}">`."""
+    return ids.dom_id(instance)
+
+
+def _request(context: Context) -> Any:
+    # A context keeps its request also where no context processor tells it, and in an include with `only`.
+    return context.get("request") or getattr(context, "request", None)
+
+
+def _current_app(request: Any) -> str | None:
+    """Return which instance of an application the page belongs to, as `{% url %}` does."""
+    match = getattr(request, "resolver_match", None)
+    return getattr(request, "current_app", match.namespace if match is not None else None)
+
+
+def _user(request: Any) -> Any:
+    if not hasattr(request, "user"):
+        raise TemplateSyntaxError(
+            "broadcast_subscribe does not know the user, for the template's context has no request with one: write "
+            "{% broadcast_subscribe room user %}, or render with request=request behind the authentication middleware."
+        )
+    return request.user
+
+
+def _names(channels: Any) -> Iterable[str]:
+    """Return the names of one channel, or of several: a list of them, a queryset."""
+    several = isinstance(channels, Iterable) and not isinstance(channels, (str, bytes, dict))
+    return map(ids.channel_name, channels) if several else [ids.channel_name(channels)]

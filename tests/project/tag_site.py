@@ -1,0 +1,109 @@
+"""Pages made with the template tags. It is a ROOT_URLCONF: the rest of the test project is served too."""
+
+from collections import defaultdict
+
+from django.contrib.auth.decorators import login_not_required
+from django.http import HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.template import RequestContext, Template
+from django.urls import include, path
+from django.views.decorators.csrf import csrf_exempt
+
+from ds_broadcaster import BroadcastChannelView, broadcast
+from ds_broadcaster.sse import farewell
+from ds_broadcaster.tabs import tab_of
+from tests.project import urls
+
+# What came to each stream's view, in order.
+asked = defaultdict(list)
+
+
+def note(request, channel):
+    asked[channel].append(
+        {
+            "tab": tab_of(request),
+            "query": {name: value for name, value in request.GET.items() if name != "datastar"},
+            "last_event_id": request.headers.get("last-event-id"),
+        }
+    )
+
+
+class TagRoom(BroadcastChannelView):
+    """A channel that everybody may listen to."""
+
+    url_path = "tag-rooms/<str:channel>/"
+
+    def has_permission(self):
+        return True
+
+    def channel_name(self):
+        note(self.request, self.kwargs["channel"])
+        return self.kwargs["channel"]
+
+
+@login_not_required
+def own_stream(request, channel):
+    """A user's own view, which is no class."""
+    note(request, channel)
+    return broadcast.connect(channel, request)
+
+
+@login_not_required
+def answer(request, channel, status):
+    """Answer a stream's request with this status and nothing else."""
+    note(request, channel)
+    return HttpResponse(status=status)
+
+
+@login_not_required
+def kick_at_once(request, channel):
+    """Open a stream and close it for good, in one piece with the end of the answer."""
+    note(request, channel)
+    return HttpResponse(farewell(request.GET["element"]), content_type="text/event-stream")
+
+
+@login_not_required
+def what_was_asked(request, channel):
+    return JsonResponse({"asked": asked[channel]})
+
+
+@login_not_required
+def page(request):
+    """Render `?source=`, a piece of a template, into a page of a client.
+
+    Its context has the `channels` of the query, as a list, the first as `channel`, and `send`, which broadcasts there.
+    """
+    channels = request.GET.get("channels", "").split(",")
+
+    def send():
+        broadcast.elements(channels[0], '<div id="target">sent while rendering</div>')
+        return ""
+
+    context = RequestContext(request, {"channels": channels, "channel": channels[0], "send": send})
+    content = Template("{% load ds_broadcaster %}" + request.GET["source"]).render(context)
+    return render(request, "tags/page.html", {"content": content})
+
+
+@login_not_required
+@csrf_exempt
+def tell(request):
+    """Tell the page which tab its request came from, in a signal."""
+    return JsonResponse({"told": {"tab": tab_of(request), "type": request.content_type}})
+
+
+urlpatterns = [
+    path("own/<str:channel>/", own_stream, name="own-stream"),
+    path("own/<str:first>/<str:second>/", own_stream, name="pair"),
+    path("any/<path:path>", own_stream, name="any-path"),
+    path("odd/<name>/<context>/", own_stream, name="odd-names"),
+    path("answer/<str:channel>/<int:status>/", answer, name="answer"),
+    path("kick/<str:channel>/", kick_at_once, name="kick"),
+    path("asked/<str:channel>/", what_was_asked),
+    path("tags/", page, name="tags"),
+    path("tell/", tell),
+    path("nested/", include(([path("own/<str:channel>/", own_stream, name="stream")], "nested"))),
+    # As a channel view is named, which goes before it.
+    path("not-this-one/<str:channel>/", own_stream, name="tag-room"),
+    path("live/", include("ds_broadcaster.urls", namespace="live")),
+    *urls.urlpatterns,
+]

@@ -1,0 +1,392 @@
+"""What the template tags' elements do in Chromium, with the real client."""
+
+import re
+from urllib.parse import quote, urlencode
+
+import pytest
+
+from tests.harness import expect
+from tests.harness.loop import loop_thread
+from tests.live import live_server, until
+from tests.project import tag_site
+from tests.settings import MIDDLEWARE
+
+SETTINGS = {
+    "ROOT_URLCONF": tag_site.__name__,
+    "MIDDLEWARE": [*MIDDLEWARE, "ds_broadcaster.middleware.BroadcasterMiddleware"],
+    "DS_BROADCASTER_DATASTAR_URL": "/client/datastar.js",
+}
+CONNECT = '{% broadcast_connect "tag-room" channel=channel %}'
+ELEMENT = "[id^=broadcast-]"
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(scope="module")
+def server(django_db_setup):
+    with live_server("handoff", settings=SETTINGS) as server:
+        yield server
+
+
+@pytest.fixture
+def own_server(start_server):
+    """A server that the test ends."""
+    return start_server(settings=SETTINGS)
+
+
+@pytest.fixture
+def open_page(chromium):
+    """Open a page with this piece of a template in it, as Ann, in a tab that is not there yet or is given."""
+
+    def open_page(server, source, *channels, tab=None):
+        tab = tab or chromium.tab(server.login("ann"))
+        tab.goto(server.url + page_of(source, *channels))
+        return tab
+
+    return open_page
+
+
+def page_of(source, *channels):
+    return f"/tags/?{urlencode({'source': source, 'channels': ','.join(channels)})}"
+
+
+def hold(tab):
+    """Hold back the page's streams; they are in the list that is returned."""
+    held = []
+    tab.route("**/tag-rooms/**", lambda route: held.append(route))
+    return held
+
+
+def asked(server, channel):
+    """Return what came to the channel's view."""
+    return server.get(f"/asked/{channel}/").json()["asked"]
+
+
+def becomes(tab, state, selector=ELEMENT, **options):
+    """Wait until both the attribute and the signal say so."""
+    expect(tab.locator(selector)).to_have_attribute("data-broadcast", state, **options)
+    expect(tab.locator("#state")).to_have_text(state)
+
+
+def is_alone(server, channel):
+    """Tell whether one stream, and no more, is open."""
+    return len(server.call("get_users", channel)) == 1
+
+
+# The stream, and the tab's id
+
+
+@pytest.mark.parametrize(
+    "source", [CONNECT, "{% broadcast_subscribe channel %}", "{% broadcast_subscribe channel user %}"]
+)
+def test_page_receives_what_is_sent(server, open_page, channel, source):
+    tab = open_page(server, source, channel)
+    server.call("", channel, '<div id="target">hello</div>')
+    expect(tab.locator("#target")).to_have_text("hello")
+    becomes(tab, "live")
+    assert tab.errors == []
+
+
+def test_first_request_and_every_later_one_carry_the_tabs_id(server, open_page, channel):
+    source = (
+        CONNECT
+        + """<button id="json" data-on:click="@post('/tell/')"></button><form data-on:submit="@post('/tell/',
+        {contentType: 'form'})">{% broadcast_tab %}<button id="form"></button></form>"""
+    )
+    tab = open_page(server, source, channel)
+    becomes(tab, "live")
+    tab_id = tab.locator("#tab").inner_text()
+    assert re.fullmatch(r"[0-9A-Za-z_-]{8,64}", tab_id)
+    [first] = asked(server, channel)
+    assert first["tab"] == tab_id
+    assert first["query"]["element"] == tab.locator(ELEMENT).get_attribute("id")
+    for button, kind in (("#json", "application/json"), ("#form", "application/x-www-form-urlencoded")):
+        tab.locator(button).click()
+        expect(tab.locator("#told")).to_have_text(f'{{"tab":"{tab_id}","type":"{kind}"}}')
+    assert tab.errors == []
+
+
+def test_each_tab_and_each_load_has_an_id_of_its_own(server, open_page, chromium, channel):
+    first = open_page(server, CONNECT, channel)
+    second = open_page(server, CONNECT, channel, tab=chromium.second_tab(first))
+    ids = set()
+    for tab in (first, second, first):
+        expect(tab.locator("#tab")).not_to_be_empty()
+        ids.add(tab.locator("#tab").inner_text())
+        first.reload()
+    assert len(ids) == 3
+
+
+def test_page_that_is_not_in_a_secure_context_has_an_id_too(server, open_page, chromium, channel):
+    port = server.port
+    tab = chromium.tab(server.login("ann"))
+    # What a browser calls insecure: plain http, to a name that is not this machine's own.
+    tab.route("http://lan.example/**", to(f"http://127.0.0.1:{port}"))
+    tab.goto("http://lan.example" + page_of(CONNECT, channel))
+    assert tab.evaluate("[isSecureContext, typeof crypto.randomUUID]") == [False, "undefined"]
+    expect(tab.locator("#tab")).to_have_text(re.compile(r"^[0-9A-Za-z_-]{8,64}$"))
+
+
+def to(origin):
+    """Answer a page's requests from elsewhere; streams, which never end, are held back."""
+
+    async def answer(route):
+        if "/tag-rooms/" in route.request.url:
+            return
+        response = await route.fetch(url=origin + route.request.url.partition("lan.example")[2])
+        await route.fulfill(response=response)
+
+    return answer
+
+
+def test_elements_of_one_page_share_the_tabs_id(server, open_page, channel):
+    other = f"{channel}-b"
+    source = '{% for each in channels %}{% broadcast_connect "tag-room" channel=each %}{% endfor %}'
+    open_page(server, source, channel, other)
+    until(lambda: asked(server, channel) and asked(server, other))
+    assert asked(server, channel)[0]["tab"] == asked(server, other)[0]["tab"] is not None
+
+
+def test_three_channels_come_through_one_connection(server, open_page, channel):
+    channels = [f"{channel}-{each}" for each in "abc"]
+    tab = open_page(server, "{% broadcast_subscribe channels %}", *channels)
+    becomes(tab, "live")
+    for each in channels:
+        server.call("elements", each, f"<li>{each}</li>", "#log", "append")
+    expect(tab.locator("#log li")).to_have_text(channels)
+    streams = "performance.getEntriesByType('resource').filter(each => each.name.includes('/subscribe/')).length"
+    assert tab.evaluate(streams) <= 1  # Chromium lists a fetch at its end.
+    server.call("kill", channels[0])
+    until(lambda: not server.call("get_users", channels[1]))
+
+
+@pytest.mark.parametrize("path", ["a'b", '"><b>x', "$tab @post('x')", "</script>é&☃;", "a?b#c%20d"])
+def test_hostile_url_is_asked_for_as_it_is(server, open_page, channel, path):
+    source = '{% broadcast_connect "own-stream" channel=channel %}'
+    name = f"{channel} {path}".replace("/", " ")
+    tab = open_page(server, source, name)
+    becomes(tab, "live")
+    assert len(asked(server, quote(name, safe=""))) == 1
+    assert tab.errors == []
+
+
+# Nothing is lost between render and connect
+
+
+def test_what_is_sent_between_render_and_connect_appears(server, open_page, chromium, channel):
+    tab = chromium.tab(server.login("ann"))
+    held = hold(tab)
+    open_page(server, CONNECT, channel, tab=tab)
+    server.call("elements", channel, "<li>sent before the stream</li>", "#log", "append")
+    until(lambda: held)
+    loop_thread().run(held[0].continue_())
+    expect(tab.locator("#log li")).to_have_text(["sent before the stream"])
+    becomes(tab, "live")
+
+
+def test_what_is_sent_while_the_page_is_rendered_appears(server, open_page, channel):
+    tab = open_page(server, "{{ send }}" + CONNECT, channel)
+    expect(tab.locator("#target")).to_have_text("sent while rendering")
+
+
+# The state
+
+
+def test_page_says_connecting_until_the_server_answers(server, open_page, chromium, channel):
+    tab = chromium.tab(server.login("ann"))
+    held = hold(tab)
+    open_page(server, CONNECT, channel, tab=tab)
+    until(lambda: held)
+    becomes(tab, "connecting")
+    loop_thread().run(held[0].continue_())
+    becomes(tab, "live")
+
+
+def test_state_can_be_seen_by_css(server, open_page, channel):
+    tab = open_page(server, CONNECT, channel)
+    becomes(tab, "live")
+    assert tab.evaluate("document.body.matches(':has([data-broadcast=live])')")
+
+
+@pytest.mark.parametrize("end", ["sigterm", "kill"])
+def test_server_that_goes_and_returns_is_lost_then_live(own_server, open_page, channel, end):
+    tab = open_page(own_server, CONNECT, channel)
+    becomes(tab, "live")
+    getattr(own_server, end)()
+    own_server.kill()
+    becomes(tab, "lost")
+    own_server.start()
+    becomes(tab, "live", timeout=20_000)
+    until(lambda: is_alone(own_server, channel))
+    last = asked(own_server, channel)[-1]
+    assert last["last_event_id"]
+    assert last["tab"] == tab.locator("#tab").inner_text()
+
+
+def test_hidden_tab_returns_with_one_stream(server, open_page, channel):
+    tab = open_page(server, CONNECT, channel)
+    becomes(tab, "live")
+    for times in (2, 3):
+        tab.hide()
+        until(lambda: not server.call("get_users", channel))
+        server.call("elements", channel, "<li>meanwhile</li>", "#log", "append")
+        tab.show()
+        expect(tab.locator("#log li")).to_have_count(times - 1)
+        assert is_alone(server, channel)
+        assert len(asked(server, channel)) == times
+    assert {each["tab"] for each in asked(server, channel)} == {tab.locator("#tab").inner_text()}
+    assert asked(server, channel)[-1]["last_event_id"]
+    becomes(tab, "live")
+    assert tab.errors == []
+
+
+# What happens in a page's future is made to happen now: the page's clock is set forward by a minute.
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410, 400])
+def test_refused_page_says_closed_and_asks_no_more(server, open_page, chromium, channel, status):
+    tab = chromium.tab(server.login("ann"))
+    tab.clock.install()
+    open_page(server, f'{{% broadcast_connect "answer" channel {status} %}}', channel, tab=tab)
+    becomes(tab, "closed")
+    for _ in range(5):
+        tab.clock.run_for(12_000)
+        tab.evaluate("fetch('/ready/').then(answer => answer.text())")
+    tab.hide()
+    tab.show()
+    tab.evaluate("fetch('/ready/').then(answer => answer.text())")
+    assert len(asked(server, channel)) == 1
+    becomes(tab, "closed")
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_server_in_trouble_is_lost_and_asked_again(server, open_page, chromium, channel, status):
+    tab = chromium.tab(server.login("ann"))
+    tab.clock.install()
+    open_page(server, f'{{% broadcast_connect "answer" channel {status} %}}', channel, tab=tab)
+    becomes(tab, "lost")
+    for count in (2, 3):
+        tab.clock.run_for(15_000)
+        until(lambda count=count: len(asked(server, channel)) >= count)
+    becomes(tab, "lost")
+
+
+def test_204_is_closed(server, open_page, channel):
+    tab = open_page(server, '{% broadcast_connect "answer" channel 204 %}', channel)
+    becomes(tab, "closed")
+    tab.hide()
+    tab.show()
+    tab.evaluate("fetch('/ready/').then(answer => answer.text())")
+    assert len(asked(server, channel)) == 1
+    assert tab.errors == []
+
+
+@pytest.mark.parametrize("verb", ["disconnect", "kill"])
+@pytest.mark.parametrize("source", [CONNECT, "{% broadcast_subscribe channel %}"])
+def test_kicked_page_is_closed_and_stays_away(server, open_page, chromium, channel, verb, source):
+    ann = server.login("ann")
+    tab = chromium.tab(ann)
+    tab.clock.install()
+    open_page(server, source, channel, tab=tab)
+    becomes(tab, "live")
+    server.call(verb, channel, *([ann.user_id] if verb == "disconnect" else []))
+    expect(tab.locator("#state")).to_have_text("closed")
+    tab.clock.run_for(60_000)
+    tab.evaluate("fetch('/ready/').then(answer => answer.text())")
+    assert (server.call("get_users", channel), len(asked(server, channel))) == ([], 1 if source == CONNECT else 0)
+    expect(tab.locator("#state")).to_have_text("closed")
+    assert tab.errors == []
+
+
+def test_element_may_be_replaced_by_what_says_that_it_is_closed(server, open_page, channel):
+    tab = open_page(
+        server, CONNECT + '{% broadcast_connect "own-stream" channel=channels.1 %}', channel, f"{channel}-b"
+    )
+    expect(tab.locator("[data-broadcast=live]")).to_have_count(2)
+    element = tab.locator(ELEMENT).first.get_attribute("id")
+    closed = f'<div id="{element}" hidden data-broadcast="closed"></div>'
+    server.call("elements", channel, closed, None, "replace")
+    server.call("signals", channel, {"_broadcast": "closed"})
+    expect(tab.locator(f"#{element}")).to_have_attribute("data-broadcast", "closed")
+    until(lambda: not server.call("get_users", channel))
+    server.call("signals", f"{channel}-b", {"count": 1})
+    expect(tab.locator("#count")).to_have_text("1")
+    expect(tab.locator("#state")).to_have_text("closed")
+    assert tab.errors == []
+
+
+def test_kicked_page_stays_away_though_the_end_came_while_it_was_busy(server, open_page, chromium, channel):
+    tab = chromium.tab(server.login("ann"))
+    tab.clock.install()
+    # The answer has ended when the client, which then sets its timer, has dealt with the last events.
+    busy = """<i data-on:datastar-fetch="for (let i = 0; i < 3e8; i++);"></i>"""
+    open_page(server, busy + '{% broadcast_connect "kick" channel %}', channel, tab=tab)
+    expect(tab.locator("#state")).to_have_text("closed")
+    tab.clock.run_for(60_000)
+    tab.evaluate("fetch('/ready/').then(answer => answer.text())")
+    assert len(asked(server, channel)) == 1
+
+
+def test_signal_is_the_worst_of_all_elements(server, open_page, channel):
+    source = CONNECT + '{% broadcast_connect "answer" channel 500 as lost %}{{ lost }}'
+    tab = open_page(server, source, channel)
+    expect(tab.locator("[data-broadcast=live]")).to_have_count(1)
+    expect(tab.locator("[data-broadcast=lost]")).to_have_count(1)
+    server.call("signals", channel, {"count": 1})
+    expect(tab.locator("#count")).to_have_text("1")
+    expect(tab.locator("#state")).to_have_text("lost")
+    tab.evaluate("document.querySelector('[data-broadcast=lost]').remove()")
+    server.call("signals", channel, {"count": 2})
+    expect(tab.locator("#state")).to_have_text("live")
+
+
+# The element in its page
+
+
+def test_morph_of_the_page_leaves_the_stream_alone(server, open_page, channel):
+    tab = open_page(server, CONNECT, channel)
+    becomes(tab, "live")
+    server.call("signals", channel, {"count": 1})
+    expect(tab.locator("#count")).to_have_text("1")
+    # The same page, rendered anew: another cursor, and `connecting` again.
+    later = server.get(page_of(CONNECT + "<b>new</b>", channel)).text
+    main = re.search(r"<main.*</main>", later, re.DOTALL)[0]
+    assert 'data-broadcast="connecting"' in main
+    server.call("", channel, main)
+    expect(tab.locator("#main b")).to_have_text("new")
+    becomes(tab, "live")
+    server.call("signals", channel, {"count": 2})
+    expect(tab.locator("#count")).to_have_text("2")
+    assert len(asked(server, channel)) == 1
+    assert is_alone(server, channel)
+
+
+def test_morph_that_takes_the_element_away_ends_the_stream(server, open_page, channel):
+    tab = open_page(server, CONNECT, channel)
+    becomes(tab, "live")
+    server.call("", channel, '<main id="main">gone</main>')
+    until(lambda: not server.call("get_users", channel))
+    assert tab.errors == []
+
+
+def test_page_that_goes_on_to_another_channel_is_live_again(server, open_page, channel):
+    other = f"{channel}-other"
+    tab = open_page(server, CONNECT, channel)
+    becomes(tab, "live")
+    later = server.get(page_of(CONNECT, other)).text
+    server.call("", channel, re.search(r"<main.*</main>", later, re.DOTALL)[0])
+    until(lambda: asked(server, other) and not server.call("get_users", channel))
+    server.call("", other, '<div id="target">hello</div>')
+    expect(tab.locator("#target")).to_have_text("hello")
+    becomes(tab, "live")
+
+
+def test_other_requests_of_the_page_do_not_change_the_state(server, open_page, channel):
+    source = CONNECT + """<button data-on:click="@get('/answer/none/403/', {retry: 'never'})"></button>"""
+    tab = open_page(server, source, channel)
+    becomes(tab, "live")
+    tab.locator("button").click()
+    until(lambda: asked(server, "none"))
+    server.call("signals", channel, {"count": 1})
+    expect(tab.locator("#count")).to_have_text("1")
+    becomes(tab, "live")
