@@ -13,10 +13,12 @@ class DsBroadcasterConfig(AppConfig):
         from .brokers.memory import notice_request
         from .checks import check_asgi, check_settings, check_workers
         from .conf import forget_settings
+        from .model_checks import check_models
         from .revocation import watch_users
+        from .view_checks import check_views
 
         setting_changed.connect(forget_settings)
         watch_users()
         request_started.connect(notice_request)
-        for check in (check_settings, check_asgi, check_workers):
+        for check in (check_settings, check_asgi, check_workers, check_models, check_views):
             checks.register(check)

@@ -29,19 +29,23 @@ def _new_database() -> str:
 
 _database = os.environ.get("TEST_DATABASE") or _new_database()
 
-DATABASES = {
-    "default": {
+
+def _sqlite(path: str) -> dict[str, object]:
+    return {
         "ENGINE": "django.db.backends.sqlite3",
-        "NAME": _database,
+        "NAME": path,
         # pytest's own process uses the same file as the servers, not a database in memory.
-        "TEST": {"NAME": _database},
+        "TEST": {"NAME": path},
         "OPTIONS": {
             "timeout": 20,
             "transaction_mode": "IMMEDIATE",
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;",
         },
     }
-}
+
+
+# The second one's name begins with the first one's, so it is removed with it.
+DATABASES = {"default": _sqlite(_database), "archive": _sqlite(f"{_database}-archive")}
 
 SECRET_KEY = "only for tests"
 DEBUG = False
@@ -62,6 +66,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "ds_broadcaster",
     "tests.project",
+    "tests.chat",
 ]
 
 # All of these see a stream's response before it starts, and none may break it.

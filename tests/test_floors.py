@@ -41,10 +41,15 @@ FLOORS = [
         "overview",
         "inspector",
         "revocation",
+        "view_checks",
         "views",
         "models",
         "bindings",
         "saves",
+        "rules",
+        "news",
+        "changes",
+        "model_checks",
         "middleware",
         "tokens",
         "element",
@@ -60,7 +65,19 @@ FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in flo
 # What only these may know.
 ONLY_THERE = {
     "datastar_py.sse": {"sse"},  # The generator does not check what it is given.
-    "django.db": {"response", "workers"},  # Where connections are given back.
+    # Where connections are given back, and where saves are watched.
+    "django.db": {
+        "response",
+        "workers",
+        "rules",
+        "news",
+        "changes",
+        "saves",
+        "models",
+        "bindings",
+        "model_checks",
+        "revocation",
+    },
 }
 
 

@@ -1,0 +1,291 @@
+"""From a save to its broadcast: changes wait for the commit, are merged, and are sent in one go."""
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import count
+from typing import Any
+from weakref import ref
+
+from django.db.models import Model
+from django.utils import timezone, translation
+from pydantic import BaseModel
+
+from .broadcaster import broadcast
+from .conf import get_settings
+from .exceptions import BrokerUnavailable
+from .ids import dom_id
+from .news import remember
+from .rules import MODES, Rules, channels_of, guarded
+from .sse import encode_elements, encode_remove, encode_signals
+from .tabs import current_tab
+
+logger = logging.getLogger("ds_broadcaster")
+
+# EITHER is for an object of which nobody knows whether pages show it: it is sent as changed, then as created.
+CREATED, UPDATED, DELETED, EITHER = "created", "updated", "deleted", "saved"
+
+# Objects of one model that one query fetches again; SQLite used to stop at 999 parameters.
+FETCHED = 500
+
+# A language: whichever is active. The one that is active at a save is asked for only when others may follow.
+_ACTIVE = ""
+
+_PENDING = "_ds_broadcaster_pending"
+
+
+class Change:
+    """One change of one object. Calling it is what on_commit() does.
+
+    Each change registers itself, because that alone tells which of them a savepoint's rollback took back: Django
+    then drops the only strong reference to it. So the connection keeps weak references, and the first change that
+    is called takes all later ones that are still alive with it. Earlier ones that were never called are not taken:
+    they belong to a transaction that has not ended, such as the one that a TestCase wraps around its tests.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "channels",
+        "instance",
+        "kind",
+        "language",
+        "news",
+        "number",
+        "pending",
+        "rules",
+        "sent",
+        "tab",
+        "using",
+    )
+
+    def __init__(self, rules: Rules, instance: Model, using: str, kind: str, channels: tuple[str, ...] = ()) -> None:
+        self.rules = rules
+        self.instance = instance
+        self.using = using
+        self.kind = kind
+        self.channels = channels
+        self.language: str | None = _ACTIVE
+        self.tab = current_tab() if rules.exclude_sender else None
+        self.news: tuple[Model, Mapping[str, Any]] | None = None
+        self.number = -1
+        self.sent = False
+
+    def wait(self, connection: Any) -> None:
+        """Be sent with the connection's transaction."""
+        # What happens to the instance from here on was not saved, or is a change of its own.
+        self.instance = snapshot(self.instance)
+        self.language = translation.get_language()
+        self.pending = pending_of(connection)
+        self.pending.add(self)
+        connection.on_commit(self)
+
+    def __call__(self) -> None:
+        if self.sent:
+            return
+        survivors = self.pending.take(self)
+        for change in survivors:
+            change.sent = True
+            if change.news is not None:
+                remember(*change.news)
+        flush(survivors)
+
+
+class Pending:
+    """The changes that wait for a connection's commits, in their order, as long as something else holds them."""
+
+    def __init__(self) -> None:
+        self._references: list[ref[Change]] = []
+        self._numbers = count()
+        self._enough = 64
+
+    def add(self, change: Change) -> None:
+        """Add a change as the last one."""
+        change.number = next(self._numbers)
+        self._references.append(ref(change))
+        if len(self._references) > self._enough:
+            # Rolled back changes leave their references behind.
+            self._references = [each for each in self._references if each() is not None]
+            self._enough = 2 * len(self._references) + 64
+
+    def take(self, first: Change) -> list[Change]:
+        """Remove and return a change and those after it."""
+        alive = self.alive()
+        self._references = [ref(change) for change in alive if change.number < first.number]
+        return [change for change in alive if change.number >= first.number]
+
+    def alive(self) -> list[Change]:
+        """Return the changes that nobody dropped."""
+        return [change for each in self._references if (change := each()) is not None]
+
+
+def pending_of(connection: Any) -> Pending:
+    """Return what waits for the commits of a connection."""
+    pending: Pending | None = getattr(connection, _PENDING, None)
+    if pending is None:
+        pending = Pending()
+        setattr(connection, _PENDING, pending)
+    return pending
+
+
+def snapshot(instance: Model) -> Model:
+    """Return the instance as it is now, with what it has loaded so far."""
+    copy = type(instance).__new__(type(instance))
+    copy.__dict__.update(instance.__dict__)
+    state = type(instance._state)()
+    state.__dict__.update(instance._state.__dict__)
+    # A state that goes away empties its cache.
+    state.fields_cache = instance._state.fields_cache.copy()
+    copy._state = state
+    return copy
+
+
+def flush(changes: list[Change]) -> None:
+    """Send the changes of one transaction. What goes wrong is logged: they are saved, whatever happens here."""
+    try:
+        if len(changes) > 1:
+            changes = merged(changes)
+        refetch(changes)
+        for position, change in enumerate(changes):
+            try:
+                _send(change)
+            except BrokerUnavailable:
+                log_failure(change.rules, change.instance, change.kind)
+                if rest := len(changes) - position - 1:
+                    # Each would wait for the broker as long as the first.
+                    logger.error("%d further changes of the same transaction were not broadcast.", rest)
+                return
+            except Exception:
+                log_failure(change.rules, change.instance, change.kind)
+    except Exception:
+        logger.exception("%d changes were saved, but not broadcast.", len(changes))
+
+
+def merged(changes: Sequence[Change]) -> list[Change]:
+    """Return what is left of the changes when only the last state of each element counts."""
+    left: dict[tuple[Any, ...], Change] = {}
+    removed = set()
+    for change in changes:
+        element = (change.instance._meta.concrete_model, str(change.instance.pk))
+        before = left.get(element)
+        if change.kind is DELETED:
+            left.pop(element, None)
+            removed.add(element)
+            left[(*element, change.channels)] = change
+        elif before is not None:
+            if before.kind is CREATED or change.kind is not before.kind:
+                change.kind = CREATED if before.kind is CREATED else EITHER
+            left[element] = change
+        elif change.kind is not UPDATED or element not in removed:
+            left[element] = change
+    return [change for change in left.values() if change.kind is not DELETED or change.channels]
+
+
+def refetch(changes: list[Change]) -> None:
+    """Replace the instances that are to be fetched again, with one query a model; those that are gone drop out."""
+    wanted: dict[tuple[Any, ...], list[Change]] = {}
+    for change in changes:
+        if change.kind is not DELETED and (change.rules.select_related or _has_expressions(change.instance)):
+            key = (type(change.instance), change.using, tuple(change.rules.select_related))
+            wanted.setdefault(key, []).append(change)
+    for (model, using, joins), stale in wanted.items():
+        found: dict[Any, Model] = {}
+        try:
+            objects = model._base_manager.using(using)
+            if joins:
+                objects = objects.select_related(*joins)
+            for begin in range(0, len(stale), FETCHED):
+                keys = [change.instance.pk for change in stale[begin : begin + FETCHED]]
+                found |= {each.pk: each for each in objects.filter(pk__in=keys)}
+        except Exception:
+            for change in stale:
+                log_failure(change.rules, change.instance, change.kind)
+        gone = set()
+        for change in stale:
+            key = model._meta.pk.to_python(change.instance.pk)
+            if key in found:
+                change.instance = found[key]
+            else:
+                gone.add(id(change))
+        changes[:] = [change for change in changes if id(change) not in gone]
+
+
+def _has_expressions(instance: Model) -> bool:
+    for value in instance.__dict__.values():  # noqa: SIM110 - any() takes twice as long, on each save.
+        if hasattr(value, "resolve_expression"):
+            return True
+    return False
+
+
+def _send(change: Change) -> None:
+    channels = change.channels if change.kind is DELETED else channels_of(change.rules.channel(change.instance))
+    if not channels:
+        return
+    # Everybody gets the same, so nothing in it is as the one who saved would like to see it.
+    with timezone.override(None), _speaking(get_settings().language or change.language):
+        payloads = list(_encode(change))
+    for payload in payloads:
+        for channel in channels:
+            broadcast._publish(channel, payload, change.tab)
+
+
+def _speaking(language: str | None) -> AbstractContextManager[Any]:
+    return nullcontext() if language == _ACTIVE else translation.override(language)
+
+
+def _encode(change: Change) -> Iterator[bytes]:
+    rules, instance = change.rules, change.instance
+    if change.kind is DELETED:
+        html, signals = _parts(rules, "deleted", rules.deleted(instance))
+        if html is not None:
+            yield encode_elements(html) if html.strip() else encode_remove(f"#{dom_id(instance)}")
+        if signals is not None:
+            yield encode_signals(signals)
+    if change.kind in (UPDATED, EITHER):
+        html, signals = _parts(rules, "updated", rules.updated(instance))
+        if html and html.strip():
+            yield encode_elements(html)
+        if signals is not None:
+            yield encode_signals(signals)
+    if change.kind in (CREATED, EITHER):
+        html, signals = _parts(rules, "created", rules.created(instance))
+        if html and html.strip():
+            yield _encode_created(rules, instance, html)
+        if signals is not None:
+            yield encode_signals(signals)
+
+
+def _encode_created(rules: Rules, instance: Model, html: str) -> bytes:
+    target = rules.target(instance)
+    if target is None:
+        return encode_elements(html)
+    mode = rules.mode(instance)
+    if mode not in MODES:
+        raise ValueError(f"{rules.prefix}mode must be one of {', '.join(MODES)}, got {mode!r}.")
+    return encode_elements(html, guarded(target, mode, instance), mode)
+
+
+def _parts(rules: Rules, hook: str, fragment: Any) -> tuple[str | None, Mapping[str, Any] | BaseModel | None]:
+    if isinstance(fragment, (Mapping, BaseModel)):
+        return None, fragment
+    if isinstance(fragment, tuple) and len(fragment) == 2:
+        return fragment
+    if fragment is None or isinstance(fragment, str):
+        return fragment, None
+    if hasattr(fragment, "__html__"):
+        return str(fragment.__html__()), None
+    raise TypeError(
+        f"{rules.prefix}{hook}() must return HTML, a dict of signals, a tuple of both, or None, "
+        f"not {type(fragment).__name__}."
+    )
+
+
+def log_failure(rules: Rules, instance: Model, kind: str) -> None:
+    """Log the exception that is being handled, which must not break the save that it comes from."""
+    error = sys.exception()
+    try:
+        template = ", ".join(rules.template_names(instance))
+    except Exception:
+        template = "unknown"
+    label, pk = instance._meta.label, instance.pk
+    logger.error("%s %s was %s, but not broadcast (template: %s).", label, pk, kind, template, exc_info=error)

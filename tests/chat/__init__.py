@@ -1,0 +1,1 @@
+"""An app whose models are broadcast, for the tests of the model layer."""

@@ -1,0 +1,91 @@
+"""What model broadcasts send, as a test reads it, and a page that applies it."""
+
+import re
+from dataclasses import dataclass, field
+
+from ds_broadcaster import broadcast
+from ds_broadcaster.sse import split_left_out, with_id
+from tests.harness.sse import Event, SSEParser
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One event: where it went, and what it says."""
+
+    channel: str
+    type: str
+    html: str
+    selector: str | None
+    mode: str | None
+    signals: str
+    tab: str | None
+
+    @property
+    def text(self):
+        return re.sub(r"<[^>]*>", "", self.html).strip()
+
+
+@dataclass
+class Recording:
+    """Everything that was published; an error set as `fails` is raised instead."""
+
+    events: list[Sent] = field(default_factory=list)
+    fails: BaseException | None = None
+    attempts: int = 0
+
+    def publish(self, channel, payload):
+        self.attempts += 1
+        if self.fails is not None:
+            raise self.fails
+        frame, tab = split_left_out(with_id("1", payload))
+        for event in SSEParser().feed(frame):
+            assert isinstance(event, Event)
+            args = event.args
+            kind = event.type.removeprefix("datastar-patch-")
+            self.events.append(
+                Sent(channel, kind, event.elements, args.get("selector"), args.get("mode"), event.signals, tab)
+            )
+        return len(self.events)
+
+    def take(self):
+        """Return what was sent since the last time."""
+        events, self.events = self.events, []
+        return events
+
+    def texts(self):
+        return [event.text for event in self.take()]
+
+    def shapes(self):
+        """Return (mode or "outer", text or selector) of each event."""
+        return [(event.mode or "outer", event.text or event.selector) for event in self.take()]
+
+
+def record(monkeypatch):
+    """Return what is published from now on, instead of publishing it."""
+    recording = Recording()
+    monkeypatch.setattr(broadcast._broker, "publish", recording.publish)
+    return recording
+
+
+class Page:
+    """As much of a browser as fragments with one element each need: a list, and what it shows by id."""
+
+    def __init__(self, target="#messages"):
+        self.target = target
+        self.elements = {}
+
+    def apply(self, events):
+        for event in events:
+            found = re.search(r'id="([^"]+)"', event.html)
+            if event.mode == "remove":
+                self.elements.pop(event.selector.removeprefix("#"), None)
+            elif event.selector is None:
+                assert event.mode in (None, "outer")
+                if found[1] in self.elements:
+                    self.elements[found[1]] = event.text
+            else:
+                assert event.mode == "append"
+                guard = f":not(:has(#{found[1]}))"
+                assert event.selector == self.target + guard
+                if found[1] not in self.elements:
+                    self.elements[found[1]] = event.text

@@ -1,0 +1,154 @@
+"""Fields that are news: which updates of a model that names some are broadcast."""
+
+import copy
+import pickle
+
+import pytest
+from django.db.models.functions import Upper
+
+from tests.chat.models import Article, Room
+from tests.chat.recording import record
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    return record(monkeypatch)
+
+
+@pytest.fixture
+def room():
+    return Room.objects.create(name="lobby")
+
+
+@pytest.fixture
+def article(sent):
+    Article.objects.create(title="a", tags=["x"])
+    sent.take()
+    return Article.objects.get()
+
+
+def test_full_save_is_news_when_a_named_field_changed(sent, article):
+    article.views = 1
+    article.save()
+    assert sent.take() == []
+    article.title = "b"
+    article.save()
+    assert sent.texts() == ["b"]
+    article.save()
+    assert sent.take() == []
+
+
+def test_change_inside_a_mutable_value_is_news(sent, article):
+    article.tags.append("y")
+    article.save()
+    assert len(sent.take()) == 1
+    article.save()
+    assert sent.take() == []
+
+
+@pytest.mark.parametrize(
+    "update_fields, count",
+    [(["title"], 1), (["views"], 0), (["room"], 1), (["room_id"], 1), (["views", "tags"], 1)],
+)
+def test_update_fields_decide_by_themselves(sent, article, update_fields, count):
+    article.save(update_fields=update_fields)
+    assert len(sent.take()) == count
+
+
+def test_change_that_was_not_saved_is_news_when_it_is(sent, article):
+    article.title = "b"
+    article.save(update_fields=["views"])
+    assert sent.take() == []
+    article.save()
+    assert sent.texts() == ["b"]
+
+
+def test_foreign_key_is_compared_by_its_value(sent, article, room):
+    article.room = room
+    article.save()
+    assert len(sent.take()) == 1
+
+
+def test_file_is_compared_by_its_name(sent, article):
+    article.file.name = "a.txt"
+    article.save()
+    assert len(sent.take()) == 1
+    article.save()
+    assert sent.take() == []
+
+
+def test_expression_is_news(sent, article):
+    article.title = Upper("title")
+    article.save()
+    assert sent.texts() == ["A"]
+
+
+def test_deferred_fields_are_not_loaded_and_not_news(sent, article, django_assert_num_queries):
+    with django_assert_num_queries(1):
+        only = Article.objects.only("views").get()
+    only.views = 5
+    with django_assert_num_queries(1):
+        only.save()
+    without = Article.objects.defer("views").get()
+    without.save()
+    assert sent.take() == []
+    without.title = "b"
+    without.save()
+    only.title = "c"
+    only.save()
+    assert sent.texts() == ["b", "c"]
+
+
+def test_instance_made_by_hand_counts_as_changed(sent, article):
+    Article(pk=article.pk, title="a", tags=["x"]).save()
+    assert len(sent.take()) == 1
+
+
+def test_save_over_another_row_is_news(sent, article):
+    other = Article.objects.create(title="b")
+    sent.take()
+    article.pk = other.pk
+    article.save()
+    assert sent.texts() == ["a"]
+
+
+def test_refreshed_values_are_what_a_save_is_compared_with(sent, article):
+    Article.objects.update(title="theirs")
+    article.refresh_from_db()
+    article.save()
+    assert sent.take() == []
+    article.title = "a"
+    article.save()
+    assert sent.texts() == ["a"]
+
+
+def test_lazily_loaded_field_is_not_news_and_does_not_hide_others(sent, article):
+    only = Article.objects.only("title").get()
+    only.title = "b"
+    assert only.tags == ["x"]
+    only.save()
+    assert sent.texts() == ["b"]
+    only = Article.objects.only("title").get()
+    assert only.tags == ["x"]
+    only.save()
+    assert sent.take() == []
+
+
+def test_copies_of_an_instance_remember_by_themselves(sent, article):
+    twin = copy.copy(article)
+    restored = pickle.loads(pickle.dumps(article))
+    twin.title = "b"
+    twin.save()
+    sent.take()
+    article.title = restored.title = "c"
+    article.save()
+    restored.save()
+    assert sent.texts() == ["c", "c"]
+
+
+def test_creation_and_deletion_are_always_news(sent):
+    article = Article.objects.create(title="")
+    article.delete()
+    assert [event.mode for event in sent.take()] == [None, "remove"]

@@ -1,0 +1,65 @@
+"""Saves in a real server's views reach the pages that other browsers have open."""
+
+import json
+
+import pytest
+
+from tests.chat.models import Message, Room
+from tests.live import begun
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def room():
+    return Room.objects.create(name="lobby")
+
+
+@pytest.fixture
+def site(start_server, settings):
+    middleware = [*settings.MIDDLEWARE, "ds_broadcaster.middleware.BroadcasterMiddleware"]
+    return start_server(settings={"ROOT_URLCONF": "tests.chat.site", "MIDDLEWARE": middleware})
+
+
+def test_room_follows_what_views_save(site, room):
+    visitor = site.visitor()
+    client = visitor.connect(f"room-{room.pk}")
+    begun(client)
+    visitor.post("/post/", {"room": room.pk, "texts": ["undone"], "undo": True})
+    first, second = visitor.post("/post/", {"room": room.pk, "texts": ["one", "two"]}).json()
+    visitor.post(f"/edit/{first}/", {"text": "<b>uno</b>"})
+    visitor.post(f"/edit/{second}/", {})
+    client.wait_for(lambda: len(client.events) >= 4, what="four events")
+    assert [event.args.get("mode", "outer") for event in client.events] == ["append", "append", "outer", "remove"]
+    assert client.events[0].args["selector"] == f"#messages:not(:has(#chat-message-{first}))"
+    assert "&lt;b&gt;uno" in client.events[2].elements
+    assert client.events[3].args["selector"] == f"#chat-message-{second}"
+    assert [message.text for message in Message.objects.all()] == ["<b>uno</b>"]
+
+
+def test_page_that_was_away_is_told_what_was_saved_meanwhile(site, room):
+    visitor = site.visitor()
+    client = visitor.connect(f"room-{room.pk}")
+    begun(client)
+    cursor = client.last_event_id
+    client.close()
+    visitor.post("/post/", {"room": room.pk, "texts": [str(number) for number in range(50)]})
+    client = visitor.connect(f"room-{room.pk}", last_event_id=cursor)
+    client.wait_for(lambda: len(client.events) >= 50, what="fifty events")
+    assert [f">{number} 0" in event.elements for number, event in enumerate(client.events)] == [True] * 50
+
+
+def test_tab_that_saves_is_left_out(site, room):
+    visitor = site.visitor()
+    mine, theirs = [
+        visitor.connect(f"room-{room.pk}", datastar=json.dumps({"broadcastTab": f"{name}-12345678"}))
+        for name in ("mine", "theirs")
+    ]
+    begun(mine, theirs)
+    visitor.post("/post/", {"room": room.pk, "texts": ["mine"], "broadcastTab": "mine-12345678"})
+    visitor.post("/post/", {"room": room.pk, "texts": ["theirs"], "broadcastTab": "theirs-12345678"})
+    visitor.post("/post/", {"room": room.pk, "texts": ["all"]})
+    for client in (mine, theirs):
+        client.wait_for(lambda client=client: len(client.events) >= 2, what="two events")
+    mine.expect(">all")
+    assert [">mine" in mine.events[0].elements, ">theirs" in theirs.events[0].elements] == [False, False]

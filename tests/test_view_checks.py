@@ -1,0 +1,63 @@
+"""`manage.py check` finds what a request to a channel view could only answer with an error."""
+
+import pytest
+from pydantic import BaseModel
+
+from ds_broadcaster import BroadcastChannelView
+from ds_broadcaster.routes import routes
+from ds_broadcaster.view_checks import check_view, check_views
+
+
+class Fine(BroadcastChannelView):
+    presence_template_name = "page.html"
+    signals_model = BaseModel
+    recheck_interval = 2.5
+
+    def channel_name(self):
+        return "fine"
+
+
+def ids(view):
+    return [message.id.removeprefix("ds_broadcaster.") for message in check_view(view)]
+
+
+def test_nothing_is_wrong_with_a_view_that_works():
+    assert ids(Fine) == []
+    assert check_views() == []
+
+
+async def awaited(self, *args):
+    pass
+
+
+@pytest.mark.parametrize(
+    "attributes, expected, says",
+    [
+        ({"channel_name": BroadcastChannelView.channel_name}, "E020", "Broken must define channel_name()."),
+        ({"has_permission": awaited}, "E021", "Broken.has_permission() must be a plain method."),
+        ({"render_presence": awaited}, "E021", "Broken.render_presence() must be"),
+        ({"on_join": awaited}, "E021", "Broken.on_join() must be"),
+        ({"presence_template_name": "nowhere.html"}, "E022", "'nowhere.html' is no template"),
+        ({"signals_model": dict}, "E023", "signals_model must be a pydantic model"),
+        ({"recheck_interval": 0}, "E024", "recheck_interval must be a number of seconds"),
+        ({"recheck_interval": "60"}, "E024", "recheck_interval must be a number of seconds"),
+    ],
+)
+def test_mistake_is_named_with_what_to_write(attributes, expected, says):
+    (message,) = check_view(type("Broken", (Fine,), attributes))
+    assert message.id == f"ds_broadcaster.{expected}"
+    assert says in message.msg
+    assert message.hint
+
+
+def test_presence_of_ones_own_needs_no_template():
+    attributes = {"presence_template_name": "nowhere.html", "render_presence": lambda self, user_ids: ""}
+    assert ids(type("Own", (Fine,), attributes)) == []
+
+
+def test_check_looks_at_every_view_that_is_served():
+    view = type("Served", (BroadcastChannelView,), {"url_path": "checked/", "__module__": __name__})
+    try:
+        assert [(message.id, message.obj) for message in check_views()] == [("ds_broadcaster.E020", view)]
+    finally:
+        routes.remove(f"{__name__}.Served")
