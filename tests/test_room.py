@@ -17,7 +17,7 @@ window.streams = [];
 window.answers = [];
 const send = window.fetch;
 window.fetch = (url, options) => {
-    const stream = String(url).includes('/stream/');
+    const stream = String(url).includes('/events/rooms/');
     if (stream) streams.push(options.signal);
     const answer = send(url, stream && window.deaf ? {...options, signal: null} : options);
     if (stream) answers.push(answer);
@@ -305,7 +305,7 @@ def test_pages_recover_when_the_demo_is_restarted(window, demo):
     write(mio, "before")
     expect(texts(ada)).to_have_text(["before"])
     held = SimpleQueue()
-    ada.route("**/stream/**", lambda route: held.put(route))
+    ada.route("**/events/rooms/**", lambda route: held.put(route))
     demo.restart()
     request = Waiting(held.get(timeout=20))
     expect(ada.locator(".connection")).to_have_text("Reconnecting…")

@@ -24,6 +24,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "ds_broadcaster.middleware.BroadcasterMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 TEMPLATES = [
@@ -60,5 +61,3 @@ CLIENT_DIR = BASE_DIR.parent / "client"
 if (CLIENT_DIR / "datastar.js").exists():
     STATICFILES_DIRS = [CLIENT_DIR]
     DS_BROADCASTER_DATASTAR_URL = STATIC_URL + "datastar.js"
-else:
-    DS_BROADCASTER_DATASTAR_URL = "https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.4/bundles/datastar.js"

@@ -4,8 +4,9 @@ from itertools import pairwise
 from django.conf import settings
 from django.db import models
 from django.utils import timezone
+from django.utils.functional import cached_property
 
-from ds_broadcaster import broadcast
+from ds_broadcaster import BroadcastOnSave, broadcast
 
 User = settings.AUTH_USER_MODEL
 
@@ -42,17 +43,24 @@ class Room(models.Model):
         return self.memberships.filter(user=user.pk, kicked=False).exists()
 
     def history(self, limit=100):
-        """The newest messages, oldest first; each knows whether it `continues` the one before it."""
+        """The newest messages, oldest first."""
         messages = list(self.messages.select_related("author").order_by("-pk")[:limit])[::-1]
         for before, message in pairwise([None, *messages]):
             message.continues = message.follows(before)
         return messages
 
 
-class Membership(models.Model):
+# --8<-- [start:membership]
+class Membership(BroadcastOnSave):
+    """Somebody's place in a room; its card is on their list of rooms."""
+
     room = models.ForeignKey(Room, models.CASCADE, related_name="memberships")
     user = models.ForeignKey(User, models.CASCADE, related_name="memberships")
     kicked = models.BooleanField(default=False)
+
+    broadcast_template_name = "rooms/_card.html"
+    broadcast_target, broadcast_mode = "#rooms", "prepend"
+    broadcast_select_related = ("room__owner",)
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=("room", "user"), name="one_membership_each"),)
@@ -60,15 +68,35 @@ class Membership(models.Model):
     def __str__(self):
         return f"{self.user} in {self.room}"
 
+    def broadcast_channel(self):
+        return f"home-{self.user_id}"
 
-class Message(models.Model):
+
+# --8<-- [end:membership]
+
+
+# --8<-- [start:message]
+class Message(BroadcastOnSave):
     room = models.ForeignKey(Room, models.CASCADE, related_name="messages")
     author = models.ForeignKey(User, models.CASCADE, related_name="messages")
     text = models.TextField(max_length=2000)
     sent = models.DateTimeField(default=timezone.now)
 
+    broadcast_target = "#messages"  # the template is rooms/_message.html
+    broadcast_select_related = ("author",)
+
     def __str__(self):
         return self.text[:40]
+
+    def broadcast_channel(self):
+        return f"room-{self.room_id}"
+
+    # --8<-- [end:message]
+
+    @cached_property
+    def continues(self):
+        """Whether this belongs under the message before it. history() knows without a query."""
+        return self.follows(self.room.messages.filter(pk__lt=self.pk).order_by("-pk").first())
 
     def follows(self, before):
         """Whether this belongs under `before`: the same author, soon after."""

@@ -6,11 +6,12 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 from pydantic import ValidationError
 
-from ds_broadcaster import broadcast
+from ds_broadcaster import broadcast, broadcast_saved, suppress_broadcasts
 
 from . import live
+from .channels import HomeChannel, RoomChannel  # noqa: F401  (served under events/)
 from .forms import MessageForm, Position, RoomForm
-from .models import Membership, Room
+from .models import Membership, Message, Room
 from .people import PEOPLE
 
 User = get_user_model()
@@ -56,18 +57,8 @@ def second_window(request):
 
 
 def show_home(request, form, status=200):
-    cursor = broadcast.cursor()  # before anything is read: what changes from here on is replayed
-    context = {"cursor": cursor, "cards": live.cards(request.user), "form": form}
-    context["second_window"] = second_window(request)
+    context = {"cards": live.cards(request.user), "form": form, "second_window": second_window(request)}
     return render(request, "rooms/home.html", context, status=status)
-
-
-@require_GET
-def home_stream(request):
-    if not request.user.is_authenticated:
-        return HttpResponse(status=204)  # unlike a redirect or a 403 this makes the client stop
-    channels = live.home_channels(request.user.pk)
-    return broadcast.connect(channels, request, snapshot_callback=live.home_snapshot)
 
 
 @require_POST
@@ -79,8 +70,7 @@ def create_room(request):
     form.instance.owner = request.user
     room = form.save()
     room.members.set(User.objects.filter(username__in=PEOPLE))
-    for membership in room.memberships.all():
-        live.show_card(membership, mode="prepend")
+    broadcast_saved(room.memberships.all(), created=True)  # set() saves them in bulk, which nobody is told of
     return redirect("room", room.pk)
 
 
@@ -89,10 +79,10 @@ def delete_room(request, pk):
     room = owned_room(request, pk)
     channel = room.channel
     notice = {"title": f"“{room.name}” is gone", "text": f"{request.user.first_name} deleted this room."}
-    room.delete()
+    with suppress_broadcasts(Message):
+        room.delete()
     broadcast.template(channel, "rooms/_closed.html", notice)
     broadcast.kill(channel)
-    broadcast.remove("rooms", f"#card-{pk}")
     return redirect("home")
 
 
@@ -102,25 +92,12 @@ def delete_room(request, pk):
 @require_GET
 @login_required
 def room(request, pk):
-    cursor = broadcast.cursor()
     room = Room.objects.filter(pk=pk).first()
     if room is None or not room.is_open_to(request.user):
         return render(request, "rooms/closed.html", status=403)
     here = {*broadcast.get_users(room.channel), request.user.pk}
-    context = {"cursor": cursor, "messages": room.history(), "second_window": second_window(request)}
+    context = {"messages": room.history(), "second_window": second_window(request)}
     return render(request, "rooms/room.html", context | live.roster(room, here))
-
-
-@require_GET
-def room_stream(request, pk):
-    room = Room.objects.filter(pk=pk).first()
-    if room is None or not room.is_open_to(request.user):
-        if "Last-Event-ID" not in request.headers:
-            raise PermissionDenied
-        # A page that was asleep when it lost the room: a whole page of HTML tells it, and makes it stop.
-        return render(request, "rooms/_closed.html")
-    channels = [room.channel, room.live_channel, room.personal_channel(request.user.pk)]
-    return broadcast.connect(channels, request, live.room_presence, snapshot_callback=live.room_snapshot)
 
 
 def open_room(request, pk):
@@ -146,7 +123,7 @@ def send(request, pk):
     if not form.is_valid():
         return JsonResponse({"errors": form.errors}, status=422)
     form.instance.room, form.instance.author = room, request.user
-    live.show_message(form.save())
+    form.save()
     live.show_typing(room, request.user, typing=False)
     return JsonResponse({"_text": ""})  # signals: the text field is empty again
 
@@ -180,7 +157,6 @@ def kick(request, pk, user_pk):
     broadcast.template(room.personal_channel(user_pk), "rooms/_closed.html", notice)
     broadcast.disconnect(room.channel, user_pk)
     live.show_roster(room)
-    live.show_card(membership)
     return done()
 
 
@@ -191,5 +167,4 @@ def let_in(request, pk, user_pk):
     membership.kicked = False
     membership.save()
     live.show_roster(room)
-    live.show_card(membership)
     return done()

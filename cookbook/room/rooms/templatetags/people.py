@@ -1,12 +1,6 @@
 from django import template
-from django.conf import settings
 
 register = template.Library()
-
-
-@register.simple_tag
-def datastar_url():
-    return settings.DS_BROADCASTER_DATASTAR_URL
 
 
 @register.filter

@@ -6,6 +6,7 @@ from django.contrib.auth import get_user_model
 from django.core.management import BaseCommand, call_command
 from django.utils import timezone
 
+from ds_broadcaster import suppress_broadcasts
 from rooms.models import Room
 from rooms.people import PEOPLE, ROOMS
 
@@ -15,7 +16,8 @@ class Command(BaseCommand):
 
     def handle(self, *args, **options):
         call_command("migrate", verbosity=0)
-        seed()
+        with suppress_broadcasts():  # nobody is there yet
+            seed()
         host, port = os.environ.get("HOST", "127.0.0.1"), int(os.environ.get("PORT", 8000))
         self.stdout.write(f"The room is open at http://{host}:{port}/  (Ctrl-C closes it)")
         server = uvicorn.Server(

@@ -1,0 +1,59 @@
+"""The streams of the two pages: who may have them, and what they show beside the models' own broadcasts."""
+
+from django.template.loader import render_to_string
+from django.utils.functional import cached_property
+
+from ds_broadcaster import BroadcastChannelView
+
+from . import live
+from .models import Room
+
+
+# --8<-- [start:home]
+class HomeChannel(BroadcastChannelView):
+    """A list of rooms: news for all, and what is on one's own list."""
+
+    url_path = "rooms/"
+
+    def channel_name(self):
+        return ["rooms", f"home-{self.request.user.pk}"]
+
+    def render_snapshot(self):
+        return render_to_string("rooms/_cards.html", {"cards": live.cards(self.request.user)})
+
+
+# --8<-- [end:home]
+
+
+# --8<-- [start:room]
+class RoomChannel(BroadcastChannelView):
+    url_path = "rooms/<int:pk>/"
+
+    @cached_property
+    def room(self):
+        return Room.objects.filter(pk=self.kwargs["pk"]).first()
+
+    def channel_name(self):
+        return [self.room.channel, self.room.live_channel, self.room.personal_channel(self.request.user.pk)]
+
+    def has_permission(self):
+        return self.room is not None and self.room.is_open_to(self.request.user)
+
+    def render_presence(self, user_ids):
+        """Show who is here, and no pointer left behind by somebody who is not."""
+        if self.room is None or self.channel != self.room.channel:
+            return None
+        return render_to_string("rooms/_presence.html", live.roster(self.room, user_ids))
+
+    def render_snapshot(self):
+        """Show what a page needs that was away for too long, or across a restart of the server."""
+        return render_to_string("rooms/_messages.html", {"messages": self.room.history()})
+
+    def on_join(self, user_id):
+        if self.room is not None and self.channel == self.room.channel:
+            live.show_count(self.room)
+
+    on_leave = on_join
+
+
+# --8<-- [end:room]
