@@ -5,7 +5,8 @@
 # PYTHON       the interpreter (default: the newest of $(PYTHONS) that really runs)
 # DJANGO       a requirement that pins Django (default: what pyproject.toml says)
 # VENV         where the environment lives (default: .venv, or one of its own where PYTHON or DJANGO is given)
-# PORT         where the demo serves
+# PORT         where the demo and the recipes serve
+# NAME         the recipe that `make recipe` serves, as in NAME=notifications
 # PYTEST_ARGS  added to pytest's command line, as in PYTEST_ARGS='-k presence'
 
 PYTHONS ?= 3.14 3.13 3.12 3.11
@@ -32,7 +33,7 @@ fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench docs clean python
+.PHONY: help demo recipe test lint format bench docs clean python
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +43,9 @@ demo: $(VENV)/.has-demo $(CLIENT) ## Serve the live room on http://localhost:800
 	@echo "The live room: http://localhost:$(PORT)  (open it in two windows; Ctrl-C ends it)"
 	@exec $(BIN)/python cookbook/room/manage.py demo
 
+recipe: $(VENV)/.has-demo $(CLIENT) ## Serve one recipe of the cookbook on http://localhost:8000 (NAME=...)
+	@exec $(BIN)/python cookbook/serve.py $(or $(NAME),--help) $(if $(NAME),--port $(PORT))
+
 test: $(VENV)/.has-test $(CLIENT) ## Run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
@@ -49,6 +53,7 @@ lint: $(VENV)/.has-dev ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/.has-dev ## Put the code into the project's style
 	$(BIN)/ruff check --fix .
@@ -58,7 +63,7 @@ bench: $(VENV)/.has-bench ## Measure against other libraries
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 docs: $(VENV)/.has-docs ## Build the documentation into site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean: ## Remove environments, caches and everything built or fetched
 	rm -rf .venv .venv-* build dist site htmlcov .coverage *.egg-info cookbook/client
