@@ -55,6 +55,9 @@ def opening_of(broker: Broker, channels: tuple[str, ...], request: HttpRequest) 
     if cursor is None or len(gaps) == len(channels):
         cursor = granted
     element = request.GET.get(ELEMENT_PARAMETER, "")
+    if is_recheck(request) and hasattr(request, "session"):
+        # Nobody came: a session that expires without visits must not be kept alive by its own stream.
+        request.session.save = lambda *args, **kwargs: None  # type: ignore[method-assign]
     return Opening(
         channels,
         None,

@@ -135,7 +135,6 @@ class Hub:
             if user is not None and channel.roster.join(user):
                 self.attendance.joined(channel, user)
             self.attendance.changed(channel)
-        self._duplicates.replace(connection)
         self.rechecks.watch(connection, opening.recheck_interval)
 
         if self.closing:
@@ -162,9 +161,8 @@ class Hub:
             split = [(sequence, *split_left_out(frame)) for sequence, frame in missed]
             missed = [(s, f if tab is None or tab != opening.tab else without_content(f)) for s, f, tab in split]
         connection.cursor = reached
-        hello = hello_frame(
-            format_id(self.broker.epoch, opening.cursor), random.randint(*RETRY), gap=bool(opening.gaps)
-        )
+        retry = self._duplicates.replace(connection) or random.randint(*RETRY)
+        hello = hello_frame(format_id(self.broker.epoch, opening.cursor), retry, gap=bool(opening.gaps))
         live = live_frame() if opening.element is not None else b""
         return b"".join([hello, live, opening.snapshot, *(frame for _, frame in missed)])
 

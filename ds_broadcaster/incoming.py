@@ -1,11 +1,13 @@
 """The signals that a client sends with a request."""
 
-from typing import Any
+import json
+from typing import Any, get_args
 
 from datastar_py.django import read_signals
 from django.core.exceptions import BadRequest
 from django.http import HttpRequest
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, AliasPath, BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from .tabs import TAB
 
@@ -34,9 +36,32 @@ def signals_of(request: HttpRequest, model: type[BaseModel] | None) -> Any:
     if model is None:
         return signals
     try:
-        return model.model_validate(signals)
+        # As JSON: a strict model takes its dates and enums from strings then.
+        return model.model_validate_json(json.dumps(signals))
     except ValidationError as error:
-        fields = dict.fromkeys(".".join(map(str, each["loc"])) or "signals" for each in error.errors())
+        complaints = error.errors(include_url=False, include_context=False, include_input=False)
+        fields = dict.fromkeys(_field(model, each["loc"]) for each in complaints)
         raise BadSignals(f"Bad signals: {', '.join(fields)}"[:LONGEST_COMPLAINT] + ".") from error
     except RecursionError as error:
         raise BadSignals("Bad signals: they are nested too deep.") from error
+
+
+def _field(model: Any, location: tuple[int | str, ...]) -> str:
+    """Return the path of the field that is wrong, as far as the model declares it: what follows the client wrote."""
+    path: list[str] = []
+    for part in location:
+        fields: dict[str, FieldInfo] = getattr(model, "model_fields", {})
+        found = next((each for name, each in fields.items() if part in _names(name, each)), None)
+        if found is None:
+            break
+        path.append(str(part))
+        # An optional model is one of two arguments.
+        inner = [found.annotation, *get_args(found.annotation)]
+        model = next((each for each in inner if isinstance(each, type) and issubclass(each, BaseModel)), None)
+    return ".".join(path) or "signals"
+
+
+def _names(name: str, field: FieldInfo) -> set[int | str]:
+    alias = field.validation_alias
+    aliases = alias.choices if isinstance(alias, AliasChoices) else [alias]
+    return {name, *(each.path[0] if isinstance(each, AliasPath) else each for each in aliases if each is not None)}

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Mapping
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from .connection import Connection, Message, Origin
@@ -20,10 +21,13 @@ logger = logging.getLogger("ds_broadcaster")
 
 # How many are asked at a time: each takes a thread of Django's, and the pages of the site come first.
 PARALLEL = 4
-# Seconds after which an answer is not waited for; the stream stays, and is asked about at its next turn.
+# Seconds after which people are told that an answer is late. It is waited for all the same: its thread cannot be
+# stopped, and one more for each that hangs would be threads without end.
 PATIENCE = 30
 # The interval is shortened by up to this share, so that those who came together are not asked together.
 JITTER = 0.2
+# Seconds. A view that says 0 must not keep a processor busy.
+SHORTEST = 0.1
 # Seconds. What a recheck is about may be on its way still: Django tells of a logout before it ends the session.
 SECOND_LOOK = 1.0
 
@@ -41,7 +45,7 @@ class Rechecks:
 
     def watch(self, connection: Connection, interval: float | None) -> None:
         """Ask about a connection every `interval` seconds (None: as the settings say)."""
-        seconds = self._hub.settings.recheck_interval if interval is None else interval
+        seconds = self._hub.settings.recheck_interval if interval is None else max(interval, SHORTEST)
         if interval is not None:
             self._intervals[connection] = seconds
         self._later(connection, seconds * random.uniform(1 - JITTER, 1))
@@ -56,13 +60,17 @@ class Rechecks:
 
     def ask(self, connection: Connection) -> None:
         """Ask about a connection now, and if it may stay, once more a moment later."""
+        if connection.slot is None:  # Closed by another command, just before this one.
+            return
         self._later(connection, SECOND_LOOK)
         self._queue(connection)
 
     def _later(self, connection: Connection, seconds: float) -> None:
         if connection.recheck is not None:
             connection.recheck.cancel()
-        connection.recheck = self._hub.loop.call_later(seconds, self._turn, connection)
+        # In a context of its own, and not in that of whoever made the hub's loop turn: a request would stay in memory
+        # for as long as the stream, and its user's language, and in plain mode its thread, be those of the re-check.
+        connection.recheck = self._hub.loop.call_later(seconds, self._turn, connection, context=Context())
 
     def _turn(self, connection: Connection) -> None:
         self.watch(connection, self._intervals.get(connection))
@@ -71,18 +79,22 @@ class Rechecks:
     def _queue(self, connection: Connection) -> None:
         self._due[connection] = None
         if len(self._asking) < PARALLEL:
-            task = self._hub.loop.create_task(self._work())
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
+            self._asking.add(self._hub.loop.create_task(self._work(), context=Context()))
 
     async def _work(self) -> None:
-        while self._due and not self._hub.closing:
-            connection = next(iter(self._due))
-            del self._due[connection]
-            if not await self._may_stay(connection) and connection.slot is not None:
-                # Cut, not closed: the client asks for itself, with the cookies it has by now, and is told.
-                connection.end(clean=False)
-                self._hub.close(connection, grace=False)
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            while self._due and not self._hub.closing:
+                connection = next(iter(self._due))
+                del self._due[connection]
+                if not await self._may_stay(connection) and connection.slot is not None:
+                    # The client is to come back and ask for itself, with the cookies it has by now. Those of our own
+                    # element always do; of others some only after an end that is not clean.
+                    connection.end(clean=connection.element is not None)
+                    self._hub.close(connection, grace=False)
+        finally:
+            self._asking.discard(task)  # Here, and not in a callback: who is due until that runs would wait.
 
     async def _may_stay(self, connection: Connection) -> bool:
         origin = connection.origin
@@ -91,8 +103,11 @@ class Rechecks:
         if origin.scope["method"] != "GET":
             return False  # Asking would do again what the request did.
         try:
-            async with asyncio.timeout(PATIENCE):
-                status, opening = await _ask(origin)
+            asking = self._hub.loop.create_task(_ask(origin))
+            late = not (await asyncio.wait({asking}, timeout=PATIENCE))[0]
+            if late:
+                logger.warning("The re-check of %s takes more than %d s.", origin.scope["path"], PATIENCE)
+            status, opening = await asking
         except Exception as error:
             if connection.slot is not None:
                 logger.warning("The re-check of %s failed: the stream stays.", origin.scope["path"], exc_info=error)
@@ -110,11 +125,13 @@ async def _ask(origin: Origin) -> tuple[int, Opening | None]:
     status = 500
     mark: str | None = None
     is_asked = False
+    enough = asyncio.Event()
 
     async def receive() -> Message:
         nonlocal is_asked
         if is_asked:
-            await asyncio.Event().wait()  # Django waits for the client to leave; nobody does.
+            await enough.wait()  # Django waits for the client to leave.
+            return {"type": "http.disconnect"}
         is_asked = True
         return {"type": "http.request", "body": b"", "more_body": False}
 
@@ -123,6 +140,9 @@ async def _ask(origin: Origin) -> tuple[int, Opening | None]:
         if message["type"] == "http.response.start":
             status = message["status"]
             mark = find_mark(message)
+        elif message.get("more_body"):
+            enough.set()  # Some other answer, which may be without end, and without a pause.
+            await asyncio.sleep(0)
 
     await origin.application({**origin.scope, SCOPE_KEY: granted, RECHECK_KEY: True}, receive, send)
     stream = granted.get(mark) if mark is not None else None

@@ -7,9 +7,11 @@ import logging
 from functools import partial
 from typing import Any
 
+from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.contrib.auth.signals import user_logged_out
-from django.db import transaction
+from django.core.exceptions import ImproperlyConfigured
+from django.db import Error, transaction
 from django.db.models.signals import post_delete, post_save
 
 from .broadcaster import broadcast
@@ -22,10 +24,16 @@ _HARMLESS = {"last_login"}
 
 def watch_users() -> None:
     """Connect to what Django tells about users."""
-    model = get_user_model()
     user_logged_out.connect(_logged_out, dispatch_uid="ds_broadcaster")
-    post_save.connect(_saved, sender=model, dispatch_uid="ds_broadcaster")
-    post_delete.connect(_deleted, sender=model, dispatch_uid="ds_broadcaster")
+    try:
+        user_model = get_user_model()
+    except ImproperlyConfigured:  # A project without users.
+        return
+    for model in apps.get_models():
+        # Proxies and children too: Django tells of each under its own name.
+        if issubclass(model, user_model):
+            post_save.connect(_saved, sender=model, dispatch_uid="ds_broadcaster")
+            post_delete.connect(_deleted, sender=model, dispatch_uid="ds_broadcaster")
 
 
 def _logged_out(sender: Any, user: Any = None, **kwargs: Any) -> None:
@@ -49,7 +57,7 @@ def _ask_again(user_id: Any, using: str | None) -> None:
     recheck = partial(_recheck, user_id)
     try:
         transaction.on_commit(recheck, using=using)
-    except transaction.TransactionManagementError:  # Whoever commits by hand tells nobody when.
+    except (Error, ImproperlyConfigured):  # Whoever commits by hand tells nobody when; or there is no database.
         recheck()
 
 

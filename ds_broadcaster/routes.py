@@ -1,19 +1,17 @@
 """The routes table: every channel view that declares a `url_path`, served by `include("ds_broadcaster.urls")`."""
 
 import re
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from django.urls import URLPattern, URLResolver, clear_url_caches, path
+from django.urls import URLPattern, clear_url_caches, path
 
 _WORD_BEGINS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _CONVERTER = re.compile(r"<(?:([^>:]+):)?[^>]+>")
 # Which of two patterns that both match is tried first: the one that says more about the part where they differ.
-_FIXED, _NARROW, _WIDE, _ANYTHING = range(4)
+_FIXED, _NARROW, _WIDE, _ANYTHING, _EMPTY, _NONE = range(6)
 _PRECISION = {"int": _NARROW, "uuid": _NARROW, "slug": _WIDE, "str": _WIDE, "path": _ANYTHING}
 
 
@@ -30,12 +28,23 @@ class Route(NamedTuple):
         """Return the path without the names of its arguments: two routes of one shape match the same URLs."""
         return _CONVERTER.sub(lambda found: f"<{found[1] or 'str'}>", self.url_path)
 
-    def order(self) -> tuple[tuple[int, str], ...]:
+    def order(self) -> tuple[tuple[int, int, str], ...]:
         parts = []
         for part in self.shape.split("/"):
             converters = re.findall(r"<([^>]+)>", part)
-            parts.append((max((_PRECISION.get(each, _NARROW) for each in converters), default=_FIXED), part))
-        return tuple(parts)
+            precision = max((_PRECISION.get(each, _NARROW) for each in converters), default=_FIXED)
+            # "room-<slug>" is tried before "<slug>". A <path> matches however many parts, so an end matches most.
+            parts.append((precision if part else _EMPTY, -len(_CONVERTER.sub("", part)), part))
+        return (*parts, (_NONE, 0, ""))
+
+    def pattern(self) -> URLPattern:
+        """Return what Django serves; ImproperlyConfigured says whose path it does not understand."""
+        try:
+            pattern = path(self.url_path, self.view, name=self.name)
+            _ = pattern.pattern.regex  # Compiled at the first request, if nobody asks.
+        except (ImproperlyConfigured, re.error) as error:
+            raise ImproperlyConfigured(f"{self.place}: {error}") from error
+        return pattern
 
 
 class Routes:
@@ -67,7 +76,7 @@ class Routes:
                 f"not {route.url_path!r}."
             )
         with self._lock:
-            others = [each for each in self._routes if each.place != route.place]
+            others = [each for each in self._routes if not _is_same(each, route)]
             for other in others:
                 if other.name == route.name:
                     raise ImproperlyConfigured(
@@ -78,39 +87,45 @@ class Routes:
                         f"{other.place} and {route.place} are both served at {route.url_path!r}: "
                         "give one another url_path."
                     )
+            self._take([*others, route])
+
+    def remove(self, place: str) -> None:
+        """Take back what the class at `place` added."""
+        with self._lock:
+            self._take([each for each in self._routes if each.place != place])
+
+    def publish(self, fixed: Iterable[URLPattern]) -> list[URLPattern]:
+        """Return the patterns, behind those of ds_broadcaster's own pages."""
+        with self._lock:
+            self._fixed = list(fixed)
+            self._fill(self._routes)
+            self._is_published = True
+        return self.urlpatterns
+
+    def _take(self, routes: list[Route]) -> None:
+        if self._is_published:
+            self._fill(routes)
+        self._routes = routes
+
+    def _fill(self, routes: list[Route]) -> None:
+        """Serve these routes; all that can be wrong with one is found before anything changes."""
+        for route in routes:
             for pattern in self._fixed:
                 if pattern.name == route.name or str(pattern.pattern) == route.url_path:
                     raise ImproperlyConfigured(
                         f"{route.place} takes the name or the path of ds_broadcaster's own {pattern.name!r}: "
                         "give it another url_name or url_path."
                     )
-            self._routes = [*others, route]
-            if self._is_published:
-                self._fill()
-                _forget_reversals()
+        self.urlpatterns[:] = [*self._fixed, *(each.pattern() for each in sorted(routes, key=Route.order))]
+        # Django keeps what it found in patterns when it first reversed a name. The resolver of the project's urls goes
+        # with this, and the next one looks into every include anew.
+        clear_url_caches()
 
-    def remove(self, place: str) -> None:
-        """Take back what the class at `place` added."""
-        with self._lock:
-            self._routes = [each for each in self._routes if each.place != place]
-            if self._is_published:
-                self._fill()
-                _forget_reversals()
 
-    def publish(self, fixed: Iterable[URLPattern]) -> list[URLPattern]:
-        """Return the patterns, behind those of ds_broadcaster's own pages."""
-        with self._lock:
-            self._fixed = list(fixed)
-            routes, self._routes = self._routes, []
-            for route in routes:
-                self.add(route)
-            self._is_published = True
-            self._fill()
-        return self.urlpatterns
-
-    def _fill(self) -> None:
-        patterns = [path(each.url_path, each.view, name=each.name) for each in sorted(self._routes, key=Route.order)]
-        self.urlpatterns[:] = [*self._fixed, *patterns]
+def _is_same(former: Route, route: Route) -> bool:
+    """Tell whether a class is defined again. A function may make several that all have one place."""
+    same = former.place == route.place
+    return same and ("<locals>" not in route.place or former[:2] == route[:2])
 
 
 def name_of(class_name: str) -> str:
@@ -118,23 +133,20 @@ def name_of(class_name: str) -> str:
     return _WORD_BEGINS.sub("-", class_name).lower()
 
 
-def _forget_reversals() -> None:
-    """Have Django look at the patterns again: it keeps what it found in them when it first reversed a name."""
-    clear_url_caches()
-    # Included resolvers are held by the project's own list, and keep what they found for themselves.
-    project = sys.modules.get(settings.ROOT_URLCONF) if getattr(settings, "ROOT_URLCONF", None) else None
-    _reset(getattr(project, "urlpatterns", ()))
+def late_view(cls: Any) -> Callable[..., Any]:
+    """Return a view function that asks the class for its own at the first request: its decorators come later."""
+    made: list[Callable[..., Any]] = []
 
+    def view(request: Any, *args: Any, **kwargs: Any) -> Any:
+        if not made:
+            made.append(cls.as_view())
+        return made[0](request, *args, **kwargs)
 
-def _reset(patterns: Iterable[Any]) -> None:
-    for each in patterns:
-        if isinstance(each, URLResolver):
-            resolver: Any = each
-            resolver._reverse_dict = {}
-            resolver._namespace_dict = {}
-            resolver._app_dict = {}
-            resolver._populated = False
-            _reset(each.url_patterns)
+    view.view_class = cls  # type: ignore[attr-defined]
+    view.view_initkwargs = {}  # type: ignore[attr-defined]
+    view.login_required = False  # type: ignore[attr-defined]
+    view.__doc__, view.__module__, view.__qualname__ = cls.__doc__, cls.__module__, cls.__qualname__
+    return view
 
 
 # The one table of a process.

@@ -12,7 +12,6 @@ from contextvars import ContextVar
 from typing import Any
 
 from django.http import HttpRequest
-from django.http.request import RawPostDataException, UnreadablePostError
 
 # The signal, and the form field, that hold a tab's id.
 TAB = "broadcastTab"
@@ -41,9 +40,13 @@ def current_tab() -> str | None:
 
 def tab_of(request: HttpRequest) -> str | None:
     """Return the id of the tab that sent a request, None where it did not tell."""
-    if not hasattr(request, _KEPT):
-        setattr(request, _KEPT, _read(request))
-    kept: str | None = getattr(request, _KEPT)
+    kept: str | None
+    if hasattr(request, _KEPT):
+        kept = getattr(request, _KEPT)
+    else:
+        kept = _read(request)
+        if kept is not None or not _is_unread_upload(request):
+            setattr(request, _KEPT, kept)
     return kept
 
 
@@ -67,11 +70,18 @@ def _read(request: HttpRequest) -> str | None:
             tab = _signal(request.GET["datastar"])
         elif request.content_type == "application/json":
             tab = _signal(request.body)
-        elif request.method == "POST":
+        elif request.method == "POST" and not _is_unread_upload(request):
             tab = request.POST.get(TAB)
-    except (ValueError, RecursionError, RawPostDataException, UnreadablePostError, OSError):
-        return None  # A view that reads the body as a stream, or a body that is not what it says: nobody's tab.
+    except Exception:
+        # A view that reads the body as a stream, one that is too large, or not what it says: nobody's tab. The view
+        # itself gets to see what is wrong, should it look.
+        return None
     return tab if isinstance(tab, str) and _ID.fullmatch(tab) else None
+
+
+def _is_unread_upload(request: HttpRequest) -> bool:
+    """Tell whether to look at the fields would use up what the view may still want to read in its own way."""
+    return request.content_type == "multipart/form-data" and not hasattr(request, "_post")
 
 
 def _signal(text: str | bytes) -> Any:

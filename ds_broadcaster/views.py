@@ -1,8 +1,10 @@
 """Channel views: a class says which channel, who may, and what its pages are shown."""
 
+import sys
+from abc import ABCMeta
 from collections.abc import Callable, Sequence
 from functools import lru_cache, wraps
-from inspect import isawaitable
+from inspect import isabstract, isasyncgen, isawaitable, iscoroutine, isgenerator
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync
@@ -20,8 +22,10 @@ from pydantic import BaseModel
 
 from .broadcaster import broadcast
 from .channel import AttendanceHook
+from .grant import is_recheck
+from .ids import channel_names
 from .incoming import BadSignals, signals_of
-from .routes import Route, name_of, routes
+from .routes import Route, late_view, name_of, routes
 from .sse import Fragment
 
 if TYPE_CHECKING:
@@ -33,15 +37,32 @@ if TYPE_CHECKING:
 REFUSALS = {401, 403, 404, 410}
 
 
-class ChannelViewType(type):
+class ChannelViewType(ABCMeta):
     """Puts each class that declares a `url_path` into the routes table: declares, not inherits."""
+
+    def __new__(meta, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> Any:
+        # A class that is made by a call would be said to be from the module `abc`.
+        place = {"__module__": sys._getframe(1).f_globals.get("__name__", "")}
+        return super().__new__(meta, name, bases, place | namespace, **kwargs)
 
     def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(name, bases, namespace, **kwargs)
-        if namespace.get("url_path") is not None and not namespace.get("abstract", False):
-            url_name = getattr(cls, "url_name", None) if "url_name" in namespace else None
+        if namespace.get("url_path") is not None and not (namespace.get("abstract", False) or isabstract(cls)):
+            url_name = namespace.get("url_name") or name_of(name)
             place = f"{cls.__module__}.{cls.__qualname__}"
-            routes.add(Route(url_name or name_of(name), namespace["url_path"], place, _late_view(cls)))
+            routes.add(Route(url_name, namespace["url_path"], place, late_view(cls)))
+
+
+class _NoRequest:
+    """Stands where the request would be: a view that has one has it in its own dict, and never asks here."""
+
+    def __get__(self, view: object, cls: type) -> Any:
+        if view is None:
+            return self
+        raise AttributeError(
+            f"{cls.__name__} has no request here: render_presence(), on_join() and on_leave() run once for everybody "
+            "on the channel. Use self.kwargs and self.channel; what is for one client goes into render_snapshot()."
+        )
 
 
 class BroadcastChannelView(View, metaclass=ChannelViewType):
@@ -77,19 +98,11 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
     recheck_interval: float | None = None
     # The channel that render_presence(), on_join() and on_leave() are about.
     channel: str
+    request: HttpRequest = _NoRequest()  # type: ignore[assignment]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._initkwargs = kwargs
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "request":
-            raise AttributeError(
-                f"{type(self).__name__} has no request here: render_presence(), on_join() and on_leave() run once for "
-                "everybody on the channel. Use self.kwargs and self.channel; what is for one client goes into "
-                "render_snapshot()."
-            )
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     # What a subclass says.
 
@@ -140,13 +153,11 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
     def as_view(cls, **initkwargs: Any) -> Callable[..., HttpResponseBase]:
         """Return the view function, as for every Django view; what refuses is answered as a stream's client needs."""
         inner = super().as_view(**initkwargs)
-        # We answer in its place: LoginRequiredMiddleware would redirect.
-        asks_for_login = getattr(inner, "login_required", True)
 
         @wraps(inner)
         def view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             try:
-                if asks_for_login and _login_is_required() and not _is_logged_in(request):
+                if served.login_required is not False and _login_is_required() and not _is_logged_in(request):
                     raise PermissionDenied
                 response: HttpResponseBase = inner(request, *args, **kwargs)
             except BadSignals as error:
@@ -154,22 +165,28 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
             except (PermissionDenied, Http404) as error:
                 if not _is_from_datastar(request):
                     raise
-                return refusal(request, 403 if isinstance(error, PermissionDenied) else 404)
+                return refusal(request, 404 if isinstance(error, Http404) else 403)
             if _is_from_datastar(request) and (response.status_code in REFUSALS or 300 <= response.status_code < 400):
                 return refusal(request, response.status_code if response.status_code >= 400 else 403)
             return response
 
-        view.login_required = False  # type: ignore[attr-defined]
+        served: Any = view
+        # LoginRequiredMiddleware would redirect: with None it leaves the answer to us. login_not_required() sets False,
+        # on dispatch() or on what is returned here.
+        served.login_required = getattr(inner, "login_required", None)
         return view
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """Ask has_permission() and look at the signals, then answer."""
         if request.method != "OPTIONS":
-            allowed: Any = self.has_permission()
-            if isawaitable(allowed):
-                allowed.close()  # type: ignore[attr-defined]
+            allowed: object = self.has_permission()
+            # These are true whatever they would say.
+            if isawaitable(allowed) or isgenerator(allowed) or isasyncgen(allowed) or callable(allowed):
+                if iscoroutine(allowed):
+                    allowed.close()
                 raise ImproperlyConfigured(
-                    f"{type(self).__name__}.has_permission() must be a plain method: write `def`, not `async def`."
+                    f"{type(self).__name__}.has_permission() must return True or False, not {allowed!r}: "
+                    "write `def`, not `async def`, and call what you return."
                 )
             if not allowed:
                 raise PermissionDenied
@@ -183,8 +200,16 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
 
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """Open the stream."""
+        asked = self.channel_name()
+        try:
+            names = channel_names(asked)
+            "".join(names).encode()
+        except ValueError as error:
+            # Part of a URL or a signal can be empty, or hold a line break or half a surrogate pair: there is no such
+            # channel.
+            raise Http404(str(error)) from error
         return broadcast.grant(
-            self.channel_name(),
+            names,
             request,
             presence_callback=self._presence_callback(),
             snapshot_callback=self._snapshot_callback(),
@@ -232,25 +257,7 @@ def refusal(request: HttpRequest, status: int) -> HttpResponse:
 
     One that returns for it is told by 204: with every other answer some retry mode would ask again, without end.
     """
-    if "last-event-id" in request.headers:
-        return HttpResponse(status=204)
-    return HttpResponse(status=status)
-
-
-def _late_view(cls: Any) -> Callable[..., HttpResponseBase]:
-    """Return a view function that asks the class for its own at the first request: its decorators come later."""
-    made: list[Callable[..., HttpResponseBase]] = []
-
-    def view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if not made:
-            made.append(cls.as_view())
-        return made[0](request, *args, **kwargs)
-
-    view.view_class = cls  # type: ignore[attr-defined]
-    view.view_initkwargs = {}  # type: ignore[attr-defined]
-    view.login_required = False  # type: ignore[attr-defined]
-    view.__doc__, view.__module__, view.__qualname__ = cls.__doc__, cls.__module__, cls.__qualname__
-    return view
+    return HttpResponse(status=204 if "last-event-id" in request.headers or _asks_again(request) else status)
 
 
 def _overrides(view: BroadcastChannelView, name: str) -> bool:
@@ -258,7 +265,11 @@ def _overrides(view: BroadcastChannelView, name: str) -> bool:
 
 
 def _is_from_datastar(request: HttpRequest) -> bool:
-    return "Datastar-Request" in request.headers or "last-event-id" in request.headers
+    return "Datastar-Request" in request.headers or "last-event-id" in request.headers or _asks_again(request)
+
+
+def _asks_again(request: HttpRequest) -> bool:
+    return hasattr(request, "scope") and is_recheck(request)
 
 
 def _is_logged_in(request: HttpRequest) -> bool:

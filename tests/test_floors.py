@@ -77,6 +77,7 @@ ONLY_THERE = {
         "bindings",
         "model_checks",
         "revocation",
+        "templatetags.ds_broadcaster",
     },
 }
 

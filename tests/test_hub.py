@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 )
 
 from ds_broadcaster import signals
+from ds_broadcaster.brokers import EVERYWHERE, Command
 from ds_broadcaster.ids import parse_id
 from ds_broadcaster.log import Log
 from ds_broadcaster.workers import Workers
@@ -36,6 +37,8 @@ channels = st.sampled_from(CHANNELS)
 users = st.sampled_from(USERS)
 kinds = st.sampled_from(KINDS)
 sizes = st.sampled_from([0, 10, 300])
+# A client's tab, and the tab that an event leaves out.
+TABS = (None, "tab-number-1", "tab-number-2")
 
 
 def presence(channel, user_ids):
@@ -57,17 +60,19 @@ class HubMachine(RuleBasedStateMachine):
         self.world.enter_context(patch.object(Log.read, "__defaults__", (TINY_READ,)))
         self.world.enter_context(patch("ds_broadcaster.channel.READ_BYTES", TINY_READ))
         self.broker = self.broadcaster._broker
-        self.published = []  # (sequence, channel, text)
+        self.world.enter_context(patch("ds_broadcaster.rechecks._ask", self._ask))
+        self.published = []  # (sequence, channel, text, the tab that is left out)
         self.clients = []
         self.numbers = iter(range(1, 1_000_000))
+        self.tabs = iter(range(1_000_000))
 
     # Publishing.
 
-    @rule(channel=channels, size=sizes)
-    def publish(self, channel, size):
+    @rule(channel=channels, size=sizes, exclude=st.sampled_from(TABS))
+    def publish(self, channel, size, exclude=None):
         text = f"<p id={channel}{next(self.numbers)}>{'x' * size}</p>"
-        self.broadcaster(channel, text)
-        self.published.append((self.broker.sequence(), channel, text))
+        self.broadcaster(channel, text, exclude=exclude)
+        self.published.append((self.broker.sequence(), channel, text, exclude))
 
     @rule(names=st.lists(channels, min_size=5, max_size=15), size=sizes)
     def publish_more_than_is_kept(self, names, size):
@@ -77,7 +82,8 @@ class HubMachine(RuleBasedStateMachine):
     # Clients.
 
     def _connect(self, names, user, kind, cursor, before_opening=None):
-        note(f"client {len(self.clients)}: {kind} on {names} as {user} from {cursor!r}")
+        tab = TABS[next(self.tabs) % len(TABS)]
+        note(f"client {len(self.clients)}: {kind} on {names} as {user} in {tab} from {cursor!r}")
         client = FakeClient(
             self.loop,
             self.broadcaster,
@@ -87,7 +93,9 @@ class HubMachine(RuleBasedStateMachine):
             cursor=cursor,
             before_opening=before_opening,
             presence_callback=presence,
+            query=b"" if tab is None else f'datastar={{"broadcastTab":"{tab}"}}'.encode(),
         )
+        client.tab = tab
         client.gave = cursor
         client.connected_at = self.broker.sequence()
         client.ended_at = None  # The sequence of the disconnect or kill.
@@ -189,6 +197,16 @@ class HubMachine(RuleBasedStateMachine):
         self.broadcaster.kill(channel)
         self._commanded(lambda client: channel in client.channels)
 
+    # Re-checks, of a server that is in trouble: they change nothing.
+
+    async def _ask(self, origin):
+        await asyncio.sleep(0.2)
+        return 503, None
+
+    @rule(channel=st.sampled_from([*CHANNELS, EVERYWHERE]), user=users)
+    def recheck(self, channel, user):
+        self.broker.command(channel, Command("recheck", user))
+
     # Time.
 
     @rule(count=st.integers(1, 3))
@@ -233,7 +251,9 @@ class HubMachine(RuleBasedStateMachine):
 
     def _expected(self, client, channel, start, until):
         return [
-            (sequence, text) for sequence, name, text in self.published if name == channel and start < sequence <= until
+            (sequence, text)
+            for sequence, name, text, left_out in self.published
+            if name == channel and start < sequence <= until and (left_out is None or left_out != client.tab)
         ]
 
     def _check_run(self, client, until):
@@ -338,6 +358,10 @@ class HubMachine(RuleBasedStateMachine):
             assert not hub._tasks
             assert not hub._incoming
             assert hub.pulse._timer is None
+            assert not hub.rechecks._due
+            assert not hub.rechecks._asking
+            assert not hub.rechecks._intervals
+            assert not hub._duplicates._newest
             joined = Counter(each[1:] for each in hub.workers.sent if each[0] == "user_joined")
             left = Counter(each[1:] for each in hub.workers.sent if each[0] == "user_left")
             assert joined == left

@@ -25,10 +25,15 @@ from ds_broadcaster.sse import (
     encode_fragment,
     encode_remove,
     encode_signals,
+    farewell,
     hello_frame,
     id_frame,
+    leaving_out,
+    live_frame,
     retry_frame,
+    split_left_out,
     with_id,
+    without_content,
 )
 from tests.fakes import FACTOR
 from tests.harness.sse import Comment, Event, IdOnly, Retry, SSEParser
@@ -374,3 +379,35 @@ def test_event_may_be_as_large_as_the_limit_and_no_larger():
         check_size(b"x" * 11, 10)
     assert (caught.value.size, caught.value.limit) == (11, 10)
     assert isinstance(caught.value, ValueError)
+
+
+# Tabs and elements
+
+
+@many
+@given(texts, st.sampled_from(["tab-number-1", "x" * 64]), st.text("0123456789abc-", min_size=1, max_size=20))
+def test_mark_of_who_is_left_out_comes_off_without_a_trace(html, tab, event_id):
+    payload = encode_elements(html)
+    frame = with_id(event_id, payload)
+    assert split_left_out(with_id(event_id, leaving_out(tab, payload))) == (frame, tab)
+    assert split_left_out(frame) == (frame, None)
+    assert parse(without_content(frame)) == [IdOnly(event_id)]
+
+
+def test_marked_event_that_should_ever_get_out_is_the_event():
+    marked = with_id("e-1", leaving_out("tab-number-1", encode_elements("<p>")))
+    assert [frame for frame in parse(marked) if not isinstance(frame, Comment)] == parse(
+        with_id("e-1", encode_elements("<p>"))
+    )
+
+
+def test_page_is_told_that_its_stream_is_open():
+    (event,) = parse(live_frame())
+    assert event.signals == '{"_broadcast":"live"}'
+
+
+def test_farewell_removes_the_element_and_says_closed():
+    *_, removal, closed = parse(farewell("stream-1"))
+    assert removal.args == {"mode": "remove", "selector": "#stream-1"}
+    assert closed.signals == '{"_broadcast":"closed"}'
+    assert farewell(None) == b""

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from django import template
+from django.db.models import Model
 from django.template import Context, TemplateSyntaxError
 from django.urls import reverse
 from django.utils.html import format_html
@@ -94,5 +95,6 @@ def _user(request: Any) -> Any:
 
 def _names(channels: Any) -> Iterable[str]:
     """Return the names of one channel, or of several: a list of them, a queryset."""
-    several = isinstance(channels, Iterable) and not isinstance(channels, (str, bytes, dict))
+    # A user who is not loaded yet says of itself that it can be iterated.
+    several = isinstance(channels, Iterable) and not isinstance(channels, (str, bytes, dict, Model))
     return map(ids.channel_name, channels) if several else [ids.channel_name(channels)]

@@ -1,0 +1,32 @@
+"""The work. It runs in a thread here; a task queue's worker calls `broadcast` in the same way."""
+
+import hashlib
+import time
+
+from django.db import connection
+
+from ds_broadcaster import broadcast
+
+from .models import Job
+
+
+def run(pk):
+    job = Job.objects.get(pk=pk)
+    try:
+        digest = b""
+        for done in range(1, job.total + 1):
+            digest = work(digest)
+            job.done = done
+            job.save(update_fields=["done"])
+            broadcast.signals(job, job.signals)
+        job.result = f"The answer is {digest.hex()[:12]}."
+        job.save(update_fields=["result"])
+        broadcast.template(job, "progress/_result.html", {"job": job})
+    finally:
+        connection.close()  # a thread's database connection is nobody else's to close
+
+
+def work(digest):
+    """Stand for a slow part of a job: a request to somewhere, a page of a report."""
+    time.sleep(0.1)
+    return hashlib.sha256(digest + b"something slow").digest()

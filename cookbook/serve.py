@@ -1,0 +1,139 @@
+"""Serve one recipe by itself: `python cookbook/serve.py notifications`.
+
+A recipe is a small Django app. What a project would have around it is in this file: settings, URLs, three people
+who log in with a click, and a database in a temporary folder. Nothing here is fit for a public server.
+"""
+
+import argparse
+import signal
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import django
+import uvicorn
+from django.conf import settings
+from django.contrib.auth import get_user_model, login
+from django.core.management import call_command
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import include, path
+
+HERE = Path(__file__).resolve().parent
+RECIPES = HERE / "recipes"
+CLIENT = HERE / "client" / "datastar.js"  # the Datastar client, where fetch_client.py could get it
+PEOPLE = {"ada": "Ada", "mio": "Mio", "luis": "Luis"}
+OTHER_NAME = {"127.0.0.1": "localhost", "localhost": "127.0.0.1"}
+
+urlpatterns = []  # filled once Django is set up
+
+
+def main():
+    recipes = sorted(folder.name for folder in RECIPES.iterdir() if (folder / "urls.py").exists())
+    parser = argparse.ArgumentParser(description="Serve one recipe of the cookbook.")
+    parser.add_argument("recipe", choices=recipes)
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--database", type=Path, help="a file that is kept, in place of one in a temporary folder")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        configure(options.recipe, options.database or Path(folder, "db.sqlite3"))
+        from ds_broadcaster.asgi import get_asgi_application
+
+        signal.signal(signal.SIGTERM, lambda *args: sys.exit())  # so that the folder goes as well
+        print(f"The recipe {options.recipe}: http://127.0.0.1:{options.port}/  (Ctrl-C ends it)", flush=True)
+        uvicorn.run(
+            get_asgi_application(),
+            port=options.port,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=1,
+        )
+
+
+def configure(recipe, database):
+    """Set Django up with this recipe alone."""
+    sys.path.insert(0, str(RECIPES))
+    if find_spec("ds_broadcaster") is None:  # not installed: use the checkout that the cookbook is in
+        sys.path.append(str(HERE.parent))
+    settings.configure(
+        DEBUG=True,
+        SECRET_KEY="a-recipe-has-no-secrets",
+        ROOT_URLCONF=__name__,
+        LOGIN_URL="people",
+        USE_TZ=True,
+        INSTALLED_APPS=[
+            "django.contrib.auth",
+            "django.contrib.contenttypes",
+            "django.contrib.sessions",
+            "ds_broadcaster",
+            recipe,
+        ],
+        MIDDLEWARE=[
+            "django.contrib.sessions.middleware.SessionMiddleware",
+            "django.middleware.common.CommonMiddleware",
+            "django.middleware.csrf.CsrfViewMiddleware",
+            "django.contrib.auth.middleware.AuthenticationMiddleware",
+            "ds_broadcaster.middleware.BroadcasterMiddleware",
+        ],
+        TEMPLATES=[
+            {
+                "BACKEND": "django.template.backends.django.DjangoTemplates",
+                "DIRS": [RECIPES / "_base"],
+                "APP_DIRS": True,
+                "OPTIONS": {
+                    "context_processors": [
+                        "django.template.context_processors.request",
+                        "django.contrib.auth.context_processors.auth",
+                        f"{__name__}.around",
+                    ]
+                },
+            }
+        ],
+        DATABASES={
+            "default": {
+                "ENGINE": "django.db.backends.sqlite3",
+                "NAME": database,
+                "OPTIONS": {"timeout": 10, "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"},
+            }
+        },
+        DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+        **({"DS_BROADCASTER_DATASTAR_URL": "/datastar.js"} if CLIENT.exists() else {}),
+    )
+    django.setup()
+    urlpatterns[:] = [
+        path("", include(f"{recipe}.urls")),
+        path("events/", include("ds_broadcaster.urls")),
+        path("as/", people, name="people"),
+        path("as/<str:username>/", log_in, name="log-in"),
+        path("datastar.js", client),
+    ]
+    call_command("check", fail_level="WARNING")
+    call_command("migrate", run_syncdb=True, verbosity=0)
+    for username, first_name in PEOPLE.items():
+        get_user_model().objects.get_or_create(username=username, defaults={"first_name": first_name})
+
+
+def around(request):
+    """Context processor: what the base template shows around each recipe."""
+    host, _, port = request.get_host().partition(":")
+    # Cookies belong to a host name: under the other one, a second window can be somebody else.
+    other = f"http://{OTHER_NAME[host]}:{port}/" if host in OTHER_NAME else None
+    return {"people": get_user_model().objects.order_by("pk"), "other_address": other}
+
+
+def people(request):
+    return render(request, "people.html")
+
+
+def log_in(request, username):
+    login(request, get_object_or_404(get_user_model(), username=username))
+    return redirect("/")
+
+
+def client(request):
+    return HttpResponse(CLIENT.read_bytes(), content_type="text/javascript")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""The recipes: each is started by its own command and used by two people in a browser."""
+
+import os
+import re
+import subprocess
+import sys
+from queue import SimpleQueue
+
+import pytest
+
+from tests.harness import Server, expect
+from tests.harness.browser import Waiting
+from tests.harness.server import ROOT
+
+# What the browser and the client say about a server that is away for a moment.
+OF_A_RESTART = re.compile("net::ERR_(CONNECTION|INCOMPLETE)|^network error|^Failed to fetch|retrying in")
+
+
+class Recipe(Server):
+    """`cookbook/serve.py <name>`, with its database in a folder of its own."""
+
+    def __init__(self, name, folder):
+        super().__init__(name)
+        self.name, self.folder = name, folder
+
+    def _launch(self):
+        env = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+        paths = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
+        command = [sys.executable, "-W", "error", ROOT / "cookbook" / "serve.py", self.name, f"--port={self.port}"]
+        self.process = subprocess.Popen(
+            [*command, f"--database={self.folder / 'db.sqlite3'}"],
+            env=env | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
+        )
+
+
+@pytest.fixture
+def recipe(request, tmp_path):
+    """The recipe that the test is about; nothing that people did in it may have been an error to it."""
+    recipe = Recipe(request.param, tmp_path)
+    with recipe:
+        yield recipe
+        assert "Traceback" not in recipe.log()
+
+
+@pytest.fixture
+def window(chromium, recipe):
+    """Open a window of this person's: `window("ada", "/reading/")`; its console must stay free of errors.
+
+    At the end it is as small as a phone, and no page may be wider. `route` is a pattern, and a function that gets each
+    request for it in place of the server.
+    """
+    tabs = []
+
+    def open_window(name, path="/", route=None):
+        tab = chromium.tab(base_url=recipe.url)
+        if route is not None:
+            tab.route(*route)
+        if name is not None:
+            tab.goto(f"/as/{name}/")
+        if name is None or path != "/":
+            tab.goto(path)
+        tabs.append(tab)
+        return tab
+
+    yield open_window
+    for tab in tabs:
+        tab.set_viewport_size({"width": 360, "height": 640})
+        assert tab.evaluate("document.documentElement.scrollWidth") == 360, "It is wider than a small phone."
+        assert [error for error in tab.errors if not OF_A_RESTART.search(error)] == []
+
+
+def serving(name):
+    """Run a test on this recipe."""
+    return pytest.mark.parametrize("recipe", [name], indirect=True)
+
+
+# Notifications
+
+
+def notify(tab, whom, text):
+    tab.get_by_label("Whom").select_option(whom)
+    tab.get_by_label("What", exact=True).fill(text)
+    tab.get_by_role("button", name="Send").click()
+    expect(tab.get_by_label("What", exact=True)).to_have_value("")
+
+
+def bell(tab):
+    return tab.locator(".bell summary")
+
+
+@serving("notifications")
+def test_notifications_reach_one_user_on_every_page_and_nobody_else(recipe, window):
+    ada, mio = window("ada"), window("mio")
+    reading = window("mio", "/reading/")
+    notify(ada, "Mio", "Tea is ready")
+    for tab in (mio, reading):
+        expect(bell(tab)).to_have_text("1 unread")
+        bell(tab).click()
+        expect(tab.locator("#notifications li")).to_have_text([re.compile("Ada: Tea is ready")])
+    notify(ada, "Mio", "It gets cold")
+    notify(ada, "Ada", "To myself")
+    # Her own came behind Mio's, and hers alone has come.
+    expect(bell(ada)).to_have_text("1 unread")
+    bell(ada).click()
+    expect(ada.locator("#notifications .wide")).to_have_text(["Ada: To myself"])
+    for tab in (mio, reading):
+        expect(bell(tab)).to_have_text("2 unread")
+        expect(tab.locator("#notifications .wide")).to_have_text(["Ada: It gets cold", "Ada: Tea is ready"])
+    # What is read on one page is read on the others.
+    reading.locator("#notifications li", has_text="Tea").get_by_role("button").click()
+    for tab in (mio, reading):
+        expect(bell(tab)).to_have_text("1 unread")
+    mio.get_by_role("button", name="Mark all as read").click()
+    for tab in (mio, reading):
+        expect(bell(tab)).to_have_text("Nothing new")
+        expect(tab.locator("#notifications .unread")).to_have_count(0)
+    expect(bell(ada)).to_have_text("1 unread")
+
+
+# A live list
+
+
+def add(tab, *texts):
+    field = tab.get_by_label("A new task")
+    for text in texts:
+        field.fill(text)
+        field.press("Enter")
+        expect(field).to_have_value("")
+        expect(task(tab, text)).to_have_count(1)
+
+
+def task(tab, text):
+    """The element of a task, found by what its field holds now."""
+    return tab.locator("#tasks li").filter(has=tab.locator(f'form input[value="{text}"]'))
+
+
+def shows(tab, *texts, done=()):
+    """Wait until the page shows these tasks in this order, and no others."""
+    fields = tab.locator("#tasks form input")
+    expect(fields).to_have_count(len(texts))
+    for position, text in enumerate(texts):
+        expect(fields.nth(position)).to_have_value(text)
+        expect(tab.locator("#tasks [type=checkbox]").nth(position)).to_be_checked(checked=text in done)
+
+
+@serving("live_list")
+def test_a_list_changes_in_every_window(recipe, window):
+    ada, mio = window("ada"), window("mio")
+    add(ada, "Ferns", "Bread")
+    add(mio, "Heron <b>")
+    for tab in (ada, mio):
+        shows(tab, "Ferns", "Bread", "Heron <b>")
+    task(mio, "Bread").get_by_role("checkbox").check()
+    shows(ada, "Ferns", "Bread", "Heron <b>", done=["Bread"])
+    field = ada.get_by_label("Rename Ferns")
+    field.fill("Water the ferns")
+    field.press("Enter")
+    task(mio, "Heron <b>").get_by_role("button", name="Delete").click()
+    for tab in (ada, mio):
+        shows(tab, "Water the ferns", "Bread", done=["Bread"])
+    add(ada, "Tea")
+    mio.get_by_role("button", name="All done").click()
+    for tab in (ada, mio):
+        shows(tab, "Water the ferns", "Bread", "Tea", done=["Water the ferns", "Bread", "Tea"])
+    task(ada, "Bread").get_by_role("checkbox").uncheck()
+    for tab in (ada, mio):
+        shows(tab, "Water the ferns", "Bread", "Tea", done=["Water the ferns", "Tea"])
+    # Who is typing is left in peace, but by a new name.
+    field = ada.get_by_label("Rename Bread")
+    field.fill("Bread and b")
+    task(mio, "Bread").get_by_role("checkbox").check()
+    expect(task(ada, "Bread").get_by_role("checkbox")).to_be_checked()
+    expect(field).to_have_value("Bread and b")
+    expect(field).to_be_focused()
+    other = mio.get_by_label("Rename Bread")
+    other.fill("Rye bread")
+    other.press("Enter")
+    expect(ada.get_by_label("Rename Rye bread").first).to_have_value("Rye bread")
+
+
+@serving("live_list")
+def test_a_list_that_was_rendered_before_and_connected_after_shows_each_change_once(recipe, window):
+    ada = window("ada")
+    add(ada, "Ferns", "Bread", "Heron")
+    held = SimpleQueue()
+    mio = window("mio", route=("**/events/tasks/**", lambda route: held.put(route)))
+    request = Waiting(held.get(timeout=10))
+    add(ada, "Tea")
+    task(ada, "Ferns").get_by_role("checkbox").check()
+    task(ada, "Bread").get_by_role("button", name="Delete").click()
+    shows(ada, "Ferns", "Heron", "Tea", done=["Ferns"])
+    shows(mio, "Ferns", "Bread", "Heron")
+    request.continue_()
+    shows(mio, "Ferns", "Heron", "Tea", done=["Ferns"])
+    # A change behind those: had one come twice, it would show by now.
+    add(mio, "Last")
+    for tab in (ada, mio):
+        shows(tab, "Ferns", "Heron", "Tea", "Last", done=["Ferns"])
+
+
+@serving("live_list")
+def test_a_list_is_right_again_when_the_server_was_restarted(recipe, window):
+    ada, mio = window("ada"), window("mio")
+    add(ada, "Ferns", "Bread")
+    shows(mio, "Ferns", "Bread")
+    held = SimpleQueue()
+    ada.route("**/events/tasks/**", lambda route: held.put(route))
+    recipe.restart()
+    request = Waiting(held.get(timeout=20))
+    expect(ada.locator(".connection")).to_have_text("Reconnecting…")
+    expect(mio.locator(".connection")).to_have_text("", timeout=20_000)
+    add(mio, "Meanwhile")
+    task(mio, "Ferns").get_by_role("button", name="Delete").click()
+    shows(mio, "Bread", "Meanwhile")
+    shows(ada, "Ferns", "Bread")
+    request.continue_()
+    shows(ada, "Bread", "Meanwhile")
+    expect(ada.locator(".connection")).to_have_text("")
+
+
+# The progress of a job
+
+
+def percent(tab):
+    return tab.locator(".percent")
+
+
+@serving("progress")
+def test_a_job_shows_its_progress_to_its_owner_wherever_they_look(recipe, window):
+    ada, away, elsewhere = window("ada"), window("ada"), window("ada")
+    ada.get_by_role("button", name="Start a long job").click()
+    expect(ada.get_by_role("heading", level=1)).to_have_text("Job 1")
+    away.goto("/jobs/1/")
+    expect(away.locator("[data-broadcast=live]")).to_have_count(1)
+    away.hide()
+    # The bar moves, and a page that is loaded in the middle begins there.
+    expect(percent(ada)).not_to_have_text("0")
+    before = int(percent(ada).inner_text())
+    elsewhere.goto("/jobs/1/")
+    assert int(percent(elsewhere).inner_text()) >= before > 0
+    for tab in (ada, elsewhere):
+        expect(tab.locator("#result")).to_contain_text("The answer is")
+        expect(percent(tab)).to_have_text("100")
+        expect(tab.get_by_role("progressbar")).to_have_attribute("value", "100")
+    answer = ada.locator("#result").inner_text()
+    expect(away.locator("#result")).to_contain_text("It takes a few seconds.")
+    # The server that it missed the end from is gone, and what it knew with it.
+    recipe.restart()
+    away.show()
+    expect(away.locator("#result")).to_have_text(answer)
+    expect(percent(away)).to_have_text("100")
+
+    # Nobody else's business.
+    mio = window("mio")
+    expect(mio.locator("main .rows li")).to_have_count(0)
+    ask = "Promise.all(['/jobs/1/', '/events/jobs/1/'].map(url => fetch(url, {headers: {'Datastar-Request': 'true'}})))"
+    assert mio.evaluate(f"{ask}.then(answers => answers.map(answer => answer.status))") == [404, 403]
+    mio.errors.clear()
+
+
+# A wall of notes
+
+
+@serving("wall")
+def test_a_note_is_on_the_wall_in_every_window(recipe, window):
+    ada, nobody = window("ada"), window(None)
+    for tab, text in ((ada, "From Ada"), (nobody, "From <i>nobody</i>")):
+        tab.get_by_label("A note").fill(text)
+        tab.get_by_role("button").click()
+        for each in (ada, nobody):
+            expect(each.locator("#notes li").last).to_have_text(text)
+    ada.reload()
+    for tab in (ada, nobody):
+        expect(tab.locator("#notes li")).to_have_text(["From Ada", "From <i>nobody</i>"])
+    # Ctrl-C ends it, with its pages open.
+    assert recipe.sigint() < 3
+    assert recipe.process.returncode == 0
+    for tab in (ada, nobody):
+        expect(tab.locator(".connection")).to_have_text("Reconnecting…")

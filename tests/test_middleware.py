@@ -1,0 +1,164 @@
+"""The middleware: which tab a change comes from, wherever in the request's handling it is made."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from asgiref.sync import iscoroutinefunction, sync_to_async
+from django.contrib.auth.decorators import login_not_required
+from django.db import transaction
+from django.http import HttpResponse, StreamingHttpResponse
+from django.test import AsyncClient, Client, RequestFactory
+from django.urls import path
+
+from ds_broadcaster import BrokerUnavailable, broadcast, middleware
+from ds_broadcaster.middleware import CURSOR_ATTRIBUTE, BroadcasterMiddleware
+from ds_broadcaster.tabs import TAB, current_tab
+from tests.settings import MIDDLEWARE
+
+ID = "1234567890-12-345"
+SIGNALS = json.dumps({TAB: ID})
+OURS = "ds_broadcaster.middleware.BroadcasterMiddleware"
+
+seen = []
+
+
+def note(where):
+    seen.append((where, current_tab()))
+
+
+@login_not_required
+def sync_view(request):
+    note("view")
+    with transaction.atomic():
+        transaction.on_commit(lambda: note("commit"))
+    transaction.on_commit(lambda: note("outer commit"))
+    return HttpResponse()
+
+
+@login_not_required
+@transaction.non_atomic_requests
+async def async_view(request):
+    note("view")
+    await sync_to_async(sync_view)(request)
+    return HttpResponse()
+
+
+@login_not_required
+def failing_view(request):
+    note("view")
+    raise RuntimeError
+
+
+@login_not_required
+def streaming_view(request):
+    def parts():
+        note("part")
+        yield b"part"
+
+    return StreamingHttpResponse(parts())
+
+
+urlpatterns = [
+    path("sync/", sync_view),
+    path("async/", async_view),
+    path("failing/", failing_view),
+    path("streaming/", streaming_view),
+]
+
+
+@pytest.fixture(autouse=True)
+def _site(settings):
+    seen.clear()
+    settings.ROOT_URLCONF = __name__
+    settings.MIDDLEWARE = [*MIDDLEWARE, OURS]
+    yield
+    assert current_tab() is None
+
+
+def post(client, url):
+    return client.post(url, SIGNALS, content_type="application/json")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("atomic", [False, True])
+@pytest.mark.parametrize("url", ["/sync/", "/async/"])
+@pytest.mark.parametrize("last", [True, False])
+async def test_tab_is_known_in_views_and_on_commit_under_asgi(settings, url, atomic, last):
+    from django.db import connections
+
+    settings.MIDDLEWARE = [*MIDDLEWARE, OURS] if last else [OURS, *MIDDLEWARE]
+    connections.settings["default"]["ATOMIC_REQUESTS"] = atomic
+    try:
+        answer = await post(AsyncClient(), url)
+    finally:
+        connections.settings["default"]["ATOMIC_REQUESTS"] = False
+    assert answer.status_code == 200
+    assert {tab for _, tab in seen} == {ID}
+    assert {where for where, _ in seen} == {"view", "commit", "outer commit"}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("url", ["/sync/", "/async/"])
+def test_tab_is_known_under_wsgi(url):
+    assert post(Client(), url).status_code == 200
+    assert {tab for _, tab in seen} == {ID}
+    assert {where for where, _ in seen} == {"view", "commit", "outer commit"}
+
+
+def test_request_is_forgotten_when_a_view_fails():
+    assert post(Client(raise_request_exception=False), "/failing/").status_code == 500
+    assert seen == [("view", ID)]
+
+
+def test_request_is_over_when_its_body_is_written():
+    assert b"".join(post(Client(), "/streaming/")) == b"part"
+    assert seen == [("part", None)]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_middleware_is_of_the_kind_of_what_it_wraps(kind):
+    async def aview(request):
+        return HttpResponse()
+
+    wrapped = BroadcasterMiddleware(aview if kind == "async" else lambda request: HttpResponse())
+    assert iscoroutinefunction(wrapped) is (kind == "async")
+
+
+# When the page began
+
+factory = RequestFactory()
+
+
+def page(accept="text/html,application/xhtml+xml", method="get"):
+    request = getattr(factory, method)("/", headers={"accept": accept} if accept else None)
+    BroadcasterMiddleware(lambda request: HttpResponse())(request)
+    return getattr(request, CURSOR_ATTRIBUTE, None)
+
+
+def test_pages_know_the_id_of_their_beginning():
+    assert page() == broadcast.cursor()
+
+
+@pytest.mark.parametrize("options", [{"accept": "application/json"}, {"accept": ""}, {"method": "post"}])
+def test_others_do_not_ask_for_it(monkeypatch, options):
+    monkeypatch.setattr(middleware, "broadcast", SimpleNamespace())
+    assert page(**options) is None
+
+
+def test_page_is_served_while_the_broker_is_away(monkeypatch):
+    def cursor():
+        raise BrokerUnavailable
+
+    monkeypatch.setattr(middleware, "broadcast", SimpleNamespace(cursor=cursor))
+    assert page() is None
+
+
+async def test_async_pages_know_it_too():
+    request = factory.get("/", headers={"accept": "text/html"})
+
+    async def view(request):
+        return HttpResponse()
+
+    await BroadcasterMiddleware(view)(request)
+    assert getattr(request, CURSOR_ATTRIBUTE) == broadcast.cursor()
