@@ -11,6 +11,7 @@ from django.utils.decorators import sync_and_async_middleware
 from .broadcaster import broadcast
 from .exceptions import BrokerUnavailable
 from .tabs import serving
+from .views import BroadcastChannelView, refusal
 
 # Where a request keeps the id of the moment at which it came in.
 CURSOR_ATTRIBUTE = "_ds_broadcaster_cursor"
@@ -22,7 +23,8 @@ def BroadcasterMiddleware(get_response: Callable[[HttpRequest], Any]) -> Callabl
 
     Put it behind the authentication middleware. Models with `broadcast_exclude_sender` need it, and with it
     `{% broadcast_connect %}` starts its stream where the request began: nothing is lost that was saved between the
-    view's queries and the moment at which its template came to the tag.
+    view's queries and the moment at which its template came to the tag. A decorator around a channel view that
+    redirects to a login page is kept from doing so where the client would put that page in place of the whole document.
     """
     if iscoroutinefunction(get_response):
         respond: Callable[[HttpRequest], Awaitable[HttpResponseBase]] = get_response
@@ -30,17 +32,25 @@ def BroadcasterMiddleware(get_response: Callable[[HttpRequest], Any]) -> Callabl
         async def amiddleware(request: HttpRequest) -> HttpResponseBase:
             _note(request)
             with serving(request):
-                return await respond(request)
+                return _for_client(request, await respond(request))
 
         return amiddleware
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         _note(request)
         with serving(request):
-            response: HttpResponseBase = get_response(request)
-            return response
+            return _for_client(request, get_response(request))
 
     return middleware
+
+
+def _for_client(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    """Return the answer, or a refusal where a channel view's client would be sent somewhere else."""
+    if 300 <= response.status_code < 400 and "Datastar-Request" in request.headers and request.resolver_match:
+        view = getattr(request.resolver_match.func, "view_class", None)
+        if isinstance(view, type) and issubclass(view, BroadcastChannelView):
+            return refusal(request, 403)
+    return response
 
 
 def _note(request: HttpRequest) -> None:

@@ -19,8 +19,13 @@ class Orders:
 
     def obey(self, channel: Channel | None, command: Command, sequence: int) -> None:
         """Carry out a command on a channel (None: on all), behind the events that came before it."""
-        connections = self._hub.pulse.connections() if channel is None else channel.connections
-        for connection in tuple(connections):
+        if channel is not None:
+            connections = list(channel.connections)
+        elif command.user_id is not None:
+            connections = self._hub.rechecks.connections_of(command.user_id)
+        else:
+            connections = self._hub.pulse.connections()
+        for connection in connections:
             if connection.granted < sequence:
                 self.obey_late(connection, command)
         if channel is None or command.verb == "recheck":

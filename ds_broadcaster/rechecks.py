@@ -42,13 +42,22 @@ class Rechecks:
         self._due: dict[Connection, None] = {}
         self._asking: set[asyncio.Task[None]] = set()
         self._intervals: dict[Connection, float] = {}
+        self._of_user: dict[Any, list[Connection]] = {}
+        # Not that of whoever makes the hub's loop turn: a request would stay in memory for as long as the stream, and
+        # its user's language, and in plain mode its thread, be those of the re-check.
+        self._context = Context()
 
     def watch(self, connection: Connection, interval: float | None) -> None:
         """Ask about a connection every `interval` seconds (None: as the settings say)."""
-        seconds = self._hub.settings.recheck_interval if interval is None else max(interval, SHORTEST)
         if interval is not None:
-            self._intervals[connection] = seconds
-        self._later(connection, seconds * random.uniform(1 - JITTER, 1))
+            self._intervals[connection] = max(interval, SHORTEST)
+        if connection.user_id is not None:
+            self._of_user.setdefault(connection.user_id, []).append(connection)
+        self._wait(connection)
+
+    def connections_of(self, user_id: Any) -> list[Connection]:
+        """Return a user's connections; a job that saves every user must not look at every stream for each."""
+        return list(self._of_user.get(user_id, ()))
 
     def forget(self, connection: Connection) -> None:
         """Stop asking about a connection that is closed."""
@@ -57,6 +66,11 @@ class Rechecks:
             connection.recheck = None
         self._due.pop(connection, None)
         self._intervals.pop(connection, None)
+        theirs = self._of_user.get(connection.user_id, [])
+        if connection in theirs:
+            theirs.remove(connection)
+            if not theirs:
+                del self._of_user[connection.user_id]
 
     def ask(self, connection: Connection) -> None:
         """Ask about a connection now, and if it may stay, once more a moment later."""
@@ -68,12 +82,14 @@ class Rechecks:
     def _later(self, connection: Connection, seconds: float) -> None:
         if connection.recheck is not None:
             connection.recheck.cancel()
-        # In a context of its own, and not in that of whoever made the hub's loop turn: a request would stay in memory
-        # for as long as the stream, and its user's language, and in plain mode its thread, be those of the re-check.
-        connection.recheck = self._hub.loop.call_later(seconds, self._turn, connection, context=Context())
+        connection.recheck = self._hub.loop.call_later(seconds, self._turn, connection, context=self._context)
+
+    def _wait(self, connection: Connection) -> None:
+        seconds = self._intervals.get(connection, self._hub.settings.recheck_interval)
+        self._later(connection, seconds * random.uniform(1 - JITTER, 1))
 
     def _turn(self, connection: Connection) -> None:
-        self.watch(connection, self._intervals.get(connection))
+        self._wait(connection)
         self._queue(connection)
 
     def _queue(self, connection: Connection) -> None:

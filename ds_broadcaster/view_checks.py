@@ -27,7 +27,8 @@ def check_views(**kwargs: Any) -> list[CheckMessage]:
 
 def check_view(view: type[BroadcastChannelView]) -> Iterator[CheckMessage]:
     """Report what is wrong with one class."""
-    if view.channel_name is BroadcastChannelView.channel_name:
+    is_ours = view.get is BroadcastChannelView.get and view.dispatch is BroadcastChannelView.dispatch
+    if is_ours and view.channel_name is BroadcastChannelView.channel_name:
         yield Error(
             f"{view.__name__} must define channel_name().",
             hint="Return the name of a channel, such as f\"room-{self.kwargs['pk']}\", or a list of names.",

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.contrib.auth.middleware import LoginRequiredMiddleware
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.template.loader import render_to_string
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from .grant import SnapshotCallback
     from .sending import ChannelLike
 
+LOGIN_MIDDLEWARE = "django.contrib.auth.middleware.LoginRequiredMiddleware"
 # Answers that mean "not you" or "not here"; a client that returns for its stream is told so by a 204.
 REFUSALS = {401, 403, 404, 410}
 
@@ -283,8 +283,9 @@ def _login_is_required() -> bool:
 
 @lru_cache(maxsize=8)
 def _has_login_middleware(names: Sequence[str]) -> bool:
-    found = (import_string(each) for each in names)
-    return any(isinstance(each, type) and issubclass(each, LoginRequiredMiddleware) for each in found)
+    # By its name: importing it needs django.contrib.auth among the apps, which we do not.
+    bases = (base for name in names for base in getattr(import_string(name), "__mro__", ()))
+    return any(f"{base.__module__}.{base.__name__}" == LOGIN_MIDDLEWARE for base in bases)
 
 
 async def _waiting(answer: Any) -> Any:

@@ -162,3 +162,30 @@ async def test_async_pages_know_it_too():
 
     await BroadcasterMiddleware(view)(request)
     assert getattr(request, CURSOR_ATTRIBUTE) == broadcast.cursor()
+
+
+# Redirects around a channel view
+
+REDIRECT = {"ROOT_URLCONF": "tests.project.channel_site", "MIDDLEWARE": [*MIDDLEWARE, OURS]}
+
+
+@pytest.mark.parametrize(
+    "headers, status",
+    [
+        ({"Datastar-Request": "true"}, 403),
+        ({"Datastar-Request": "true", "last-event-id": "a-1"}, 204),
+        ({}, 302),  # A person who came by the address bar is shown where to log in.
+    ],
+)
+@pytest.mark.django_db(transaction=True)
+def test_decorated_channel_view_sends_no_datastar_client_to_the_login_page(settings, headers, status):
+    for name, value in REDIRECT.items():
+        setattr(settings, name, value)
+    assert Client(headers=headers).get("/login-by-hand/").status_code == status
+
+
+@pytest.mark.django_db(transaction=True)
+def test_other_views_may_redirect_a_datastar_client(settings):
+    for name, value in REDIRECT.items():
+        setattr(settings, name, value)
+    assert Client(headers={"Datastar-Request": "true"}).get("/admin/").status_code == 302

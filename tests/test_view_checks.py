@@ -33,7 +33,11 @@ async def awaited(self, *args):
 @pytest.mark.parametrize(
     "attributes, expected, says",
     [
-        ({"channel_name": BroadcastChannelView.channel_name}, "E020", "Broken must define channel_name()."),
+        (
+            {"channel_name": BroadcastChannelView.channel_name},
+            "E020",
+            "Broken must define channel_name().",
+        ),
         ({"has_permission": awaited}, "E021", "Broken.has_permission() must be a plain method."),
         ({"render_presence": awaited}, "E021", "Broken.render_presence() must be"),
         ({"on_join": awaited}, "E021", "Broken.on_join() must be"),
@@ -53,6 +57,11 @@ def test_mistake_is_named_with_what_to_write(attributes, expected, says):
 def test_presence_of_ones_own_needs_no_template():
     attributes = {"presence_template_name": "nowhere.html", "render_presence": lambda self, user_ids: ""}
     assert ids(type("Own", (Fine,), attributes)) == []
+
+
+def test_view_that_opens_its_stream_by_hand_needs_no_channel_name():
+    attributes = {"channel_name": BroadcastChannelView.channel_name, "get": lambda self, request: None}
+    assert ids(type("ByHand", (Fine,), attributes)) == []
 
 
 def test_check_looks_at_every_view_that_is_served():

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from django.core.handlers.asgi import ASGIHandler
@@ -101,7 +102,9 @@ class MemoryBroker(Broker):
     async def commands(self, channel: str, after: int) -> list[Command]:
         names = (channel, EVERYWHERE)
         with self._lock:
-            return [each.command for each in self._commands if each.sequence > after and each.channel in names]
+            # The newest stand last, and few streams take long to open.
+            newer = takewhile(lambda each: each.sequence > after, reversed(self._commands))
+            return [each.command for each in newer if each.channel in names][::-1]
 
     def sequence(self) -> int:
         return self._sequence
