@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import Context, copy_context
 from itertools import count
 from typing import Any
 from weakref import ref
@@ -29,9 +30,6 @@ CREATED, UPDATED, DELETED, EITHER = "created", "updated", "deleted", "saved"
 # Objects of one model that one query fetches again; SQLite used to stop at 999 parameters.
 FETCHED = 500
 
-# A language: whichever is active. The one that is active at a save is asked for only when others may follow.
-_ACTIVE = ""
-
 _PENDING = "_ds_broadcaster_pending"
 
 
@@ -47,9 +45,9 @@ class Change:
     __slots__ = (
         "__weakref__",
         "channels",
+        "context",
         "instance",
         "kind",
-        "language",
         "news",
         "number",
         "pending",
@@ -65,7 +63,9 @@ class Change:
         self.using = using
         self.kind = kind
         self.channels = channels
-        self.language: str | None = _ACTIVE
+        # That of the save, where the transaction goes on: another language may be active when it ends. To keep all of
+        # it takes less time than to ask Django which language that is.
+        self.context: Context | None = None
         self.tab = current_tab() if rules.exclude_sender else None
         self.news: tuple[Model, Mapping[str, Any]] | None = None
         self.number = -1
@@ -75,7 +75,7 @@ class Change:
         """Be sent with the connection's transaction."""
         # What happens to the instance from here on was not saved, or is a change of its own.
         self.instance = snapshot(self.instance)
-        self.language = translation.get_language()
+        self.context = copy_context()
         self.pending = pending_of(connection)
         self.pending.add(self)
         connection.on_commit(self)
@@ -222,15 +222,20 @@ def _send(change: Change) -> None:
     if not channels:
         return
     # Everybody gets the same, so nothing in it is as the one who saved would like to see it.
-    with timezone.override(None), _speaking(get_settings().language or change.language):
+    with timezone.override(None), _speaking(change.context):
         payloads = list(_encode(change))
     for payload in payloads:
         for channel in channels:
             broadcast._publish(channel, payload, change.tab)
 
 
-def _speaking(language: str | None) -> AbstractContextManager[Any]:
-    return nullcontext() if language == _ACTIVE else translation.override(language)
+def _speaking(context: Context | None) -> AbstractContextManager[Any]:
+    language = get_settings().language
+    if language is None:
+        if context is None:
+            return nullcontext()
+        language = context.run(translation.get_language)
+    return translation.override(language)
 
 
 def _encode(change: Change) -> Iterator[bytes]:
