@@ -19,6 +19,7 @@ from .grant import (
     check_callback,
     come_back,
     is_recheck,
+    last_id_of,
     opening_of,
     snapshot_of,
     user_id_of,
@@ -58,7 +59,7 @@ class Broadcaster(Sender):
 
     async def acursor(self) -> str:
         """See cursor()."""
-        return self.cursor()
+        return await self._broker.acursor()
 
     # Channels and users.
 
@@ -99,7 +100,7 @@ class Broadcaster(Sender):
 
     async def aget_users(self, channel: "ChannelLike") -> list[Any]:
         """See get_users()."""
-        return self.get_users(channel)
+        return await self._broker.ausers(channel_name(channel))
 
     def get_channels(self) -> list[str]:
         """Return the channels that somebody is connected to, and those that new() made."""
@@ -107,7 +108,7 @@ class Broadcaster(Sender):
 
     async def aget_channels(self) -> list[str]:
         """See get_channels()."""
-        return self.get_channels()
+        return list(dict.fromkeys([*await self._broker.achannels(), *list(self._declared)]))
 
     # Streams.
 
@@ -138,9 +139,11 @@ class Broadcaster(Sender):
         snapshot_callback: SnapshotCallback | None = None,
     ) -> HttpResponseBase:
         """See connect(), for async views; the callbacks are plain functions all the same."""
-        opening = self._opening(channel, request, presence_callback, snapshot_callback)
+        names = _checked(channel, request, presence_callback, snapshot_callback)
         if self.is_closing():
             return come_back()
+        opening = opening_of(names, await self._broker.alocate(names, last_id_of(request)), request)
+        opening = opening._replace(presence_callback=presence_callback)
         user_id = await auser_id_of(request)
         snapshot = b""
         if opening.gaps and snapshot_callback is not None and not is_recheck(request):
@@ -158,11 +161,14 @@ class Broadcaster(Sender):
         recheck_interval: float | None = None,
     ) -> HttpResponseBase:
         """See connect(); takes what a channel view may say beside it."""
-        opening = self._opening(channel, request, presence_callback, snapshot_callback)
+        names = _checked(channel, request, presence_callback, snapshot_callback)
         if self.is_closing():
             return come_back()
-        opening = opening._replace(
-            user_id=user_id_of(request), attendance_hook=attendance_hook, recheck_interval=recheck_interval
+        opening = opening_of(names, self._broker.locate(names, last_id_of(request)), request)._replace(
+            user_id=user_id_of(request),
+            presence_callback=presence_callback,
+            attendance_hook=attendance_hook,
+            recheck_interval=recheck_interval,
         )
         if snapshot_callback is not None and not is_recheck(request):
             opening = opening._replace(snapshot=snapshot_of(snapshot_callback, request, opening))
@@ -188,19 +194,6 @@ class Broadcaster(Sender):
         return list(self._hubs.values())
 
     # What is behind.
-
-    def _opening(
-        self,
-        channel: "ChannelLike | Sequence[ChannelLike]",
-        request: HttpRequest,
-        presence_callback: PresenceCallback | None,
-        snapshot_callback: SnapshotCallback | None,
-    ) -> Opening:
-        check_asgi(request)
-        check_callback("presence_callback", presence_callback)
-        check_callback("snapshot_callback", snapshot_callback)
-        opening = opening_of(self._broker, channel_names(channel), request)
-        return opening._replace(presence_callback=presence_callback)
 
     def _recheck(self, channel: "ChannelLike | None", user_id: Any) -> tuple[str, Command]:
         name = EVERYWHERE if channel is None else channel_name(channel)
@@ -235,6 +228,19 @@ class Broadcaster(Sender):
         self._created_broker = None
         self._hubs = {}
         self._declared = {}
+
+
+def _checked(
+    channel: "ChannelLike | Sequence[ChannelLike]",
+    request: HttpRequest,
+    presence_callback: PresenceCallback | None,
+    snapshot_callback: SnapshotCallback | None,
+) -> tuple[str, ...]:
+    """Return the names of the channels; raises for what connect() cannot work with."""
+    check_asgi(request)
+    check_callback("presence_callback", presence_callback)
+    check_callback("snapshot_callback", snapshot_callback)
+    return channel_names(channel)
 
 
 broadcast = Broadcaster()

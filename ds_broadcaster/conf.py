@@ -19,7 +19,7 @@ EXAMPLES = {
     "PRESENCE_INTERVAL": "0.25 (seconds, more than 0)",
     "RECHECK_INTERVAL": "300 (seconds, more than 0)",
     "MAX_EVENT_BYTES": "1_048_576 (bytes, more than 0)",
-    "LANGUAGE": '"en" (a language code; without it, the language that is active when a model is saved)',
+    "LANGUAGE": 'None (the language that is active when a model is saved), or a code such as "en"',
     "TOKEN_MAX_AGE": "86_400 (seconds, more than 0)",
     "DATASTAR_URL": '"https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.4/bundles/datastar.js"',
 }

@@ -9,7 +9,7 @@ from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation, ValidationError
 from django.http import HttpRequest, HttpResponse
 
-from .brokers import Broker
+from .brokers import Place
 from .opening import RECHECK_KEY, Opening
 from .sse import Fragment, encode_fragment
 from .tabs import tab_of
@@ -43,17 +43,13 @@ def check_callback(argument: str, callback: Any) -> None:
         raise TypeError(f"{argument} must be a plain function: write `def`, not `async def`. It may use the ORM.")
 
 
-def opening_of(broker: Broker, channels: tuple[str, ...], request: HttpRequest) -> Opening:
-    """Find out where the stream begins, and on which channels the client missed more than can be replayed."""
-    granted = broker.sequence()
-    last_id = request.headers.get("last-event-id") or request.GET.get(CURSOR_PARAMETER)
-    cursor = broker.resume(last_id) if last_id else granted
-    if cursor is None:
-        gaps = frozenset(channels)
-    else:
-        gaps = frozenset(name for name in channels if not broker.covers(name, cursor))
-    if cursor is None or len(gaps) == len(channels):
-        cursor = granted
+def last_id_of(request: HttpRequest) -> str | None:
+    """Return the id that the client brings: of the last event it saw, or of the moment its page was rendered."""
+    return request.headers.get("last-event-id") or request.GET.get(CURSOR_PARAMETER) or None
+
+
+def opening_of(channels: tuple[str, ...], place: Place, request: HttpRequest) -> Opening:
+    """Return what is granted to a client that stands at this place."""
     element = request.GET.get(ELEMENT_PARAMETER, "")
     if is_recheck(request) and hasattr(request, "session"):
         # Nobody came: a session that expires without visits must not be kept alive by its own stream.
@@ -61,9 +57,9 @@ def opening_of(broker: Broker, channels: tuple[str, ...], request: HttpRequest) 
     return Opening(
         channels,
         None,
-        cursor,
-        granted,
-        gaps,
+        place.cursor,
+        place.granted,
+        place.gaps,
         tab=tab_of(request),
         element=element if _ELEMENT_ID.fullmatch(element) else None,
     )

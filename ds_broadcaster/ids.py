@@ -61,11 +61,6 @@ def channel_name(channel: Any) -> str:
         )
     if not channel:
         raise ValueError("channel must not be empty.")
-    if not channel.isascii():
-        try:
-            channel.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"channel must be text that can be encoded, got {channel!r}.") from error
     return single_line("channel", channel)
 
 

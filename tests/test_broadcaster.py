@@ -21,6 +21,7 @@ from pydantic import BaseModel
 import ds_broadcaster
 from ds_broadcaster import BroadcasterError, EventTooLarge, broadcast
 from ds_broadcaster.broadcaster import Broadcaster
+from ds_broadcaster.grant import user_id_of
 from ds_broadcaster.opening import SCOPE_KEY
 from tests.fakes import FakeClient, make_request, make_scope, virtual_world
 from tests.harness.sse import Event, SSEParser
@@ -565,7 +566,7 @@ def test_connect_refuses_channels_that_are_none(broadcaster, channel, error):
 
 def test_request_without_a_user_is_anonymous(world):
     request = AsyncRequestFactory().get("/")
-    assert world.broadcast._opening("room", request, None, None).user_id is None
+    assert user_id_of(request) is None
     response = world.broadcast.connect("room", request)
     assert response.status_code == 200
 

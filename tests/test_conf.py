@@ -17,6 +17,8 @@ DEFAULTS = {
     "PRESENCE_INTERVAL": 0.25,
     "RECHECK_INTERVAL": 300,
     "MAX_EVENT_BYTES": 2**20,
+    "LANGUAGE": None,
+    "TOKEN_MAX_AGE": 86_400,
     "DATASTAR_URL": "https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.4/bundles/datastar.js",
 }
 NAN, INFINITY = float("nan"), float("inf")
@@ -48,6 +50,8 @@ def test_every_setting_has_an_example_that_is_right():
         ("PRESENCE_INTERVAL", 1),
         ("RECHECK_INTERVAL", 5),
         ("MAX_EVENT_BYTES", 1),
+        ("LANGUAGE", "de"),
+        ("TOKEN_MAX_AGE", 60),
         ("DATASTAR_URL", "/static/datastar.js"),
         ("BROKER", {"BACKEND": "somewhere.Broker", "LOCATION": ["redis://a", "redis://b"], "OPTIONS": {"a": 1}}),
         ("HISTORY", {"max_events": 1, "max_age": 0.5, "max_bytes": 1, "max_total_bytes": 1}),

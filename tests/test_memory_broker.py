@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from ds_broadcaster.brokers import Broker, Command, create_broker, memory
+from ds_broadcaster.brokers import Broker, Command, Place, create_broker, memory
 from ds_broadcaster.brokers.memory import MemoryBroker
 from ds_broadcaster.conf import History, get_settings
 from ds_broadcaster.exceptions import Gap
@@ -79,10 +79,21 @@ def test_sequence_counts_over_all_channels_and_begins_each_frame():
 def test_only_ids_of_this_life_and_not_of_the_future_are_resumed():
     broker = make_broker()
     broker.publish("a", b"x")
-    assert broker.resume(broker.cursor()) == 1
-    assert broker.resume(f"{broker.epoch}-0") == 0
-    for foreign in (f"{broker.epoch}-2", make_broker().cursor(), "", "garbage", "1", f"{broker.epoch}-"):
-        assert broker.resume(foreign) is None
+    assert broker.locate(["a", "b"], broker.cursor()) == Place(1, 1)
+    assert broker.locate(["a", "b"], f"{broker.epoch}-0") == Place(1, 0)
+    for nothing in (None, ""):
+        assert broker.locate(["a", "b"], nothing) == Place(1, 1)
+    for foreign in (f"{broker.epoch}-2", make_broker().cursor(), "garbage", "1", f"{broker.epoch}-"):
+        assert broker.locate(["a", "b"], foreign) == run(broker.alocate(["a", "b"], foreign)) == Place(1, 1, {"a", "b"})
+
+
+def test_channels_that_do_not_go_back_far_enough_are_gaps_and_the_others_are_served():
+    broker = make_broker(max_events=1)
+    for channel in "aab":
+        broker.publish(channel, b"x")
+    assert broker.locate(["a", "b"], f"{broker.epoch}-0") == Place(3, 0, {"a"})
+    # Where all are gaps the client begins at now.
+    assert broker.locate(["a"], f"{broker.epoch}-0") == Place(3, 3, {"a"})
 
 
 def test_history_is_kept_by_count_age_and_bytes(clock):

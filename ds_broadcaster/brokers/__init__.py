@@ -4,9 +4,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from ..conf import Settings
-from .base import EVERYWHERE, Broker, Command, Receiver
+from .base import EVERYWHERE, Broker, Command, Place, Receiver
 
-__all__ = ["EVERYWHERE", "Broker", "Command", "Receiver", "create_broker"]
+__all__ = ["EVERYWHERE", "Broker", "Command", "Place", "Receiver", "create_broker"]
 
 
 def create_broker(settings: Settings) -> Broker:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ..conf import History
-from ..ids import format_id, parse_id
+from ..ids import parse_id
 
 # Seconds between a view that grants a stream and its opening, at the most: Django's middleware is all there is.
 COMMANDS_KEPT = 60
@@ -26,6 +26,17 @@ class Command(NamedTuple):
         if self.verb == "kill" or (self.verb == "recheck" and self.user_id is None):
             return True
         return user_id is not None and bool(user_id == self.user_id)
+
+
+class Place(NamedTuple):
+    """Where a client stands, by the id that it brought.
+
+    It is at `cursor`; channels in `gaps` cannot serve it from there and begin at `granted`, the newest sequence.
+    """
+
+    granted: int
+    cursor: int
+    gaps: frozenset[str] = frozenset()
 
 
 class Receiver(Protocol):
@@ -90,26 +101,27 @@ class Broker(ABC):
         A stream opens some time after its view granted it, and what was said about it meanwhile holds.
         """
 
-    @abstractmethod
-    def sequence(self) -> int:
-        """Return the newest sequence given out."""
+    # Where clients stand.
 
+    @abstractmethod
     def cursor(self) -> str:
-        """Return the id of now."""
-        return format_id(self.epoch, self.sequence())
-
-    def resume(self, event_id: str) -> int | None:
-        """Return the sequence an id stands for, or None when it is not an id of this epoch."""
-        parsed = parse_id(event_id)
-        if parsed is None or parsed[0] != self.epoch or parsed[1] > self.sequence():
-            return None
-        return parsed[1]
-
-    # History.
+        """Return the id of now. Raises BrokerUnavailable."""
 
     @abstractmethod
-    def covers(self, channel: str, cursor: int) -> bool:
-        """Tell whether everything after `cursor` on this channel is still kept."""
+    async def acursor(self) -> str:
+        """See cursor()."""
+
+    @abstractmethod
+    def locate(self, channels: Sequence[str], event_id: str | None) -> Place:
+        """Return where a client stands that comes with this id; without one, or with a foreign one, it stands at now.
+
+        An id of another epoch, or of what this broker has not given out, is a gap on every channel. Raises
+        BrokerUnavailable.
+        """
+
+    @abstractmethod
+    async def alocate(self, channels: Sequence[str], event_id: str | None) -> Place:
+        """See locate()."""
 
     @abstractmethod
     async def read(self, channel: str, cursor: int) -> list[tuple[int, bytes]]:
@@ -141,5 +153,21 @@ class Broker(ABC):
         """Return the user of each open connection on a channel, in all processes."""
 
     @abstractmethod
+    async def ausers(self, channel: str) -> list[Any]:
+        """See users()."""
+
+    @abstractmethod
     def channels(self) -> list[str]:
         """Return the channels that have a connection, in all processes."""
+
+    @abstractmethod
+    async def achannels(self) -> list[str]:
+        """See channels()."""
+
+
+def sequence_of(event_id: str | None, epoch: str, newest: int) -> int | None:
+    """Return the sequence that an id stands for; None when this epoch, which has come to `newest`, did not give it."""
+    parsed = parse_id(event_id) if event_id else (epoch, newest)
+    if parsed is None or parsed[0] != epoch or parsed[1] > newest:
+        return None
+    return parsed[1]

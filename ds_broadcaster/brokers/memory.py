@@ -15,7 +15,7 @@ from ..conf import History
 from ..ids import format_id, new_epoch
 from ..log import Log
 from ..sse import with_id
-from .base import COMMANDS_KEPT, EVERYWHERE, Broker, Command, Receiver
+from .base import COMMANDS_KEPT, EVERYWHERE, Broker, Command, Place, Receiver, sequence_of
 
 logger = logging.getLogger("ds_broadcaster")
 
@@ -107,9 +107,28 @@ class MemoryBroker(Broker):
             return [each.command for each in newer if each.channel in names][::-1]
 
     def sequence(self) -> int:
+        """Return the newest sequence given out."""
         return self._sequence
 
+    def cursor(self) -> str:
+        return format_id(self.epoch, self._sequence)
+
+    async def acursor(self) -> str:
+        return self.cursor()
+
+    def locate(self, channels: Sequence[str], event_id: str | None) -> Place:
+        granted = self._sequence
+        cursor = sequence_of(event_id, self.epoch, granted)
+        if cursor is None:
+            return Place(granted, granted, frozenset(channels))
+        gaps = frozenset(name for name in channels if not self.covers(name, cursor))
+        return Place(granted, granted if len(gaps) == len(channels) else cursor, gaps)
+
+    async def alocate(self, channels: Sequence[str], event_id: str | None) -> Place:
+        return self.locate(channels, event_id)
+
     def covers(self, channel: str, cursor: int) -> bool:
+        """Tell whether everything after `cursor` on this channel is still kept."""
         with self._lock:
             log = self._fresh_log(channel)
             return cursor >= self._forgotten if log is None else log.covers(cursor)
@@ -149,8 +168,14 @@ class MemoryBroker(Broker):
     def users(self, channel: str) -> list[Any]:
         return [user for receiver in self._receivers for user in receiver.users(channel)]
 
+    async def ausers(self, channel: str) -> list[Any]:
+        return self.users(channel)
+
     def channels(self) -> list[str]:
         return list(dict.fromkeys(name for receiver in self._receivers for name in receiver.channels()))
+
+    async def achannels(self) -> list[str]:
+        return self.channels()
 
     def _fresh_log(self, channel: str, now: float | None = None) -> Log | None:
         """Return the channel's log without what has grown too old."""
