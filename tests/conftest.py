@@ -101,6 +101,12 @@ def chromium(_chromium):
     _chromium.close_tabs()
 
 
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "chromium" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
+
+
 # Failures show what the servers printed meanwhile
 
 

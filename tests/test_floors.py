@@ -42,6 +42,7 @@ FLOORS = [
         "inspector",
         "revocation",
         "view_checks",
+        "testing",
         "views",
         "models",
         "bindings",
