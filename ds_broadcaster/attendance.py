@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django.dispatch import Signal
 
 from . import signals
+from .brokers import Broker
 from .channel import Channel, PresenceCallback
 from .sse import check_size, encode_fragment
 
@@ -54,6 +55,7 @@ class Attendance:
         for user in channel.roster.expire(self._hub.now() + CLOCK_SLACK):
             self.left(channel, user)
             self.changed(channel)
+            self._hub.broker.changed(channel.name)
         self.expect_leaves(channel)
         self._hub.retire(channel)
 
@@ -63,6 +65,12 @@ class Attendance:
         if channel.presence_callback is not None and channel.render is None and not self._hub.closing:
             due = max(self._hub.now(), channel.rendered_at + self._hub.settings.presence_interval)
             channel.render = self._hub.loop.call_at(due, self._render, channel)
+
+    def look_again(self, name: str) -> None:
+        """Render presence because of what happened elsewhere."""
+        channel = self._hub.known.get(name)
+        if channel is not None:
+            self.changed(channel)
 
     def _render(self, channel: Channel) -> None:
         channel.stale = False
@@ -74,6 +82,7 @@ class Attendance:
                 channel.presence_callback,
                 channel.name,
                 channel.roster.online(),
+                self._hub.broker,
                 self._hub.settings.max_event_bytes,
             )
             rendering.add_done_callback(lambda done: self._hub.soon(self._rendered, channel, done))
@@ -99,5 +108,6 @@ class Attendance:
                 channel.render = self._hub.loop.call_later(seconds, self._render, channel)
 
 
-def _presence_frame(callback: PresenceCallback, channel: str, users: list[Any], limit: int) -> bytes:
+def _presence_frame(callback: PresenceCallback, channel: str, here: list[Any], broker: Broker, limit: int) -> bytes:
+    users = list(dict.fromkeys([*here, *broker.elsewhere(channel)]))
     return check_size(encode_fragment(callback(channel, users)), limit)

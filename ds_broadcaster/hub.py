@@ -63,7 +63,8 @@ class Hub:
         # Since the start: events that somebody here was to get, and those times how many they were.
         self.events = 0
         self.deliveries = 0
-        self._channels: dict[str, Channel] = {}
+        # Every channel that has a connection here, or somebody who is kept for the grace.
+        self.known: dict[str, Channel] = {}
         self._declared = declared
         self._sender = sender
         self._incoming: deque[tuple[str, int, bytes | Command]] = deque()
@@ -93,14 +94,28 @@ class Hub:
             # A turn later than need be: a burst from a thread is one write then, not one for its first event too.
             self.soon(self.loop.call_soon, self._flush)
 
+    def missed(self, channel: str) -> None:
+        self.soon(self._orders.start_anew, [channel])
+
+    def reset(self) -> None:
+        self.head = 0
+        self.soon(lambda: self._orders.start_anew(list(self.known)))
+
     def throttle(self) -> None:
         if len(self._incoming) > BACKLOG and threading.get_ident() != self._thread:
             self._drained.clear()
             self._drained.wait(BACKLOG_WAIT)
 
     def users(self, channel: str) -> list[Any]:
-        known = self._channels.get(channel)
+        known = self.known.get(channel)
         return known.roster.users() if known is not None else []
+
+    def graced(self, channel: str) -> list[Any]:
+        known = self.known.get(channel)
+        return known.roster.graced() if known is not None else []
+
+    def attended(self, channel: str) -> None:
+        self.soon(self.attendance.look_again, channel)
 
     def channels(self) -> list[str]:
         return [channel.name for channel in self.live()]
@@ -109,7 +124,7 @@ class Hub:
 
     def live(self) -> list[Channel]:
         """Return the channels that have a connection here."""
-        return [channel for channel in list(self._channels.values()) if channel.connections]
+        return [channel for channel in list(self.known.values()) if channel.connections]
 
     # Streams open and close.
 
@@ -135,6 +150,7 @@ class Hub:
             if user is not None and channel.roster.join(user):
                 self.attendance.joined(channel, user)
             self.attendance.changed(channel)
+            self.broker.changed(channel.name)
         self.rechecks.watch(connection, opening.recheck_interval)
 
         if self.closing:
@@ -180,6 +196,7 @@ class Hub:
             if user is not None and channel.roster.leave(user, until):
                 self.attendance.left(channel, user)
             self.attendance.changed(channel)
+            self.broker.changed(channel.name)
             self.attendance.expect_leaves(channel)
             self.retire(channel)
         if not self.pulse.count:
@@ -222,8 +239,8 @@ class Hub:
         changed: dict[Channel, None] = {}
         for _ in range(len(self._incoming)):
             name, sequence, item = self._incoming.popleft()
-            self.head = sequence
-            channel = self._channels.get(name)
+            self.head = max(self.head, sequence)
+            channel = self.known.get(name)
             if isinstance(item, Command):
                 self._pump(changed)
                 changed = {}
@@ -247,16 +264,16 @@ class Hub:
 
     def trim(self) -> None:
         """Let go of what has grown too old on channels where nothing happens."""
-        for channel in self._channels.values():
+        for channel in self.known.values():
             if channel.log is not None:
                 channel.log.trim(self.settings.history, self.now(), channel.held())
 
     # Channels and presence.
 
     def _channel(self, name: str) -> Channel:
-        channel = self._channels.get(name)
+        channel = self.known.get(name)
         if channel is None:
-            channel = self._channels[name] = Channel(name)
+            channel = self.known[name] = Channel(name)
             channel.presence_callback = self._declared.get(name)
         return channel
 
@@ -265,9 +282,9 @@ class Hub:
         if channel.connections:
             return
         self._declared.pop(channel.name, None)
-        if channel.roster.online() or self._channels.get(channel.name) is not channel:
+        if channel.roster.online() or self.known.get(channel.name) is not channel:
             return
-        del self._channels[channel.name]
+        del self.known[channel.name]
         for handle in (channel.expiry, channel.render):
             if handle is not None:
                 handle.cancel()

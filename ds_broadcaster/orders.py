@@ -37,6 +37,15 @@ class Orders:
                 self._hub.attendance.changed(channel)
         self._hub.retire(channel)
 
+    def start_anew(self, names: list[str]) -> None:
+        """Have everybody on these channels come back: what a log holds and what comes next do not join."""
+        for name in names:
+            channel = self._hub.known.get(name)
+            if channel is not None:
+                channel.log = None
+                for connection in list(channel.connections):
+                    self._hub.lost(connection)
+
     def obey_late(self, connection: Connection, command: Command) -> None:
         """Carry out what a command means for one connection."""
         if not command.concerns(connection.user_id):

@@ -63,6 +63,10 @@ class Roster:
         """Return each user who is online, the grace included."""
         return list(self._counts)
 
+    def graced(self) -> list[Any]:
+        """Return each user who is online by grace alone."""
+        return [user for user, count in list(self._counts.items()) if not count]
+
     def users(self) -> list[Any]:
         """Return the user of each open connection: somebody with two tabs twice."""
         # list() of the items takes no other thread's turn, so any thread may ask.

@@ -38,8 +38,20 @@ class Ear:
             self.heard.append((channel, sequence, item))
             self._more.notify_all()
 
+    def missed(self, channel: str) -> None:
+        self.heard.append((channel, -1, Command("missed")))
+
+    def reset(self) -> None:
+        self.heard.append((EVERYWHERE, -1, Command("reset")))
+
     def throttle(self) -> None:
         pass
+
+    def attended(self, channel: str) -> None:
+        self.heard.append((channel, -1, Command("attended")))
+
+    def graced(self, channel: str) -> list[Any]:
+        return []
 
     def users(self, channel: str) -> list[Any]:
         return list(self.present.get(channel, ()))
@@ -247,6 +259,7 @@ class BrokerContract:
             broker, ear = self.make_broker(), Ear({"a": [1, 1, 2]})
             broker.attach(ear)
             await broker.subscribe("a")
+            broker.changed("a")
             assert sorted(await broker.ausers("a")) == [1, 1, 2]
             assert await broker.achannels() == ["a"]
             assert broker.users("nobody") == []

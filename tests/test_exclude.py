@@ -200,7 +200,7 @@ def test_bookkeeping_is_as_short_as_the_log(world):
         send(world, number, f"somebody-{number}")
         send(world, number, ONE)
         world.settle()
-    channel = world.hub._channels["room"]
+    channel = world.hub.known["room"]
     assert len(channel.left_out) <= 12
     assert len(channel._leaving_out) <= 12
 
@@ -390,7 +390,7 @@ class ExcludeMachine(RuleBasedStateMachine):
     @invariant()
     def bookkeeping_is_bounded(self):
         for hub in self.world.broadcast.hubs():
-            for channel in hub._channels.values():
+            for channel in hub.known.values():
                 assert set(channel._leaving_out) == set(channel.left_out.values())
                 assert len(channel.left_out) <= 60
 

@@ -351,7 +351,7 @@ class HubMachine(RuleBasedStateMachine):
         assert not asyncio.all_tasks(self.loop)
         assert self.broadcaster.get_channels() == []
         for hub in self.broadcaster.hubs():
-            assert not hub._channels
+            assert not hub.known
             assert not hub.pulse.connections()
             assert hub.pulse.count == 0
             assert not hub.pulse.blocked
@@ -373,7 +373,7 @@ class HubMachine(RuleBasedStateMachine):
                 shown = {each["presence"]: each["online"] for each in map(json.loads, client.signals)}
                 (hub,) = self.broadcaster.hubs()
                 for name in client.channels:
-                    assert shown[name] == hub._channels[name].roster.online()
+                    assert shown[name] == hub.known[name].roster.online()
 
 
 @pytest.fixture
@@ -889,4 +889,4 @@ def test_events_of_channels_without_a_connection_are_not_kept_by_the_hub(world):
     world.client("room")
     world.broadcast("elsewhere", "<p id=a>")
     world.settle()
-    assert list(world.hub._channels) == ["room"]
+    assert list(world.hub.known) == ["room"]

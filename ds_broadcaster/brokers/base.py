@@ -45,11 +45,23 @@ class Receiver(Protocol):
     def deliver(self, channel: str, sequence: int, item: bytes | Command) -> None:
         """Take an event's frame, or a command, in the order of the sequences."""
 
+    def missed(self, channel: str) -> None:
+        """Have clients of a channel start anew: between what was delivered and what comes next some events are gone."""
+
+    def reset(self) -> None:
+        """Have every client start anew: the sequences begin again."""
+
     def throttle(self) -> None:
         """Make a publisher in another thread wait, a bounded time, while the hub is far behind."""
 
+    def attended(self, channel: str) -> None:
+        """Show again who is there: the users that another process has on the channel changed."""
+
     def users(self, channel: str) -> list[Any]:
         """Return the user of each open connection on a channel."""
+
+    def graced(self, channel: str) -> list[Any]:
+        """Return the users who have no connection on a channel, but are shown as online still."""
 
     def channels(self) -> list[str]:
         """Return the channels that have a connection."""
@@ -147,6 +159,13 @@ class Broker(ABC):
     @abstractmethod
     async def unsubscribe(self, channel: str) -> None:
         """Stop carrying this channel here."""
+
+    def changed(self, channel: str) -> None:  # noqa: B027
+        """Take note that other users are on a channel of a hub; called on the hub's loop."""
+
+    def elsewhere(self, channel: str) -> list[Any]:
+        """Return the users that other processes show as online on a channel. Called in a thread; may wait."""
+        return []
 
     @abstractmethod
     def users(self, channel: str) -> list[Any]:
