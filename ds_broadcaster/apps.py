@@ -2,7 +2,7 @@
 
 from django.apps import AppConfig
 from django.core import checks
-from django.core.signals import request_started, setting_changed
+from django.core.signals import got_request_exception, request_started, setting_changed
 
 
 class DsBroadcasterConfig(AppConfig):
@@ -14,11 +14,13 @@ class DsBroadcasterConfig(AppConfig):
         from .checks import check_asgi, check_settings, check_workers
         from .conf import forget_settings
         from .model_checks import check_models
+        from .rechecks import note_failure
         from .revocation import watch_users
         from .view_checks import check_views
 
         setting_changed.connect(forget_settings)
         watch_users()
         request_started.connect(notice_request)
+        got_request_exception.connect(note_failure)
         for check in (check_settings, check_asgi, check_workers, check_models, check_views):
             checks.register(check)

@@ -1,6 +1,7 @@
 """The ASGI application with the handoff: a stream leaves Django's request cycle when its view has granted it."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import cast
 
@@ -8,12 +9,14 @@ from django.core.asgi import get_asgi_application as get_django_application
 
 from .connection import Message, Origin, Receive, Send
 from .exceptions import Gap
+from .grant import ELEMENT_PARAMETER
 from .handoff import HandoffConnection
 from .opening import HANDOFF_HEADER, SCOPE_KEY
 from .response import Stream
 
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
+_ELEMENT = re.compile(rb"(?:^|&)%b=" % ELEMENT_PARAMETER.encode())
 _MARK = HANDOFF_HEADER.lower().encode()
 
 
@@ -37,7 +40,7 @@ class HandoffApplication:
         if scope["type"] == "lifespan":
             await _answer_lifespan(receive, send)
         elif scope["type"] == "http":
-            stream = await _Request(receive, send).run(self.application, scope)
+            stream = await _Request(receive, send, scope).run(self.application, scope)
             if stream is not None:
                 hub = stream.get_hub()
                 connection = HandoffConnection(hub, stream.opening.user_id, send, scope)
@@ -59,9 +62,11 @@ class HandoffApplication:
 class _Request:
     """What happens between the server and Django before a stream begins."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, receive: Receive, send: Send, scope: Message) -> None:
         self._receive = receive
         self._send = send
+        self._scope = scope
+        self._is_refused = False
         self._granted: dict[str, Stream] = {}
         self._stream: Stream | None = None
         self._gone = False
@@ -93,7 +98,22 @@ class _Request:
                 message = {**message, "headers": headers}
         elif self._stream is not None:
             return  # Django's empty body.
+        if self._stream is None:
+            message = self._without_redirect(message)
         await self._send(message)
+
+    def _without_redirect(self, message: Message) -> Message:
+        """Refuse our own element what would send it elsewhere: the client would show that in place of the document."""
+        if message["type"] == "http.response.start" and 300 <= message["status"] < 400:
+            names = dict(self._scope["headers"])
+            if b"datastar-request" in names and _ELEMENT.search(self._scope["query_string"]):
+                self._is_refused = True
+                status = 204 if b"last-event-id" in names else 403
+                kept = [each for each in message["headers"] if each[0].lower() not in (b"location", b"content-length")]
+                return {**message, "status": status, "headers": kept}
+        elif self._is_refused:
+            return {**message, "body": b""}
+        return message
 
 
 async def _answer_lifespan(receive: Receive, send: Send) -> None:

@@ -54,7 +54,7 @@ def channel_name(channel: Any) -> str:
     if meta is not None and not isinstance(channel, type):
         if channel.pk is None:
             raise ValueError(f"{channel!r} has no primary key yet: save it before it names a channel.")
-        channel = f"{meta.app_label}.{meta.model_name}-{channel.pk}"
+        channel = f"{meta.app_label}.{meta.model_name}-{meta.pk.to_python(channel.pk)}"
     if not isinstance(channel, str):
         raise TypeError(
             f"channel must be a string or a saved model instance, not {type(channel).__name__} ({channel!r})."
@@ -86,5 +86,6 @@ def dom_id(instance: Any) -> str:
     if instance.pk is None:
         raise ValueError(f"{instance!r} has no primary key yet: save it before it has an id.")
     meta = meta.concrete_model._meta
-    pk = _NOT_IN_IDS.sub(lambda found: f"_{ord(found[0]):x}_", str(instance.pk))
+    # As it comes from the database: a key that was given as text may have been written in another way.
+    pk = _NOT_IN_IDS.sub(lambda found: f"_{ord(found[0]):x}_", str(meta.pk.to_python(instance.pk)))
     return f"{meta.app_label}-{meta.model_name}-{pk}"

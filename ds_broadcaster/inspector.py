@@ -163,7 +163,10 @@ def _login_url() -> str | None:
 def _read_action(form: Mapping[str, Any]) -> Action:
     """Read what a form or a button of a row asks for; a button carries an Action as JSON."""
     if "row" in form:
-        values = json.loads(form["row"])
+        try:
+            values = json.loads(form["row"])
+        except RecursionError:
+            values = None
         if not isinstance(values, list) or list(map(type, values)) not in ([str, str], [str, str, str]):
             raise ValueError('row must be a JSON list such as ["kill", "room-42"].')
     else:

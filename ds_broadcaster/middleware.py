@@ -10,8 +10,10 @@ from django.utils.decorators import sync_and_async_middleware
 
 from .broadcaster import broadcast
 from .exceptions import BrokerUnavailable
+from .grant import ELEMENT_PARAMETER
+from .refusal import refusal
 from .tabs import serving
-from .views import BroadcastChannelView, refusal
+from .views import BroadcastChannelView
 
 # Where a request keeps the id of the moment at which it came in.
 CURSOR_ATTRIBUTE = "_ds_broadcaster_cursor"
@@ -45,10 +47,11 @@ def BroadcasterMiddleware(get_response: Callable[[HttpRequest], Any]) -> Callabl
 
 
 def _for_client(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-    """Return the answer, or a refusal where a channel view's client would be sent somewhere else."""
-    if 300 <= response.status_code < 400 and "Datastar-Request" in request.headers and request.resolver_match:
-        view = getattr(request.resolver_match.func, "view_class", None)
-        if isinstance(view, type) and issubclass(view, BroadcastChannelView):
+    """Return the answer, or a refusal where a stream's client would be sent somewhere else."""
+    if 300 <= response.status_code < 400 and "Datastar-Request" in request.headers:
+        view = getattr(getattr(request.resolver_match, "func", None), "view_class", None)
+        # Our own element asks for nothing but streams, whatever kind of view its URL leads to.
+        if ELEMENT_PARAMETER in request.GET or (isinstance(view, type) and issubclass(view, BroadcastChannelView)):
             return refusal(request, 403)
     return response
 

@@ -57,10 +57,18 @@ def _renders(model: type[BroadcastOnSave]) -> bool:
 
 
 def _check_channel(model: type[BroadcastOnSave]) -> Iterator[CheckMessage]:
-    if model.broadcast_channel is BroadcastOnSave.broadcast_channel:
+    channel: Any = model.broadcast_channel
+    if channel is BroadcastOnSave.broadcast_channel:
         yield Error(
             f"{model.__name__} must define broadcast_channel().",
             hint="Return the name of the channel that shows its objects, several, or None to stay silent.",
+            obj=model,
+            id="ds_broadcaster.E010",
+        )
+    elif not callable(channel):
+        yield Error(
+            f"{model.__name__}.broadcast_channel must be a method.",
+            hint=f"Write `def broadcast_channel(self): return {channel!r}`.",
             obj=model,
             id="ds_broadcaster.E010",
         )

@@ -5,11 +5,15 @@ runs through Django once more, middleware and all, and its view decides again. N
 """
 
 import asyncio
+import contextlib
 import logging
 import random
+import sys
 from collections.abc import Mapping
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from django.db.utils import InterfaceError, OperationalError
 
 from .connection import Connection, Message, Origin
 from .opening import HANDOFF_HEADER, RECHECK_KEY, SCOPE_KEY, Opening
@@ -30,6 +34,19 @@ JITTER = 0.2
 SHORTEST = 0.1
 # Seconds. What a recheck is about may be on its way still: Django tells of a logout before it ends the session.
 SECOND_LOOK = 1.0
+
+# What says nothing about permission: a database or a broker that is away.
+TROUBLE = (OperationalError, InterfaceError, OSError, TimeoutError, MemoryError)
+
+UNKNOWN = object()
+
+
+class Failure(NamedTuple):
+    """What a view raised in a re-check, and for whom (UNKNOWN where even that could not be found out)."""
+
+    error: BaseException | None
+    user_id: Any
+
 
 _MARK = HANDOFF_HEADER.lower().encode()
 
@@ -123,21 +140,49 @@ class Rechecks:
             late = not (await asyncio.wait({asking}, timeout=PATIENCE))[0]
             if late:
                 logger.warning("The re-check of %s takes more than %d s.", origin.scope["path"], PATIENCE)
-            status, opening = await asking
+            status, opening, failure = await asking
         except Exception as error:
             if connection.slot is not None:
                 logger.warning("The re-check of %s failed: the stream stays.", origin.scope["path"], exc_info=error)
             return True
         if opening is None:
-            # A server that is in trouble has not said no.
-            return status >= 500 or status == 429
+            return self._is_in_trouble(connection, origin, status, failure)
         channels = tuple(channel.name for channel in connection.channels)
         return opening.user_id == connection.user_id and set(opening.channels) == set(channels)
 
+    def _is_in_trouble(self, connection: Connection, origin: Origin, status: int, failure: Failure | None) -> bool:
+        """Tell whether an answer that grants nothing is no refusal either."""
+        if status < 500 and status != 429:
+            return False
+        if failure is not None:
+            # A view that stumbles over somebody who is no longer logged in, or over a room that is gone, would not
+            # grant the stream to anybody who asked now. A database that is away says nothing about that.
+            if failure.user_id is not UNKNOWN and failure.user_id != connection.user_id:
+                return False
+            if not isinstance(failure.error, TROUBLE):
+                logger.warning(
+                    "The re-check of %s failed, so the stream ends.", origin.scope["path"], exc_info=failure.error
+                )
+                return False
+        logger.warning("The re-check of %s was answered with %d: the stream stays.", origin.scope["path"], status)
+        return True
 
-async def _ask(origin: Origin) -> tuple[int, Opening | None]:
-    """Run a request again; return the status of its answer, and the stream that it grants."""
+
+def note_failure(sender: Any = None, request: Any = None, **kwargs: Any) -> None:
+    """Remember what went wrong in a re-check, and for whom; receives Django's got_request_exception."""
+    note = getattr(request, "scope", {}).get(RECHECK_KEY)
+    if note is not None:
+        user_id: Any = UNKNOWN
+        with contextlib.suppress(Exception):
+            user = getattr(request, "user", None)
+            user_id = user.pk if user is not None and user.is_authenticated else None
+        note.append(Failure(sys.exception(), user_id))
+
+
+async def _ask(origin: Origin) -> tuple[int, Opening | None, Failure | None]:
+    """Run a request again; return the status of its answer, the stream that it grants, and what went wrong."""
     granted: dict[str, Any] = {}
+    failures: list[Failure] = []
     status = 500
     mark: str | None = None
     is_asked = False
@@ -160,9 +205,10 @@ async def _ask(origin: Origin) -> tuple[int, Opening | None]:
             enough.set()  # Some other answer, which may be without end, and without a pause.
             await asyncio.sleep(0)
 
-    await origin.application({**origin.scope, SCOPE_KEY: granted, RECHECK_KEY: True}, receive, send)
+    await origin.application({**origin.scope, SCOPE_KEY: granted, RECHECK_KEY: failures}, receive, send)
     stream = granted.get(mark) if mark is not None else None
-    return status, stream.opening if stream is not None else None
+    opening = stream.opening if stream is not None else None
+    return status, opening, failures[0] if failures else None
 
 
 def find_mark(message: Mapping[str, Any]) -> str | None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from .routes import routes
 from .views import BroadcastChannelView
 
+PERMISSION_MIXIN = "django.contrib.auth.mixins.PermissionRequiredMixin"
 HOOKS = ("channel_name", "has_permission", "render_presence", "render_snapshot", "on_join", "on_leave")
 
 
@@ -43,6 +44,14 @@ def check_view(view: type[BroadcastChannelView]) -> Iterator[CheckMessage]:
                 obj=view,
                 id="ds_broadcaster.E021",
             )
+    mixin = next((each for each in view.__mro__ if f"{each.__module__}.{each.__name__}" == PERMISSION_MIXIN), None)
+    if mixin is not None and not _asks(view, mixin):
+        yield Error(
+            f"{view.__name__} never asks for its permission_required: the mixin's has_permission() is hidden.",
+            hint="Name the mixin before BroadcastChannelView, and call super().has_permission() in one's own.",
+            obj=view,
+            id="ds_broadcaster.E025",
+        )
     renders = view.render_presence is BroadcastChannelView.render_presence
     if renders and view.presence_template_name is not None and not _exists(view.presence_template_name):
         yield Error(
@@ -67,6 +76,18 @@ def check_view(view: type[BroadcastChannelView]) -> Iterator[CheckMessage]:
             obj=view,
             id="ds_broadcaster.E024",
         )
+
+
+def _asks(view: type[BroadcastChannelView], mixin: type) -> bool:
+    """Tell whether has_permission() comes to the mixin's: each before it must call super()."""
+    for each in view.__mro__:
+        if each is mixin:
+            return True
+        if "has_permission" in vars(each):
+            code = getattr(vars(each)["has_permission"], "__code__", None)
+            if code is None or "super" not in code.co_names:
+                return False
+    return True
 
 
 def _exists(template_name: str) -> bool:

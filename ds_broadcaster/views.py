@@ -1,29 +1,29 @@
 """Channel views: a class says which channel, who may, and what its pages are shown."""
 
+import logging
 import sys
 from abc import ABCMeta
 from collections.abc import Callable, Sequence
-from functools import lru_cache, wraps
+from functools import wraps
 from inspect import isabstract, isasyncgen, isawaitable, iscoroutine, isgenerator
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync
-from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.template.loader import render_to_string
 from django.utils.decorators import classonlymethod
 from django.utils.functional import cached_property
-from django.utils.module_loading import import_string
 from django.views.generic import View
 from pydantic import BaseModel
 
 from .broadcaster import broadcast
 from .channel import AttendanceHook
-from .grant import is_recheck
 from .ids import channel_names
 from .incoming import BadSignals, signals_of
+from .rechecks import TROUBLE
+from .refusal import REFUSALS, is_from_datastar, is_logged_in, login_is_required, refusal
 from .routes import Route, late_view, name_of, routes
 from .sse import Fragment
 
@@ -32,9 +32,7 @@ if TYPE_CHECKING:
     from .grant import SnapshotCallback
     from .sending import ChannelLike
 
-LOGIN_MIDDLEWARE = "django.contrib.auth.middleware.LoginRequiredMiddleware"
-# Answers that mean "not you" or "not here"; a client that returns for its stream is told so by a 204.
-REFUSALS = {401, 403, 404, 410}
+logger = logging.getLogger("ds_broadcaster")
 
 
 class ChannelViewType(ABCMeta):
@@ -157,16 +155,16 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
         @wraps(inner)
         def view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             try:
-                if served.login_required is not False and _login_is_required() and not _is_logged_in(request):
+                if served.login_required is not False and login_is_required() and not is_logged_in(request):
                     raise PermissionDenied
                 response: HttpResponseBase = inner(request, *args, **kwargs)
             except BadSignals as error:
                 return HttpResponse(str(error), status=400, content_type="text/plain; charset=utf-8")
             except (PermissionDenied, Http404) as error:
-                if not _is_from_datastar(request):
+                if not is_from_datastar(request):
                     raise
                 return refusal(request, 404 if isinstance(error, Http404) else 403)
-            if _is_from_datastar(request) and (response.status_code in REFUSALS or 300 <= response.status_code < 400):
+            if is_from_datastar(request) and (response.status_code in REFUSALS or 300 <= response.status_code < 400):
                 return refusal(request, response.status_code if response.status_code >= 400 else 403)
             return response
 
@@ -179,7 +177,7 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """Ask has_permission() and look at the signals, then answer."""
         if request.method != "OPTIONS":
-            allowed: object = self.has_permission()
+            allowed = self._ask_permission()
             # These are true whatever they would say.
             if isawaitable(allowed) or isgenerator(allowed) or isasyncgen(allowed) or callable(allowed):
                 if iscoroutine(allowed):
@@ -197,6 +195,18 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
             response = async_to_sync(_waiting)(response)
         answer: HttpResponseBase = response
         return answer
+
+    def _ask_permission(self) -> object:
+        try:
+            return self.has_permission()
+        except (PermissionDenied, Http404, BadSignals, ImproperlyConfigured, *TROUBLE):
+            raise
+        except Exception as error:
+            # Many a query is made for a user, and stumbles over nobody: `members=self.request.user`.
+            if is_logged_in(self.request):
+                raise
+            logger.info("Refused somebody who is not logged in, for has_permission() failed: %r", error)
+            raise PermissionDenied from error
 
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """Open the stream."""
@@ -252,40 +262,8 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
         return on_channel
 
 
-def refusal(request: HttpRequest, status: int) -> HttpResponse:
-    """Return the answer to a client that may not have its stream.
-
-    One that returns for it is told by 204: with every other answer some retry mode would ask again, without end.
-    """
-    return HttpResponse(status=204 if "last-event-id" in request.headers or _asks_again(request) else status)
-
-
 def _overrides(view: BroadcastChannelView, name: str) -> bool:
     return getattr(type(view), name) is not getattr(BroadcastChannelView, name)
-
-
-def _is_from_datastar(request: HttpRequest) -> bool:
-    return "Datastar-Request" in request.headers or "last-event-id" in request.headers or _asks_again(request)
-
-
-def _asks_again(request: HttpRequest) -> bool:
-    return hasattr(request, "scope") and is_recheck(request)
-
-
-def _is_logged_in(request: HttpRequest) -> bool:
-    user = getattr(request, "user", None)
-    return user is not None and user.is_authenticated
-
-
-def _login_is_required() -> bool:
-    return _has_login_middleware(tuple(settings.MIDDLEWARE))
-
-
-@lru_cache(maxsize=8)
-def _has_login_middleware(names: Sequence[str]) -> bool:
-    # By its name: importing it needs django.contrib.auth among the apps, which we do not.
-    bases = (base for name in names for base in getattr(import_string(name), "__mro__", ()))
-    return any(f"{base.__module__}.{base.__name__}" == LOGIN_MIDDLEWARE for base in bases)
 
 
 async def _waiting(answer: Any) -> Any:

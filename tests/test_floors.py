@@ -39,7 +39,7 @@ FLOORS = [
         "handoff",
         "plain",
     },
-    {"grant", "incoming", "response", "asgi", "sending", "broadcaster"},
+    {"grant", "refusal", "incoming", "response", "asgi", "sending", "broadcaster"},
     {
         "overview",
         "inspector",
@@ -81,6 +81,7 @@ ONLY_THERE = {
         "bindings",
         "model_checks",
         "revocation",
+        "rechecks",
         "templatetags.ds_broadcaster",
     },
 }

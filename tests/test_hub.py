@@ -201,7 +201,7 @@ class HubMachine(RuleBasedStateMachine):
 
     async def _ask(self, origin):
         await asyncio.sleep(0.2)
-        return 503, None
+        return 503, None, None
 
     @rule(channel=st.sampled_from([*CHANNELS, EVERYWHERE]), user=users)
     def recheck(self, channel, user):

@@ -49,7 +49,7 @@ class Site:
         return sum(self.clients[number] is client for number in self.asked)
 
     async def __call__(self, scope, receive, send):
-        assert scope[RECHECK_KEY] is True
+        assert scope[RECHECK_KEY] == []
         client = self.clients[scope["client"]]
         self.asked.append(scope["client"])
         self.running += 1
@@ -355,7 +355,7 @@ def test_verb_takes_a_channel_a_user_both_or_nothing(world, monkeypatch):
 @pytest.mark.parametrize("where", [EVERYWHERE, "room"])
 def test_recheck_between_grant_and_opening_is_not_lost(world, kind, where, monkeypatch):
     async def ask(origin):
-        return 403, None
+        return 403, None, None
 
     world.client(user_id=9)  # A hub must be there to be told.
     monkeypatch.setattr("ds_broadcaster.rechecks._ask", ask)

@@ -1,6 +1,7 @@
 """`manage.py check` finds what a request to a channel view could only answer with an error."""
 
 import pytest
+from django.contrib.auth.mixins import PermissionRequiredMixin
 from pydantic import BaseModel
 
 from ds_broadcaster import BroadcastChannelView
@@ -52,6 +53,29 @@ def test_mistake_is_named_with_what_to_write(attributes, expected, says):
     assert message.id == f"ds_broadcaster.{expected}"
     assert says in message.msg
     assert message.hint
+
+
+class Allowed(PermissionRequiredMixin, Fine):
+    permission_required = "auth.change_group"
+
+
+class Stricter(Allowed):
+    def has_permission(self):
+        return super().has_permission() and self.request.user.is_staff
+
+
+class Hiding(Allowed):
+    def has_permission(self):
+        return self.request.user.is_staff
+
+
+class TooLate(Fine, PermissionRequiredMixin):
+    permission_required = "auth.change_group"
+
+
+@pytest.mark.parametrize("view, expected", [(Allowed, []), (Stricter, []), (Hiding, ["E025"]), (TooLate, ["E025"])])
+def test_permission_that_nobody_asks_for_is_named(view, expected):
+    assert ids(view) == expected
 
 
 def test_presence_of_ones_own_needs_no_template():

@@ -287,6 +287,38 @@ class ImpatientChannel(ClubChannel):
     recheck_interval = 0.3
 
 
+class CarelessChannel(BroadcastChannelView):
+    """Asks as the README does, which no query can answer for somebody who is not logged in."""
+
+    url_path = "careless/<int:pk>/"
+
+    def channel_name(self):
+        return f"careless-{self.kwargs['pk']}"
+
+    def has_permission(self):
+        return Group.objects.filter(pk=self.kwargs["pk"], user=self.request.user).exists()
+
+
+class GoneChannel(BroadcastChannelView):
+    """Stumbles over a group that is gone."""
+
+    url_path = "gone/<int:pk>/"
+
+    def channel_name(self):
+        return f"gone-{Group.objects.get(pk=self.kwargs['pk']).pk}"
+
+
+@login_required
+def decorated_function(request, channel):
+    return broadcast.connect(channel, request)
+
+
+@login_not_required
+def remove_club(request, pk):
+    Group.objects.filter(pk=pk).delete()
+    return HttpResponse()
+
+
 @login_not_required
 def membership(request, pk, username, verb):
     """Put somebody into a club, or out of it."""
@@ -341,6 +373,8 @@ urlpatterns = [
     path("held/", held),
     path("by-hand/", ByHandChannel.as_view(name="by-our-hand")),
     path("login-by-hand/", login_required(ByHandChannel.as_view())),
+    path("function/<channel>/", decorated_function, name="function"),
+    path("remove-club/<int:pk>/", remove_club),
     path("membership/<int:pk>/<username>/<verb>/", membership),
     path("account/<username>/<verb>/", account),
     *urls.urlpatterns,

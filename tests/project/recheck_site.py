@@ -8,6 +8,7 @@ from django.contrib.auth.decorators import login_not_required, login_required
 from django.contrib.auth.models import Group
 from django.contrib.sessions.models import Session
 from django.db import transaction
+from django.db.utils import OperationalError
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 from django.template import RequestContext, Template
 from django.urls import path
@@ -84,7 +85,7 @@ def switched(request, name):
         if what == "hang":
             time.sleep(3)
         if what == "error":
-            raise RuntimeError("this view fails")
+            raise OperationalError("the database is away")
     finally:
         with _lock:
             running -= 1
