@@ -8,11 +8,11 @@ import pytest
 from tests.harness import expect
 from tests.harness.loop import loop_thread
 from tests.live import live_server, until
-from tests.project import tag_site
 from tests.settings import MIDDLEWARE
 
 SETTINGS = {
-    "ROOT_URLCONF": tag_site.__name__,
+    # Not imported here: it binds a model.
+    "ROOT_URLCONF": "tests.project.tag_site",
     "MIDDLEWARE": [*MIDDLEWARE, "ds_broadcaster.middleware.BroadcasterMiddleware"],
     "DS_BROADCASTER_DATASTAR_URL": "/client/datastar.js",
 }
@@ -390,3 +390,44 @@ def test_other_requests_of_the_page_do_not_change_the_state(server, open_page, c
     server.call("signals", channel, {"count": 1})
     expect(tab.locator("#count")).to_have_text("1")
     becomes(tab, "live")
+
+
+# Who gets it
+
+
+@pytest.mark.parametrize("how", ["call", "save"])
+def test_tab_that_made_the_change_is_left_out_and_its_neighbour_is_not(server, open_page, chromium, channel, how):
+    source = CONNECT + f"""<button id="go" data-on:click="@post('/tell/{channel}/{how}/')"></button>"""
+    sender = open_page(server, source, channel)
+    becomes(sender, "live")
+    neighbour = chromium.second_tab(sender)
+    open_page(server, source, channel, tab=neighbour)
+    becomes(neighbour, "live")
+    sender.locator("#go").click()
+    expect(neighbour.locator("#target")).to_have_text(f"by {how}")
+    # What is sent behind it comes to both: the sender's tab has had its turn by then.
+    server.call("signals", channel, {"count": 1})
+    expect(sender.locator("#count")).to_have_text("1")
+    expect(sender.locator("#target")).to_have_text("")
+
+
+def test_page_stops_receiving_when_its_user_logs_out_in_another_tab(server, open_page, chromium, channel):
+    tab = open_page(server, '{% broadcast_connect "members-room" channel=channel %}', channel)
+    becomes(tab, "live")
+    other = chromium.second_tab(tab)
+    other.goto(f"{server.url}/logout/")
+    becomes(tab, "closed")
+    server.call("", channel, '<div id="target">a secret</div>')
+    until(lambda: server.call("get_users", channel) == [])
+    expect(tab.locator("#target")).to_have_text("")
+    # It was told once, and asks no more.
+    assert [each["last_event_id"] is not None for each in asked(server, channel)] == [False]
+
+
+def test_page_stops_receiving_when_its_user_is_kicked_out_of_the_account(server, open_page, channel):
+    tab = open_page(server, '{% broadcast_connect "members-room" channel=channel %}', channel)
+    becomes(tab, "live")
+    server.get("/switch-off/ann/")
+    becomes(tab, "closed")
+    server.call("", channel, '<div id="target">a secret</div>')
+    expect(tab.locator("#target")).to_have_text("")

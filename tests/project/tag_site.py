@@ -2,14 +2,17 @@
 
 from collections import defaultdict
 
+from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_not_required
+from django.contrib.auth.models import Group
+from django.db import transaction
 from django.http import HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.template import RequestContext, Template
 from django.urls import include, path
 from django.views.decorators.csrf import csrf_exempt
 
-from ds_broadcaster import BroadcastChannelView, broadcast
+from ds_broadcaster import BroadcastChannelView, bind_broadcasts, broadcast
 from ds_broadcaster.sse import farewell
 from ds_broadcaster.tabs import tab_of
 from tests.project import urls
@@ -39,6 +42,15 @@ class TagRoom(BroadcastChannelView):
     def channel_name(self):
         note(self.request, self.kwargs["channel"])
         return self.kwargs["channel"]
+
+
+class MembersRoom(TagRoom):
+    """The same for those who are logged in."""
+
+    url_path = "members-rooms/<str:channel>/"
+
+    def has_permission(self):
+        return self.request.user.is_authenticated
 
 
 @login_not_required
@@ -91,7 +103,39 @@ def tell(request):
     return JsonResponse({"told": {"tab": tab_of(request), "type": request.content_type}})
 
 
+@login_not_required
+@csrf_exempt
+def tell_others(request, channel, how):
+    """Tell all tabs but the one that asks, by a call or by saving a model that leaves the sender out."""
+    if how == "call":
+        broadcast(channel, '<div id="target">by call</div>', exclude=request)
+    else:
+        with transaction.atomic():
+            Group.objects.create(name=channel)
+    return HttpResponse(status=204)
+
+
+@login_not_required
+def switch_off(request, username):
+    """Switch an account off, and leave it so: each test logs in anew."""
+    user = get_user_model().objects.get(username=username)
+    user.is_active = False
+    user.save()
+    user.delete()
+    return HttpResponse(status=204)
+
+
+bind_broadcasts(
+    Group,
+    channel=lambda group: group.name,
+    created=lambda group: '<div id="target">by save</div>',
+    updated=lambda group: None,
+    exclude_sender=True,
+)
+
 urlpatterns = [
+    path("tell/<str:channel>/<how>/", tell_others),
+    path("switch-off/<username>/", switch_off),
     path("own/<str:channel>/", own_stream, name="own-stream"),
     path("own/<str:first>/<str:second>/", own_stream, name="pair"),
     path("any/<path:path>", own_stream, name="any-path"),
