@@ -72,7 +72,6 @@ class RedisBroker(Broker):
             for name in ("publish", "command", "locate", "read", "share", "roster", "sweep")
         }
         self._state = [f"{self.prefix}:{name}" for name in ("state", "last", "floor", "size", "times")]
-        self._fresh = new_epoch()
         self._listeners: dict[Receiver, Listener] = {}
         self._swept = 0.0
         self.epoch = ""
@@ -159,7 +158,8 @@ class RedisBroker(Broker):
         return b"%b:c:%b" % (self.prefix.encode(), name)
 
     def _run(self, script: str, keys: Sequence[Any], arguments: Sequence[Any]) -> Any:
-        answer = self._asking(self._scripts[script], keys=[*self._state, *keys], args=[self._fresh, *arguments])
+        # Another one each time: a server that forgets twice must not come back to the epoch it had.
+        answer = self._asking(self._scripts[script], keys=[*self._state, *keys], args=[new_epoch(), *arguments])
         self.know(answer[0].decode())
         return answer
 
