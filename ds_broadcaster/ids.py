@@ -54,7 +54,7 @@ def channel_name(channel: Any) -> str:
     if meta is not None and not isinstance(channel, type):
         if channel.pk is None:
             raise ValueError(f"{channel!r} has no primary key yet: save it before it names a channel.")
-        channel = f"{meta.app_label}.{meta.model_name}-{meta.pk.to_python(channel.pk)}"
+        channel = f"{meta.app_label}.{meta.model_name}-{_key_of(channel)}"
     if not isinstance(channel, str):
         raise TypeError(
             f"channel must be a string or a saved model instance, not {type(channel).__name__} ({channel!r})."
@@ -62,6 +62,14 @@ def channel_name(channel: Any) -> str:
     if not channel:
         raise ValueError("channel must not be empty.")
     return single_line("channel", channel)
+
+
+def _key_of(instance: Any) -> str:
+    """Return the key as the database gives it back: given as text, it may have been written in another way."""
+    try:
+        return str(instance._meta.pk.to_python(instance.pk))
+    except Exception:
+        return str(instance.pk)  # No key of this model: whoever looks for it finds nothing.
 
 
 def channel_names(channels: Any) -> tuple[str, ...]:
@@ -86,6 +94,5 @@ def dom_id(instance: Any) -> str:
     if instance.pk is None:
         raise ValueError(f"{instance!r} has no primary key yet: save it before it has an id.")
     meta = meta.concrete_model._meta
-    # As it comes from the database: a key that was given as text may have been written in another way.
-    pk = _NOT_IN_IDS.sub(lambda found: f"_{ord(found[0]):x}_", str(meta.pk.to_python(instance.pk)))
+    pk = _NOT_IN_IDS.sub(lambda found: f"_{ord(found[0]):x}_", _key_of(instance))
     return f"{meta.app_label}-{meta.model_name}-{pk}"

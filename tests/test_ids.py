@@ -1,6 +1,7 @@
 """Event ids and channel names."""
 
 import uuid
+from types import SimpleNamespace
 
 import pytest
 from django.contrib.auth import get_user_model
@@ -10,7 +11,7 @@ from django.utils.functional import SimpleLazyObject
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ds_broadcaster.ids import channel_name, channel_names, format_id, new_epoch, parse_id, single_line
+from ds_broadcaster.ids import channel_name, channel_names, dom_id, format_id, new_epoch, parse_id, single_line
 
 epochs = st.text("0123456789abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=32)
 sequences = st.integers(0, 10**18 - 1)
@@ -125,3 +126,18 @@ def test_no_channel_at_all_is_refused(value):
 def test_wrong_name_among_several_is_refused(value):
     with pytest.raises(TypeError, match=r"^channel must be"):
         channel_names(value)
+
+
+def test_key_that_is_written_in_another_way_is_the_same_element_and_channel():
+    class Key:
+        def to_python(self, value):
+            return int(value)
+
+    def saved(pk):
+        meta = SimpleNamespace(app_label="rooms", model_name="note", pk=Key())
+        meta.concrete_model = SimpleNamespace(_meta=meta)
+        return SimpleNamespace(pk=pk, _meta=meta)
+
+    assert dom_id(saved("007")) == dom_id(saved(7)) == "rooms-note-7"
+    assert channel_name(saved("007")) == channel_name(saved(7)) == "rooms.note-7"
+    assert dom_id(saved("no number")) == "rooms-note-no_20_number"
