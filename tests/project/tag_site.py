@@ -13,6 +13,7 @@ from django.urls import include, path
 from django.views.decorators.csrf import csrf_exempt
 
 from ds_broadcaster import BroadcastChannelView, bind_broadcasts, broadcast
+from ds_broadcaster.grant import is_recheck
 from ds_broadcaster.rules import registered
 from ds_broadcaster.sse import farewell
 from ds_broadcaster.tabs import tab_of
@@ -37,11 +38,15 @@ class TagRoom(BroadcastChannelView):
 
     url_path = "tag-rooms/<str:channel>/"
 
+    def setup(self, request, *args, **kwargs):
+        super().setup(request, *args, **kwargs)
+        if not is_recheck(request):  # Nobody came.
+            note(request, kwargs["channel"])
+
     def has_permission(self):
         return True
 
     def channel_name(self):
-        note(self.request, self.kwargs["channel"])
         return self.kwargs["channel"]
 
 
