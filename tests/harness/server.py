@@ -30,6 +30,10 @@ each_mode = pytest.mark.parametrize("server", [f"uvicorn-httptools/{mode}" for m
 
 running_servers: "list[Server]" = []
 
+# What a script runs in its background ignores Ctrl-C, and so would every server that is started from there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def command(kind: str, app: str, port: int) -> list[str]:
     """Return the command line that serves `app` on this port of the loopback interface."""
