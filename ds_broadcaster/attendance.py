@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from django.dispatch import Signal
 
 from . import signals
-from .brokers import Broker
 from .channel import Channel, PresenceCallback
 from .sse import check_size, encode_fragment
 
@@ -31,18 +30,36 @@ class Attendance:
         self._hub = hub
         self._number = 0
 
-    def joined(self, channel: Channel, user: Any) -> None:
-        """Tell whoever wants to know that a user came."""
+    def came(self, channel: Channel, user: Any, is_first: bool) -> None:
+        """Take note of a connection that opened; `is_first` if its user was not online here."""
+        self._noticed(channel, user)
+        if is_first and not self._hub.broker.is_shared:
+            self.joined(channel.name, user)
+
+    def went(self, channel: Channel, user: Any, is_gone: bool) -> None:
+        """Take note of a connection that closed or a grace that ended; `is_gone` if its user is no longer online."""
+        self._noticed(channel, user)
+        if is_gone and not self._hub.broker.is_shared:
+            self.left(channel.name, user)
+
+    def _noticed(self, channel: Channel, user: Any) -> None:
+        self.changed(channel)
+        if self._hub.broker.is_shared:
+            self._hub.sharing.changed(channel.name, user)
+
+    def joined(self, channel: str, user: Any) -> None:
+        """Tell whoever wants to know that a user came, who was on the channel in no process before."""
         self._tell(signals.user_joined, channel, user, True)
 
-    def left(self, channel: Channel, user: Any) -> None:
-        """Tell whoever wants to know that a user is gone."""
+    def left(self, channel: str, user: Any) -> None:
+        """Tell whoever wants to know that a user is gone, in all processes."""
         self._tell(signals.user_left, channel, user, False)
 
-    def _tell(self, signal: Signal, channel: Channel, user: Any, came: bool) -> None:
-        self._hub.signal(signal, channel, user)
-        if channel.attendance_hook is not None:
-            self._hub.workers.call(channel.attendance_hook, channel.name, user, came)
+    def _tell(self, signal: Signal, name: str, user: Any, came: bool) -> None:
+        self._hub.signal(signal, name, user)
+        channel = self._hub.known.get(name)
+        if channel is not None and channel.attendance_hook is not None:
+            self._hub.workers.call(channel.attendance_hook, name, user, came)
 
     def expect_leaves(self, channel: Channel) -> None:
         """See to it that the graces on a channel end in time."""
@@ -53,9 +70,7 @@ class Attendance:
     def _expire(self, channel: Channel) -> None:
         channel.expiry = None
         for user in channel.roster.expire(self._hub.now() + CLOCK_SLACK):
-            self.left(channel, user)
-            self.changed(channel)
-            self._hub.broker.changed(channel.name)
+            self.went(channel, user, True)
         self.expect_leaves(channel)
         self._hub.retire(channel)
 
@@ -82,7 +97,7 @@ class Attendance:
                 channel.presence_callback,
                 channel.name,
                 channel.roster.online(),
-                self._hub.broker,
+                self._hub,
                 self._hub.settings.max_event_bytes,
             )
             rendering.add_done_callback(lambda done: self._hub.soon(self._rendered, channel, done))
@@ -108,6 +123,6 @@ class Attendance:
                 channel.render = self._hub.loop.call_later(seconds, self._render, channel)
 
 
-def _presence_frame(callback: PresenceCallback, channel: str, here: list[Any], broker: Broker, limit: int) -> bytes:
-    users = list(dict.fromkeys([*here, *broker.elsewhere(channel)]))
+def _presence_frame(callback: PresenceCallback, channel: str, here: list[Any], hub: "Hub", limit: int) -> bytes:
+    users = list(dict.fromkeys([*here, *hub.broker.elsewhere(hub, channel)]))
     return check_size(encode_fragment(callback(channel, users)), limit)

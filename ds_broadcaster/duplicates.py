@@ -61,7 +61,7 @@ class Duplicates:
             self._hub.loop.call_later(CALM, self._calm, connection, waited)
             return
         head = self._hub.head
-        body = retry_frame(RETRY) + id_frame(format_id(self._hub.broker.epoch, head))
+        body = retry_frame(RETRY) + id_frame(format_id(self._hub.epoch, head))
         connection.beat({"type": "http.response.body", "body": body, "more_body": True}, head)
         if waited < CALM_AT_LAST:
             self._hub.loop.call_later(2 * waited, self._calm, connection, 2 * waited)

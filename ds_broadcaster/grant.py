@@ -57,6 +57,7 @@ def opening_of(channels: tuple[str, ...], place: Place, request: HttpRequest) ->
     return Opening(
         channels,
         None,
+        place.epoch,
         place.cursor,
         place.granted,
         place.gaps,

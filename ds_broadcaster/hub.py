@@ -6,7 +6,6 @@ Every method runs on that loop, but for those of brokers.base.Receiver, which an
 import asyncio
 import contextlib
 import logging
-import random
 import threading
 from collections import deque
 from collections.abc import Awaitable
@@ -16,32 +15,34 @@ from django.dispatch import Signal
 
 from . import signals
 from .attendance import Attendance
+from .beginning import Beginning
 from .brokers import EVERYWHERE, Broker, Command
 from .channel import Channel, PresenceCallback
 from .conf import Settings
 from .connection import Connection
 from .duplicates import Duplicates
-from .ids import format_id
-from .log import Log
+from .ending import Ending
 from .opening import Opening
 from .orders import Orders
 from .pulse import Pulse
 from .rechecks import Rechecks
 from .servers import before_shutdown
-from .sse import hello_frame, live_frame, retry_frame, split_left_out, without_content
+from .sharing import Sharing, new_process_name
 from .workers import Workers
 
 logger = logging.getLogger("ds_broadcaster")
 
-# Milliseconds. A page that lost its stream comes back after one to two seconds; after a shutdown, when all come
-# at once, a herd of a thousand is spread over four.
+# Milliseconds after which a page that lost its stream comes back.
 RETRY = (1000, 2000)
-RETRY_AFTER_SHUTDOWN = 1000
-# Seconds that the last bytes may take at a shutdown before what is left is aborted.
-SHUTDOWN_PATIENCE = 0.5
 # Events that may wait for the loop before a publisher in another thread has to wait, and how many seconds.
 BACKLOG = 2000
 BACKLOG_WAIT = 1.0
+
+
+# What is handed to a hub: an event's frame or a command on a channel, or news of the sequence alone.
+Item = bytes | Command | None
+# Stands behind the last event of an epoch, in place of a channel's with the name of the next one.
+RESET = Command("reset")
 
 
 class Hub:
@@ -59,6 +60,7 @@ class Hub:
         self.now = loop.time
         self.broker = broker
         self.settings = settings
+        self.process = new_process_name()
         self.closing = False
         # Since the start: events that somebody here was to get, and those times how many they were.
         self.events = 0
@@ -67,24 +69,28 @@ class Hub:
         self.known: dict[str, Channel] = {}
         self._declared = declared
         self._sender = sender
-        self._incoming: deque[tuple[str, int, bytes | Command]] = deque()
+        self._incoming: deque[tuple[str, int, Item]] = deque()
         self._flush_is_due = False
         self._drained = threading.Event()
         self._thread = threading.get_ident()
         self.workers = Workers()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._empty = asyncio.Event()
         self.pulse = Pulse(self, settings.heartbeat_interval)
         self.rechecks = Rechecks(self)
         self.attendance = Attendance(self)
-        self._orders = Orders(self)
-        self._duplicates = Duplicates(self)
+        self.sharing = Sharing(self)
+        self.orders = Orders(self)
+        self.duplicates = Duplicates(self)
+        self._beginning = Beginning(self)
+        self.ending = Ending(self)
+        # The newest sequence that all connections have been given, or are about to be, and its epoch.
         self.head = broker.attach(self)
+        self.epoch = broker.epoch
         before_shutdown(loop, self.shutdown)
 
     # What the broker calls, from any thread.
 
-    def deliver(self, channel: str, sequence: int, item: bytes | Command) -> None:
+    def deliver(self, channel: str, sequence: int, item: Item) -> None:
         if self.loop.is_closed():  # And with it every stream.
             self._incoming.clear()
             return
@@ -94,12 +100,15 @@ class Hub:
             # A turn later than need be: a burst from a thread is one write then, not one for its first event too.
             self.soon(self.loop.call_soon, self._flush)
 
-    def missed(self, channel: str) -> None:
-        self.soon(self._orders.start_anew, [channel])
+    def reached(self, sequence: int) -> None:
+        self.deliver("", sequence, None)
 
-    def reset(self) -> None:
-        self.head = 0
-        self.soon(lambda: self._orders.start_anew(list(self.known)))
+    def missed(self, channel: str) -> None:
+        self.soon(self.orders.start_anew, [channel])
+
+    def reset(self, epoch: str) -> None:
+        # In the line of the events: those before it are of the old epoch.
+        self.deliver(epoch, 0, RESET)
 
     def throttle(self) -> None:
         if len(self._incoming) > BACKLOG and threading.get_ident() != self._thread:
@@ -110,9 +119,9 @@ class Hub:
         known = self.known.get(channel)
         return known.roster.users() if known is not None else []
 
-    def graced(self, channel: str) -> list[Any]:
+    def connections(self, channel: str) -> int:
         known = self.known.get(channel)
-        return known.roster.graced() if known is not None else []
+        return len(known.connections) if known is not None else 0
 
     def attended(self, channel: str) -> None:
         self.soon(self.attendance.look_again, channel)
@@ -144,63 +153,30 @@ class Hub:
             channel.connections[connection] = None
             if opening.presence_callback is not None:
                 channel.presence_callback = opening.presence_callback
-            self.signal(signals.connection_opened, channel, user)
+            self.signal(signals.connection_opened, channel.name, user)
             if opening.attendance_hook is not None:
                 channel.attendance_hook = opening.attendance_hook
-            if user is not None and channel.roster.join(user):
-                self.attendance.joined(channel, user)
-            self.attendance.changed(channel)
-            self.broker.changed(channel.name)
+            self.attendance.came(channel, user, user is not None and channel.roster.join(user))
         self.rechecks.watch(connection, opening.recheck_interval)
 
-        if self.closing:
-            connection.end(self._goodbye(), clean=False)
-            return b""
-        reached = opening.granted if opening.gaps else opening.cursor
-        for channel in connection.channels:
-            async with channel.subscribing:
-                if channel.log is None:
-                    channel.log = Log(await self.broker.subscribe(channel.name))
-            reached = max(reached, channel.log.floor)
-            for command in await self.broker.commands(channel.name, opening.granted):
-                self._orders.obey_late(connection, command)
-            if connection.ending is not None:
-                return b""
-        missed: list[tuple[int, bytes]] = []
-        if reached > opening.cursor:
-            # One of the channels begins later: the broker's history fills what is between, for all of them alike,
-            # because one cursor serves them all. Behind `reached` the logs have everything.
-            for channel in connection.channels:
-                begin = opening.granted if channel.name in opening.gaps else opening.cursor
-                missed += await self.broker.read(channel.name, begin)
-            missed = sorted(event for event in missed if event[0] <= reached)
-            split = [(sequence, *split_left_out(frame)) for sequence, frame in missed]
-            missed = [(s, f if tab is None or tab != opening.tab else without_content(f)) for s, f, tab in split]
-        connection.cursor = reached
-        retry = self._duplicates.replace(connection) or random.randint(*RETRY)
-        hello = hello_frame(format_id(self.broker.epoch, opening.cursor), retry, gap=bool(opening.gaps))
-        live = live_frame() if opening.element is not None else b""
-        return b"".join([hello, live, opening.snapshot, *(frame for _, frame in missed)])
+        return await self._beginning.frames(connection, opening)
 
     def close(self, connection: Connection, *, grace: bool = True) -> None:
         """Take a connection off its channels; its user stays online for the grace, unless told otherwise."""
         if not self.pulse.remove(connection):
             return
-        self._duplicates.forget(connection)
+        self.duplicates.forget(connection)
         self.rechecks.forget(connection)
         until = self.now() + self.settings.presence_grace if grace and self.settings.presence_grace else None
         for channel in connection.channels:
             del channel.connections[connection]
             user = connection.user_id
-            self.signal(signals.connection_closed, channel, user)
-            if user is not None and channel.roster.leave(user, until):
-                self.attendance.left(channel, user)
-            self.attendance.changed(channel)
-            self.broker.changed(channel.name)
+            self.signal(signals.connection_closed, channel.name, user)
+            self.attendance.went(channel, user, user is not None and channel.roster.leave(user, until))
             self.attendance.expect_leaves(channel)
             self.retire(channel)
         if not self.pulse.count:
-            self._empty.set()
+            self.ending.nobody_is_left()
 
     def lost(self, connection: Connection) -> None:
         """Abort a connection that fell off the log: it comes back with its cursor, and is told of the gap."""
@@ -212,23 +188,7 @@ class Hub:
         """End every stream so that its client returns, spread over some seconds; done when the last byte is out."""
         self.closing = True
         self._flush()
-        self._empty.clear()
-        for connection in self.pulse.connections():
-            connection.end(self._goodbye(), clean=False)
-        return self.loop.create_task(self._finish_shutdown())
-
-    async def _finish_shutdown(self) -> None:
-        if self.pulse.count:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), SHUTDOWN_PATIENCE)
-        for connection in self.pulse.connections():
-            connection.abort()
-        self.workers.close()
-
-    def _goodbye(self) -> bytes:
-        """Return what tells a client when to come back: the more there are, the more time they share."""
-        spread = min(500 + 4 * self.pulse.count, 4000)
-        return retry_frame(RETRY_AFTER_SHUTDOWN + random.randint(0, spread))
+        return self.ending.begin()
 
     # Events.
 
@@ -241,11 +201,17 @@ class Hub:
             name, sequence, item = self._incoming.popleft()
             self.head = max(self.head, sequence)
             channel = self.known.get(name)
-            if isinstance(item, Command):
+            if item is None:
+                continue
+            if item is RESET:
+                self.epoch, self.head = name, 0
+                self.orders.start_anew(list(self.known))
+                changed = {}
+            elif isinstance(item, Command):
                 self._pump(changed)
                 changed = {}
                 if channel is not None or name == EVERYWHERE:
-                    self._orders.obey(channel, item, sequence)
+                    self.orders.obey(channel, item, sequence)
             elif channel is not None and channel.append(sequence, item, now):
                 changed[channel] = None
                 self.events += 1
@@ -284,17 +250,23 @@ class Hub:
         self._declared.pop(channel.name, None)
         if channel.roster.online() or self.known.get(channel.name) is not channel:
             return
+        if self.sharing.is_settling(channel.name):  # Whoever left is still to be told to the channel's hook.
+            return
         del self.known[channel.name]
         for handle in (channel.expiry, channel.render):
             if handle is not None:
                 handle.cancel()
-        task = self.loop.create_task(self.broker.unsubscribe(channel.name))
+        task = self.loop.create_task(self._unsubscribe(channel.name))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _unsubscribe(self, name: str) -> None:
+        if name not in self.known:  # Somebody may have come again before this task had its turn.
+            await self.broker.unsubscribe(self, name)
 
     def soon(self, *call: Any) -> None:
         with contextlib.suppress(RuntimeError):  # The loop may be closed by now.
             self.loop.call_soon_threadsafe(*call)
 
-    def signal(self, signal: Signal, channel: Channel, user: Any) -> None:
-        self.workers.send(signal, sender=self._sender, channel=channel.name, user_id=user)
+    def signal(self, signal: Signal, channel: str, user: Any) -> None:
+        self.workers.send(signal, sender=self._sender, channel=channel, user_id=user)

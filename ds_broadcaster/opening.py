@@ -16,13 +16,15 @@ class Opening(NamedTuple):
     """What a view grants: for whom, and where on each of its channels the stream begins.
 
     `cursor` is where the client is; channels in `gaps` cannot serve it from there and begin at `granted`, the
-    newest sequence at that moment. `snapshot` is sent in place of what is missing. `tab` is the id of the tab that
-    asks and `element` the one of the element that carries the stream, where `{% broadcast_connect %}` made it.
+    newest sequence at that moment, in this `epoch`. `snapshot` is sent in place of what is missing. `tab` is the id of
+    the tab that asks and `element` the one of the element that carries the stream, where `{% broadcast_connect %}`
+    made it.
     `recheck_interval` is in seconds.
     """
 
     channels: tuple[str, ...]
     user_id: Any
+    epoch: str
     cursor: int
     granted: int
     gaps: frozenset[str] = frozenset()

@@ -33,8 +33,7 @@ class Orders:
         for user in channel.roster.online():
             # Whoever is still here by grace alone.
             if command.concerns(user) and channel.roster.dismiss(user):
-                self._hub.attendance.left(channel, user)
-                self._hub.attendance.changed(channel)
+                self._hub.attendance.went(channel, user, True)
         self._hub.retire(channel)
 
     def start_anew(self, names: list[str]) -> None:

@@ -63,9 +63,9 @@ class Roster:
         """Return each user who is online, the grace included."""
         return list(self._counts)
 
-    def graced(self) -> list[Any]:
-        """Return each user who is online by grace alone."""
-        return [user for user, count in list(self._counts.items()) if not count]
+    def connections(self, user: Any) -> int | None:
+        """Return how many connections a user has, 0 by grace alone, None for somebody who is not online."""
+        return self._counts.get(user)
 
     def users(self) -> list[Any]:
         """Return the user of each open connection: somebody with two tabs twice."""

@@ -63,7 +63,7 @@ class Pulse:
         self._timer = self._hub.loop.call_later(self._tick_length, self._tick)
         self._tick_number = (self._tick_number + 1) % len(self._slots)
         head = self._hub.head
-        body = id_frame(format_id(self._hub.broker.epoch, head))
+        body = id_frame(format_id(self._hub.epoch, head))
         message = {"type": "http.response.body", "body": body, "more_body": True}
         for connection in tuple(self._slots[self._tick_number]):
             if connection.transport is not None and connection.transport.is_closing():

@@ -29,7 +29,7 @@ def world():
 
 
 def held(world):
-    return world.hub._duplicates._newest
+    return world.hub.duplicates._newest
 
 
 @each_kind
@@ -155,7 +155,7 @@ def test_stream_that_does_not_open_replaces_nothing(world, kind):
 
     def end_it():
         # A disconnect that came before the newer one was granted would end both.
-        world.hub._orders.obey = lambda *args: None
+        world.hub.orders.obey = lambda *args: None
         world.disconnect("room", 1)
 
     newer = FakeClient(world.loop, world.broadcast, "room", 1, kind=kind, query=query(), before_opening=end_it)

@@ -361,7 +361,7 @@ class HubMachine(RuleBasedStateMachine):
             assert not hub.rechecks._due
             assert not hub.rechecks._asking
             assert not hub.rechecks._intervals
-            assert not hub._duplicates._newest
+            assert not hub.duplicates._newest
             joined = Counter(each[1:] for each in hub.workers.sent if each[0] == "user_joined")
             left = Counter(each[1:] for each in hub.workers.sent if each[0] == "user_left")
             assert joined == left

@@ -79,21 +79,25 @@ def test_sequence_counts_over_all_channels_and_begins_each_frame():
 def test_only_ids_of_this_life_and_not_of_the_future_are_resumed():
     broker = make_broker()
     broker.publish("a", b"x")
-    assert broker.locate(["a", "b"], broker.cursor()) == Place(1, 1)
-    assert broker.locate(["a", "b"], f"{broker.epoch}-0") == Place(1, 0)
+    assert broker.locate(["a", "b"], broker.cursor()) == Place(broker.epoch, 1, 1)
+    assert broker.locate(["a", "b"], f"{broker.epoch}-0") == Place(broker.epoch, 1, 0)
     for nothing in (None, ""):
-        assert broker.locate(["a", "b"], nothing) == Place(1, 1)
+        assert broker.locate(["a", "b"], nothing) == Place(broker.epoch, 1, 1)
     for foreign in (f"{broker.epoch}-2", make_broker().cursor(), "garbage", "1", f"{broker.epoch}-"):
-        assert broker.locate(["a", "b"], foreign) == run(broker.alocate(["a", "b"], foreign)) == Place(1, 1, {"a", "b"})
+        assert (
+            broker.locate(["a", "b"], foreign)
+            == run(broker.alocate(["a", "b"], foreign))
+            == Place(broker.epoch, 1, 1, {"a", "b"})
+        )
 
 
 def test_channels_that_do_not_go_back_far_enough_are_gaps_and_the_others_are_served():
     broker = make_broker(max_events=1)
     for channel in "aab":
         broker.publish(channel, b"x")
-    assert broker.locate(["a", "b"], f"{broker.epoch}-0") == Place(3, 0, {"a"})
+    assert broker.locate(["a", "b"], f"{broker.epoch}-0") == Place(broker.epoch, 3, 0, {"a"})
     # Where all are gaps the client begins at now.
-    assert broker.locate(["a"], f"{broker.epoch}-0") == Place(3, 3, {"a"})
+    assert broker.locate(["a"], f"{broker.epoch}-0") == Place(broker.epoch, 3, 3, {"a"})
 
 
 def test_history_is_kept_by_count_age_and_bytes(clock):
@@ -237,8 +241,8 @@ def test_users_and_channels_are_those_of_all_hubs():
 def test_subscriber_misses_nothing_after_the_sequence_it_is_given():
     broker = make_broker()
     broker.publish("a", b"x")
-    assert run(broker.subscribe("a")) == 1
-    run(broker.unsubscribe("a"))
+    assert run(broker.subscribe(Ear(), "a")) == 1
+    run(broker.unsubscribe(Ear(), "a"))
 
 
 def test_threads_that_publish_at_once_are_heard_in_one_order():

@@ -4,9 +4,21 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from ..conf import Settings
-from .base import EVERYWHERE, Broker, Command, Place, Receiver
+from .base import EVERYWHERE, GONE, LEASE, Answer, Broker, Change, Command, Place, Receiver, Share
 
-__all__ = ["EVERYWHERE", "Broker", "Command", "Place", "Receiver", "create_broker"]
+__all__ = [
+    "EVERYWHERE",
+    "GONE",
+    "LEASE",
+    "Answer",
+    "Broker",
+    "Change",
+    "Command",
+    "Place",
+    "Receiver",
+    "Share",
+    "create_broker",
+]
 
 
 def create_broker(settings: Settings) -> Broker:

@@ -9,7 +9,9 @@ from ..ids import parse_id
 
 # Seconds between a view that grants a stream and its opening, at the most: Django's middleware is all there is.
 COMMANDS_KEPT = 60
-
+# Seconds for which holds what a process says about who is there, so that one that dies leaves no ghosts. OPTIONS may
+# name another number as "lease".
+LEASE = 15.0
 
 # The name, which no channel can have, under which a command goes out that concerns every channel.
 EVERYWHERE = ""
@@ -31,25 +33,71 @@ class Command(NamedTuple):
 class Place(NamedTuple):
     """Where a client stands, by the id that it brought.
 
-    It is at `cursor`; channels in `gaps` cannot serve it from there and begin at `granted`, the newest sequence.
+    It is at `cursor`; channels in `gaps` cannot serve it from there and begin at `granted`, the newest sequence. Both
+    are of this `epoch`.
     """
 
+    epoch: str
     granted: int
     cursor: int
     gaps: frozenset[str] = frozenset()
 
 
+class Change(NamedTuple):
+    """What a hub tells of one user on one of its channels: the connections that the user has there now.
+
+    0 is for somebody who is online by grace alone, and GONE for whoever no longer is. With a `user` of None it is
+    about all of the channel's connections together, anonymous ones too, and GONE when there is none.
+    """
+
+    channel: str
+    user: Any
+    connections: int
+
+
+# The connections of somebody whom a hub no longer counts as online.
+GONE = -1
+
+
+class Answer(NamedTuple):
+    """What a hub learns when it has told who is there.
+
+    Those who `joined` a channel were on it in no process before, and those who `left` are on it in none any more: each
+    as (channel, user), and each told to one hub of all. `is_forgotten` when nothing was known of this hub, so that it
+    has to tell everything again; `next_end` are the seconds until the next lease of a process ends, should it not be
+    renewed.
+    """
+
+    joined: list[tuple[str, Any]]
+    left: list[tuple[str, Any]]
+    is_forgotten: bool = False
+    next_end: float = LEASE
+
+
+class Share(NamedTuple):
+    """What one process holds: its name, and the connections on each of its channels."""
+
+    process: str
+    channels: dict[str, int]
+
+
 class Receiver(Protocol):
     """What a broker sees of a hub. Each method may be called from any thread and returns at once, unless said."""
+
+    # The name of the process, which no other has or had.
+    process: str
 
     def deliver(self, channel: str, sequence: int, item: bytes | Command) -> None:
         """Take an event's frame, or a command, in the order of the sequences."""
 
+    def reached(self, sequence: int) -> None:
+        """Take note that everything up to a sequence, on each channel that is carried here, was delivered."""
+
     def missed(self, channel: str) -> None:
         """Have clients of a channel start anew: between what was delivered and what comes next some events are gone."""
 
-    def reset(self) -> None:
-        """Have every client start anew: the sequences begin again."""
+    def reset(self, epoch: str) -> None:
+        """Have every client start anew: the sequences begin again, in another epoch."""
 
     def throttle(self) -> None:
         """Make a publisher in another thread wait, a bounded time, while the hub is far behind."""
@@ -60,8 +108,8 @@ class Receiver(Protocol):
     def users(self, channel: str) -> list[Any]:
         """Return the user of each open connection on a channel."""
 
-    def graced(self, channel: str) -> list[Any]:
-        """Return the users who have no connection on a channel, but are shown as online still."""
+    def connections(self, channel: str) -> int:
+        """Return how many connections a channel has, anonymous ones included."""
 
     def channels(self) -> list[str]:
         """Return the channels that have a connection."""
@@ -75,23 +123,27 @@ class Broker(ABC):
     """
 
     epoch: str
+    # Whether hubs in other processes share the channels. Where they do not, each tells for itself who joins and leaves.
+    is_shared = True
 
     def __init__(self, location: str | Sequence[str], options: Mapping[str, Any], history: History) -> None:
         self.location = location
         self.options = options
         self.limits = history
+        self.lease = float(options.get("lease", LEASE))
 
     # Publishing: from any process and thread, with or without an event loop.
 
     @abstractmethod
-    def publish(self, channel: str, payload: bytes) -> int:
+    def publish(self, channel: str, payload: bytes) -> int | None:
         """Give an encoded event the next sequence, keep it, and carry it to every hub; return the sequence.
 
-        Raises BrokerUnavailable, within a bounded time, when that is not possible.
+        None where a transaction that has not ended decides whether, and where, it takes its place. Raises
+        BrokerUnavailable, within a bounded time, when that is not possible.
         """
 
     @abstractmethod
-    async def apublish(self, channel: str, payload: bytes) -> int:
+    async def apublish(self, channel: str, payload: bytes) -> int | None:
         """See publish()."""
 
     @abstractmethod
@@ -153,19 +205,32 @@ class Broker(ABC):
         """Stop carrying to a hub."""
 
     @abstractmethod
-    async def subscribe(self, channel: str) -> int:
-        """Begin to carry this channel here; return a sequence after which nothing on it will be missed."""
+    async def subscribe(self, receiver: Receiver, channel: str) -> int:
+        """Begin to carry a channel to a hub; return a sequence after which nothing on it will be missed."""
 
     @abstractmethod
-    async def unsubscribe(self, channel: str) -> None:
-        """Stop carrying this channel here."""
+    async def unsubscribe(self, receiver: Receiver, channel: str) -> None:
+        """Stop carrying a channel to a hub."""
 
-    def changed(self, channel: str) -> None:  # noqa: B027
-        """Take note that other users are on a channel of a hub; called on the hub's loop."""
+    async def share(self, receiver: Receiver, changes: Sequence[Change], lease: float) -> Answer:
+        """Write down what changed on a hub, and that what it has told holds for `lease` seconds from now.
 
-    def elsewhere(self, channel: str) -> list[Any]:
-        """Return the users that other processes show as online on a channel. Called in a thread; may wait."""
+        Every other hub that carries one of these channels is told by attended(). What a process had whose lease ended
+        is gone for everybody: with the next share() of any process its users have left, and hubs are told. Called on
+        the hub's loop, one call at a time, three times in a lease or more often. Raises BrokerUnavailable.
+        """
+        return Answer([], [])
+
+    def elsewhere(self, receiver: Receiver, channel: str) -> list[Any]:
+        """Return the users that other hubs have told of as online on a channel. Called in a thread; may wait."""
         return []
+
+    def shares(self) -> list[Share]:
+        """Return what each process holds, in all of them."""
+        return []
+
+    def close(self) -> None:  # noqa: B027
+        """Let go of what was opened; the broker is not used after that."""
 
     @abstractmethod
     def users(self, channel: str) -> list[Any]:
@@ -190,3 +255,8 @@ def sequence_of(event_id: str | None, epoch: str, newest: int) -> int | None:
     if parsed is None or parsed[0] != epoch or parsed[1] > newest:
         return None
     return parsed[1]
+
+
+def share_of(receiver: Receiver) -> Share:
+    """Return what a hub of this process holds."""
+    return Share(receiver.process, {name: receiver.connections(name) for name in receiver.channels()})

@@ -15,7 +15,7 @@ from ..conf import History
 from ..ids import format_id, new_epoch
 from ..log import Log
 from ..sse import with_id
-from .base import COMMANDS_KEPT, EVERYWHERE, Broker, Command, Place, Receiver, sequence_of
+from .base import COMMANDS_KEPT, EVERYWHERE, Broker, Command, Place, Receiver, Share, sequence_of, share_of
 
 logger = logging.getLogger("ds_broadcaster")
 
@@ -36,6 +36,7 @@ class MemoryBroker(Broker):
     One lock orders everything: a hub is handed events in the order of their sequences.
     """
 
+    is_shared = False
     # Whether an ASGI request was seen here. A shell, a cron job or a Celery worker has no clients, and never will.
     serves = False
 
@@ -120,9 +121,9 @@ class MemoryBroker(Broker):
         granted = self._sequence
         cursor = sequence_of(event_id, self.epoch, granted)
         if cursor is None:
-            return Place(granted, granted, frozenset(channels))
+            return Place(self.epoch, granted, granted, frozenset(channels))
         gaps = frozenset(name for name in channels if not self.covers(name, cursor))
-        return Place(granted, granted if len(gaps) == len(channels) else cursor, gaps)
+        return Place(self.epoch, granted, granted if len(gaps) == len(channels) else cursor, gaps)
 
     async def alocate(self, channels: Sequence[str], event_id: str | None) -> Place:
         return self.locate(channels, event_id)
@@ -159,10 +160,10 @@ class MemoryBroker(Broker):
         with self._lock:
             self._receivers = [each for each in self._receivers if each is not receiver]
 
-    async def subscribe(self, channel: str) -> int:
+    async def subscribe(self, receiver: Receiver, channel: str) -> int:
         return self._sequence
 
-    async def unsubscribe(self, channel: str) -> None:
+    async def unsubscribe(self, receiver: Receiver, channel: str) -> None:
         pass
 
     def users(self, channel: str) -> list[Any]:
@@ -176,6 +177,9 @@ class MemoryBroker(Broker):
 
     async def achannels(self) -> list[str]:
         return self.channels()
+
+    def shares(self) -> list[Share]:
+        return [share_of(each) for each in self._receivers]
 
     def _fresh_log(self, channel: str, now: float | None = None) -> Log | None:
         """Return the channel's log without what has grown too old."""

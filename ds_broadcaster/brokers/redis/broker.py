@@ -1,0 +1,292 @@
+"""The broker itself: publishing, history and rosters, each one script on the server.
+
+Everything here goes out from any thread, with no event loop. A process that serves streams listens beside it, on the
+loop of its hub: see listener.py.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import redis
+
+from ...conf import History
+from ...exceptions import BrokerUnavailable, Gap
+from ...ids import format_id, new_epoch, parse_id
+from ...sse import with_id
+from ..base import COMMANDS_KEPT, EVERYWHERE, Answer, Broker, Change, Command, Place, Receiver, Share, share_of
+from ..packing import decoded, encoded, pack_command, pack_user, unpack_command, unpack_user
+from . import scripts
+from .listener import Listener
+from .servers import Servers
+
+logger = logging.getLogger("ds_broadcaster")
+
+# Seconds between two sweeps of a process, and channels that one lets go of at the most.
+SWEEP_INTERVAL = 30
+SWEPT = 100
+# Milliseconds that replicas may take to confirm an event.
+REPLICAS_WAIT = 900
+
+
+class RedisBroker(Broker):
+    """Carries over a Redis server, a primary that sentinels watch, or a cluster, of which it uses one slot.
+
+    LOCATION is a URL, as in `redis://:password@host:6379/0`, `rediss://...` for TLS, or `unix:///path`. Of OPTIONS it
+    takes:
+
+    - `sentinel`: the name by which sentinels, whose URLs are in LOCATION, know the primary;
+    - `cluster`: True, if LOCATION has the URLs of some nodes of a cluster;
+    - `replicas`: how many replicas must have an event before publish() returns, 0 without it. What Redis has confirmed
+      without them may be lost when one of them takes over; clients are told of the gap then;
+    - `prefix`: what all keys begin with, "ds_broadcaster" without it: two projects on one server need two;
+    - `lease`: see LEASE.
+
+    The others go to redis-py's connections.
+    """
+
+    def __init__(self, location: str | Sequence[str], options: Mapping[str, Any], history: History) -> None:
+        super().__init__(location, options, history)
+        rest = {name: value for name, value in options.items() if name != "lease"}
+        self.prefix = f"{{{rest.pop('prefix', 'ds_broadcaster')}}}"
+        self._replicas = rest.pop("replicas", 0)
+        sentinel, cluster = rest.pop("sentinel", None), rest.pop("cluster", False)
+        self._state = [f"{self.prefix}:{name}" for name in ("state", "last", "floor", "size", "times")]
+        self.servers = Servers(location, self._state[0], sentinel=sentinel, cluster=cluster, options=rest)
+        self._listeners: dict[Receiver, Listener] = {}
+        self._swept = 0.0
+        self.epoch = ""
+
+    # Publishing.
+
+    def publish(self, channel: str, payload: bytes) -> int:
+        limits = self.limits
+        name = encoded(channel)
+        arguments = [name, payload, limits.max_events, limits.max_bytes, _ms(limits.max_age), self.topic_of(name)]
+        arguments += [limits.max_total_bytes, self.history_of(b"")]
+        return int(self._write(scripts.PUBLISH, [self.history_of(name)], arguments)[1])
+
+    async def apublish(self, channel: str, payload: bytes) -> int:
+        return await asyncio.to_thread(self.publish, channel, payload)
+
+    def command(self, channel: str, command: Command) -> None:
+        name = encoded(channel)
+        keys = [self.history_of(name), f"{self.prefix}:commands"]
+        arguments = [name, pack_command(channel, command), command.verb, _ms(COMMANDS_KEPT), self.topic_of(name)]
+        self._write(scripts.COMMAND, keys, arguments)
+
+    async def acommand(self, channel: str, command: Command) -> None:
+        await asyncio.to_thread(self.command, channel, command)
+
+    async def commands(self, channel: str, after: int) -> list[Command]:
+        found = await asyncio.to_thread(self.commands_since, after)
+        return [command for _, name, command in found if name in (channel, EVERYWHERE)]
+
+    def commands_since(self, after: int) -> list[tuple[int, str, Command]]:
+        """Return the sequence, the channel and the command of all that are kept."""
+        with _asking():
+            kept = self.servers.client.zrangebyscore(f"{self.prefix}:commands", f"({after}", "+inf")
+        entries = [entry.split(b" ", 2) for entry in kept]
+        return [(int(sequence), *unpack_command(text)) for sequence, _, text in entries]
+
+    # Where clients stand.
+
+    def cursor(self) -> str:
+        place = self.locate((), None)
+        return format_id(place.epoch, place.granted)
+
+    async def acursor(self) -> str:
+        return await asyncio.to_thread(self.cursor)
+
+    def locate(self, channels: Sequence[str], event_id: str | None) -> Place:
+        parsed = parse_id(event_id) if event_id else None
+        names = [encoded(channel) for channel in channels]
+        epoch, sequence = parsed or ("", 0)
+        histories = [self.history_of(name) for name in names]
+        answer = self._run(scripts.LOCATE, histories, [epoch, sequence, _ms(self.limits.max_age), *names])
+        now, granted, *covered = answer
+        if not event_id:
+            return Place(now.decode(), granted, granted)
+        gaps = frozenset(channel for channel, is_covered in zip(channels, covered, strict=True) if not is_covered)
+        return Place(now.decode(), granted, granted if len(gaps) == len(channels) else sequence, gaps)
+
+    async def alocate(self, channels: Sequence[str], event_id: str | None) -> Place:
+        return await asyncio.to_thread(self.locate, channels, event_id)
+
+    async def read(self, channel: str, cursor: int) -> list[tuple[int, bytes]]:
+        return await asyncio.to_thread(self._read, channel, cursor)
+
+    def _read(self, channel: str, cursor: int) -> list[tuple[int, bytes]]:
+        name = encoded(channel)
+        answer = self._run(scripts.READ, [self.history_of(name)], [name, cursor, _ms(self.limits.max_age)])
+        if not answer[1]:
+            raise Gap(f"{channel!r} no longer holds what came after {cursor}.")
+        return [self.event(int(entry.partition(b"-")[0]), fields[3]) for entry, fields in answer[2]]
+
+    def event(self, sequence: int, payload: bytes) -> tuple[int, bytes]:
+        """Return an event as hubs know it."""
+        return sequence, with_id(format_id(self.epoch, sequence), payload)
+
+    # The server.
+
+    def history_of(self, name: bytes) -> bytes:
+        """Return the key of a channel's history."""
+        return b"%b:h:%b" % (self.prefix.encode(), name)
+
+    def topic_of(self, name: bytes) -> bytes:
+        """Return what a process that serves the channel subscribes to."""
+        return b"%b:c:%b" % (self.prefix.encode(), name)
+
+    def _write(self, script: scripts.Script, keys: Sequence[Any], arguments: Sequence[Any]) -> Any:
+        """Run a script, and wait for the replicas that must have what it wrote."""
+        if not self._replicas:
+            return self._run(script, keys, arguments)
+        with _asking(), self.servers.client.client() as server:
+            # On one connection, because WAIT is about what was written on its own.
+            answer = self._run(script, keys, arguments, server)
+            confirmed = server.wait(self._replicas, REPLICAS_WAIT)
+        if confirmed < self._replicas:
+            raise BrokerUnavailable(
+                f"Redis has it, but only {confirmed} of {self._replicas} replicas: when another server takes over, it "
+                "may be lost."
+            )
+        return answer
+
+    def _run(self, script: scripts.Script, keys: Sequence[Any], arguments: Sequence[Any], server: Any = None) -> Any:
+        # Another epoch each time: a server that forgets twice must not come back to the one it had.
+        keys = [*self._state, *keys]
+        arguments = [*keys, new_epoch(), *arguments]
+        with _asking():
+            server = server or self.servers.client
+            try:
+                answer = server.evalsha(script.sha, len(keys), *arguments)
+            except redis.exceptions.NoScriptError:
+                answer = server.eval(script.text, len(keys), *arguments)
+        self.know(answer[0].decode())
+        return answer
+
+    def know(self, epoch: str) -> None:
+        """Take note of the epoch that the server is in; after another one nothing that was given can go on."""
+        if epoch != self.epoch:
+            before, self.epoch = self.epoch, epoch
+            if before:
+                logger.warning("Redis has lost its memory: every client starts from a snapshot.")
+                for receiver, listener in list(self._listeners.items()):
+                    listener.forget()
+                    receiver.reset(epoch)
+
+    def sweep(self) -> None:
+        now = time.monotonic()
+        if now - self._swept > SWEEP_INTERVAL:
+            self._swept = now
+            asyncio.get_running_loop().run_in_executor(None, self._sweep)
+
+    def _sweep(self) -> None:
+        with contextlib.suppress(BrokerUnavailable):  # Nobody waits for it, and the next one is not far.
+            self._run(scripts.SWEEP, [], [_ms(self.limits.max_age), SWEPT, self.history_of(b"")])
+
+    def close(self) -> None:
+        for receiver in list(self._listeners):
+            self.detach(receiver)
+        self.servers.close()
+
+    # Hubs.
+
+    def attach(self, receiver: Receiver) -> int:
+        self._listeners[receiver] = Listener(self, receiver)
+        return 0  # Nothing is carried before subscribe().
+
+    def detach(self, receiver: Receiver) -> None:
+        listener = self._listeners.pop(receiver, None)
+        if listener is not None:
+            listener.close()
+
+    async def subscribe(self, receiver: Receiver, channel: str) -> int:
+        return await self._listeners[receiver].subscribe(channel)
+
+    async def unsubscribe(self, receiver: Receiver, channel: str) -> None:
+        listener = self._listeners.get(receiver)
+        if listener is not None:
+            await listener.unsubscribe(channel)
+
+    # Who is there.
+
+    async def share(self, receiver: Receiver, changes: Sequence[Change], lease: float) -> Answer:
+        return await asyncio.to_thread(self._share, receiver.process, changes, lease)
+
+    def _share(self, process: str, changes: Sequence[Change], lease: float) -> Answer:
+        users: dict[str, list[Any]] = {}
+        for each in changes:
+            if each.user is not None:
+                users.setdefault(each.channel, []).extend((pack_user(each.user), each.connections))
+        arguments: list[Any] = [process, _ms(lease), self.topic_of(b""), self._holdings, self._people]
+        for each in changes:
+            if each.user is None:
+                theirs = users.get(each.channel, [])
+                arguments += [encoded(each.channel), each.connections, len(theirs) // 2, *theirs]
+        answer = self._run(scripts.SHARE, [f"{self.prefix}:processes"], arguments)
+        _, was_there, next_end, joined, left = answer
+        return Answer(_pairs(joined), _pairs(left), not was_there, next_end / 1000)
+
+    def users(self, channel: str) -> list[Any]:
+        found = [user for receiver in list(self._listeners) for user in receiver.users(channel)]
+        for people in self._ask_others(self._people, b":" + encoded(channel), "all", self._here()).values():
+            for user, connections in zip(people[::2], people[1::2], strict=True):
+                found += [unpack_user(user)] * int(connections)
+        return found
+
+    def elsewhere(self, receiver: Receiver, channel: str) -> list[Any]:
+        people = self._ask_others(self._people, b":" + encoded(channel), "keys", [receiver.process])
+        return [unpack_user(user) for users in people.values() for user in users]
+
+    async def ausers(self, channel: str) -> list[Any]:
+        return await asyncio.to_thread(self.users, channel)
+
+    def channels(self) -> list[str]:
+        return list(dict.fromkeys(name for share in self.shares() for name in share.channels))
+
+    async def achannels(self) -> list[str]:
+        return await asyncio.to_thread(self.channels)
+
+    def shares(self) -> list[Share]:
+        found = [share_of(receiver) for receiver in list(self._listeners)]
+        for process, holdings in self._ask_others(self._holdings, b"", "all", self._here()).items():
+            pairs = zip(holdings[::2], holdings[1::2], strict=True)
+            found.append(Share(process, {decoded(name): int(count) for name, count in pairs if int(count)}))
+        return found
+
+    @property
+    def _holdings(self) -> str:
+        return f"{self.prefix}:r:"
+
+    @property
+    def _people(self) -> str:
+        return f"{self.prefix}:u:"
+
+    def _here(self) -> list[str]:
+        return [receiver.process for receiver in list(self._listeners)]
+
+    def _ask_others(self, prefix: str, suffix: bytes, what: str, but: list[str]) -> dict[str, list[bytes]]:
+        """Return what each process has under a key."""
+        answer = self._run(scripts.ROSTER, [f"{self.prefix}:processes"], [prefix, suffix, what, *but])[1:]
+        return {process.decode(): found for process, found in zip(answer[::2], answer[1::2], strict=True)}
+
+
+@contextlib.contextmanager
+def _asking() -> Any:
+    """Raise BrokerUnavailable for what keeps the server from doing what it was asked to."""
+    try:
+        yield
+    except (redis.RedisError, OSError) as error:
+        raise BrokerUnavailable(f"Redis could not be asked: {error}") from error
+
+
+def _pairs(found: list[bytes]) -> list[tuple[str, Any]]:
+    return [(decoded(name), unpack_user(user)) for name, user in zip(found[::2], found[1::2], strict=True)]
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)

@@ -1,0 +1,88 @@
+-- What every script begins with.
+--
+-- The epoch. A server that has lost its memory begins a new one; `last` holds a mark that shares its fate with the
+-- rest, for a server that evicts what it likes.
+--
+-- A server that comes back, or a replica that takes over, may have forgotten the last events. Their sequences are not
+-- given again: it goes on JUMP further, and a cursor in between is from what was lost. Cursors from before the change
+-- before that one are not worth the trouble, and count as lost too.
+
+local state, last, floor, size, times = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local epoch = redis.call('HGET', state, 'epoch')
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+if not epoch or redis.call('HEXISTS', last, '') == 0 then
+    epoch = ARGV[1]
+    redis.call('DEL', state, last, floor, size, times, (string.gsub(state, 'state$', 'commands')))
+    redis.call('HSET', last, '', 0)
+    redis.call('HSET', state, 'epoch', epoch, 'seq', 0, 'forgotten', 0, 'total', 0, 'run', run,
+        'lost_from', 0, 'lost_to', 0, 'unsure', 0)
+elseif redis.call('HGET', state, 'run') ~= run then
+    local seq = tonumber(redis.call('HGET', state, 'seq'))
+    redis.call('HSET', state, 'run', run, 'unsure', redis.call('HGET', state, 'lost_to'),
+        'lost_from', seq, 'lost_to', seq + JUMP, 'seq', seq + JUMP)
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function resize(channel, bytes)
+    local before = tonumber(redis.call('HGET', size, channel) or 0)
+    redis.call('HSET', size, channel, bytes)
+    redis.call('HINCRBY', state, 'total', bytes - before)
+end
+
+-- Drop what is over the limits from the beginning of a history.
+local function trim(channel, history, max_events, max_bytes, max_age)
+    local bytes = tonumber(redis.call('HGET', size, channel) or 0)
+    local count = redis.call('XLEN', history)
+    local dropped
+    while count > 0 do
+        local oldest = redis.call('XRANGE', history, '-', '+', 'COUNT', 1)[1]
+        if count <= max_events and bytes <= max_bytes and tonumber(oldest[2][2]) > now - max_age then
+            break
+        end
+        redis.call('XDEL', history, oldest[1])
+        dropped = oldest[1]
+        bytes = bytes - #oldest[2][4]
+        count = count - 1
+    end
+    if dropped then
+        redis.call('HSET', floor, channel, string.match(dropped, '^%d+'))
+        resize(channel, bytes)
+    end
+end
+
+-- Drop a whole history, and all that is known of the channel.
+local function forget(channel, history)
+    local newest = tonumber(redis.call('HGET', last, channel) or 0)
+    if newest > tonumber(redis.call('HGET', state, 'forgotten')) then
+        redis.call('HSET', state, 'forgotten', newest)
+    end
+    resize(channel, 0)
+    redis.call('DEL', history)
+    redis.call('HDEL', last, channel)
+    redis.call('HDEL', floor, channel)
+    redis.call('HDEL', size, channel)
+    redis.call('ZREM', times, channel)
+end
+
+-- Tell whether there is a history; one from before the epoch may have outlived it.
+local function is_kept(channel, history)
+    return redis.call('HEXISTS', last, channel) == 1 and redis.call('XLEN', history) > 0
+end
+
+-- Tell whether everything behind a cursor is still there.
+local function covers(channel, history, cursor)
+    local known = redis.call('HMGET', state, 'forgotten', 'lost_from', 'lost_to', 'unsure')
+    if cursor < tonumber(known[4]) or (cursor > tonumber(known[2]) and cursor < tonumber(known[3])) then
+        return false
+    end
+    local newest = redis.call('HGET', last, channel)
+    if not newest then
+        return cursor >= tonumber(known[1])
+    end
+    if cursor >= tonumber(newest) then
+        return true
+    end
+    -- The history expires, or is evicted, as a whole.
+    return redis.call('XLEN', history) > 0 and cursor >= tonumber(redis.call('HGET', floor, channel) or 0)
+end

@@ -1,0 +1,25 @@
+-- Give a command the next sequence, keep it for a minute, and tell whoever has subscribed.
+--
+-- KEYS: ... history, commands. ARGV: epoch, channel, command, "kill" or another verb, kept (ms), topic. Returns epoch,
+-- sequence.
+
+local history, commands, channel = KEYS[6], KEYS[7], ARGV[2]
+local seq = redis.call('HINCRBY', state, 'seq', 1)
+if ARGV[4] == 'kill' then
+    resize(channel, 0)
+    redis.call('DEL', history)
+    redis.call('HSET', last, channel, seq)
+    redis.call('HSET', floor, channel, seq)
+    redis.call('ZADD', times, now, channel)
+end
+while true do
+    local oldest = redis.call('ZRANGE', commands, 0, 0)[1]
+    if not oldest or tonumber(string.match(oldest, '^%d+ (%d+)')) > now - tonumber(ARGV[5]) then
+        break
+    end
+    redis.call('ZREM', commands, oldest)
+end
+redis.call('ZADD', commands, seq, seq .. ' ' .. now .. ' ' .. ARGV[3])
+redis.call('PEXPIRE', commands, tonumber(ARGV[5]) * 2)
+redis.call('PUBLISH', ARGV[6], epoch .. ' ' .. seq .. ' c' .. ARGV[3])
+return {epoch, seq}

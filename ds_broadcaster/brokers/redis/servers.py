@@ -1,0 +1,148 @@
+"""Where Redis is: what LOCATION and OPTIONS say, as clients to publish with and connections to listen on."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+import redis.asyncio
+import redis.asyncio.connection
+from django.core.exceptions import ImproperlyConfigured
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.connection import parse_url
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+# Seconds in which a server must answer; to connect and to be answered takes twice that at the most.
+TIMEOUT = 0.9
+# Seconds for each of the sentinels, which are asked in turn.
+SENTINEL_TIMEOUT = 0.25
+# Connections that the publishers of a process share.
+CONNECTIONS = 16
+
+EXAMPLE = "redis://127.0.0.1:6379/0"
+
+
+class Servers:
+    """One Redis server, the primary that sentinels know of, or a cluster.
+
+    `location` is a URL, or a list of them: those of the sentinels with `sentinel`, the name of what they watch, or
+    those of some nodes of a `cluster`. `options` go to redis-py's connections. `key` is one that all keys share a
+    slot with. Raises ImproperlyConfigured for what makes no sense.
+    """
+
+    def __init__(
+        self,
+        location: str | Sequence[str],
+        key: str,
+        *,
+        sentinel: str | None,
+        cluster: bool,
+        options: Mapping[str, Any],
+    ) -> None:
+        urls = [location or EXAMPLE] if isinstance(location, str) else list(location)
+        if sentinel is not None and cluster:
+            raise ImproperlyConfigured("DS_BROADCASTER_BROKER['OPTIONS'] must name a sentinel or a cluster, not both.")
+        if len(urls) != 1 and sentinel is None and not cluster:
+            raise ImproperlyConfigured(
+                "DS_BROADCASTER_BROKER['LOCATION'] names several servers: say in OPTIONS what they are, "
+                '{"sentinel": "mymaster"} with the name that sentinels know the primary by, or {"cluster": True}. '
+                f'A single server is one URL, such as "{EXAMPLE}".'
+            )
+        try:
+            parsed = [parse_url(url) for url in urls]
+        except ValueError as error:
+            raise ImproperlyConfigured(
+                f"DS_BROADCASTER_BROKER['LOCATION'] = {location!r} is wrong: {error} Write for example \"{EXAMPLE}\"."
+            ) from error
+        self._key = key
+        self._service = sentinel
+        self._options = {
+            "socket_timeout": TIMEOUT,
+            "socket_connect_timeout": TIMEOUT,
+            "socket_keepalive": True,
+            **options,
+        }
+        self._is_secure = any(urlsplit(url).scheme == "rediss" for url in urls)
+        self._sentinel: Sentinel | None = None
+        self.client: Any
+        if sentinel is not None:
+            self._use_sentinels(parsed, sentinel)
+        elif cluster:
+            self._use_cluster(parsed)
+        else:
+            self._url = urls[0]
+            pool = redis.BlockingConnectionPool.from_url(
+                self._url, max_connections=CONNECTIONS, timeout=TIMEOUT, retry=_once(), **self._options
+            )
+            self.client = redis.Redis(connection_pool=pool)
+
+    def _use_sentinels(self, parsed: list[dict[str, Any]], service: str) -> None:
+        addresses = [(each.get("host", "localhost"), each.get("port", 26379)) for each in parsed]
+        theirs: dict[str, Any] = {"socket_timeout": SENTINEL_TIMEOUT, "socket_connect_timeout": SENTINEL_TIMEOUT}
+        theirs |= {name: parsed[0][name] for name in ("username", "password") if name in parsed[0]}
+        if self._is_secure:
+            theirs["ssl"] = self._options["ssl"] = True
+        self._sentinel = Sentinel(addresses, sentinel_kwargs=theirs)
+        # Those that are open are shared; more than these at a time are a mistake somewhere.
+        self.client = self._sentinel.master_for(
+            service, max_connections=4 * CONNECTIONS, retry=_once(), **self._options
+        )
+
+    def _use_cluster(self, parsed: list[dict[str, Any]]) -> None:
+        nodes = [ClusterNode(each.get("host", "localhost"), each.get("port", 6379)) for each in parsed]
+        for name in ("username", "password"):
+            if name in parsed[0]:
+                self._options.setdefault(name, parsed[0][name])
+        if self._is_secure:
+            self._options["ssl"] = True
+        self._nodes = nodes
+        self.client = _Late(
+            lambda: RedisCluster(startup_nodes=nodes, max_connections=CONNECTIONS, retry=_once(), **self._options)
+        )
+
+    def listening(self) -> Any:
+        """Return a connection that is to be opened, to the server that publishes; may wait for others to name it."""
+        options = {**self._options, "socket_timeout": None, "protocol": 2}
+        if self._sentinel is not None:
+            host, port = self._sentinel.discover_master(self._service)
+        elif isinstance(self.client, _Late):
+            # What other nodes publish comes to every node, over links of their own that lose it when they break.
+            node = self.client.get_node_from_key(self._key)
+            host, port = node.host, node.port
+        else:
+            options |= redis.asyncio.connection.parse_url(self._url)
+            return options.pop("connection_class", redis.asyncio.Connection)(**options)
+        secure = options.pop("ssl", False)
+        return (redis.asyncio.SSLConnection if secure else redis.asyncio.Connection)(host=host, port=port, **options)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self.client.close()
+
+
+class _Late:
+    """A cluster's client, made at its first use: to make one, the cluster is asked."""
+
+    def __init__(self, make: Callable[[], RedisCluster]) -> None:
+        self._make = make
+        self._made: RedisCluster | None = None
+        self._lock = threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        if self._made is None:
+            with self._lock:
+                if self._made is None:
+                    self._made = self._make()
+        return getattr(self._made, name)
+
+    def close(self) -> None:
+        if self._made is not None:
+            self._made.close()
+
+
+def _once() -> Retry:
+    """Return how often a call is tried: a publish whose answer is lost may have been done."""
+    return Retry(NoBackoff(), 0)
