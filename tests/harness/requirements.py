@@ -43,7 +43,8 @@ def require_redis() -> str:
 def require_postgres() -> Path:
     """Return the folder of PostgreSQL's server programs, such as initdb and postgres."""
     if postgres := shutil.which("postgres"):
-        return Path(postgres).parent
+        # The link on the PATH may be the only one beside it.
+        return Path(postgres).resolve().parent
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
     return folders[-1] if folders else _missing("needs PostgreSQL: `apt-get install postgresql`")
 

@@ -53,6 +53,16 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def descendants(pid: int) -> list[int]:
+    """Return the ids of this process and everything it started (Linux)."""
+    found = [pid]
+    for parent in found:
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += [int(child) for child in children.read_text().split()]
+    return found
+
+
 class Server:
     """One server process and its children, with the test project or another ASGI app.
 
@@ -219,12 +229,7 @@ class Server:
 
     def pids(self) -> list[int]:
         """Return the ids of the main process and all its descendants (Linux)."""
-        found = [self.process.pid]
-        for pid in found:
-            for children in Path(f"/proc/{pid}/task").glob("*/children"):
-                with contextlib.suppress(OSError):
-                    found += [int(child) for child in children.read_text().split()]
-        return found
+        return descendants(self.process.pid)
 
     def facts(self) -> dict[str, int]:
         """Return counts of the process that answers: pid, tasks, threads, files, memory (bytes)."""
