@@ -1,12 +1,27 @@
 """What all parts of the contract need: processes that share a broker."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from django.db import connections
+
 from ..brokers import Broker
+from ..ids import parse_id
 
 T = TypeVar("T")
+
+
+async def apart(function: Callable[..., T], *args: Any) -> T:
+    """Call what may wait in a thread, as views and presence callbacks do; what it opens there is closed."""
+
+    def call() -> T:
+        try:
+            return function(*args)
+        finally:
+            connections.close_all()
+
+    return await asyncio.to_thread(call)
 
 
 class Cluster:
@@ -28,3 +43,13 @@ class Cluster:
         sequence = broker.publish(channel, payload)
         assert sequence is not None, "publish() must return the sequence where no transaction is open."
         return sequence
+
+    def epoch_of(self, broker: Broker) -> str:
+        """Return the epoch that ids are of now."""
+        parsed = parse_id(broker.cursor())
+        assert parsed is not None, f"{broker.cursor()!r} is no id."
+        return parsed[0]
+
+    async def apublish(self, broker: Broker, channel: str, payload: bytes = b"x\n\n") -> int:
+        """See publish()."""
+        return await apart(self.publish, broker, channel, payload)

@@ -1,0 +1,273 @@
+"""The broker itself: publishing on Django's connection, and what threads and hubs ask."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DEFAULT_DB_ALIAS, InterfaceError, OperationalError, connections
+
+from ...conf import History
+from ...exceptions import BrokerUnavailable, Gap
+from ...ids import format_id, parse_id
+from ...sse import with_id
+from ..base import COMMANDS_KEPT, EVERYWHERE, Answer, Broker, Change, Command, Place, Receiver, Share, share_of
+from ..packing import decoded, encoded, pack_command, unpack_command, unpack_user
+from . import statements
+from .listener import Listener
+from .roster import share
+from .session import Session
+
+logger = logging.getLogger("ds_broadcaster")
+
+# Seconds between two sweeps of a process.
+SWEEP_INTERVAL = 10
+
+
+class PostgresBroker(Broker):
+    """Carries over a PostgreSQL database of the project; needs "ds_broadcaster.contrib.postgres" in INSTALLED_APPS.
+
+    LOCATION is an alias in DATABASES, "default" without one. What is sent inside of a transaction on that database is
+    sent if it commits, when it commits. Of OPTIONS it takes:
+
+    - `listen`: the alias by which hubs reach the server, where LOCATION goes through a pooler in transaction mode;
+    - `lease`: see LEASE.
+    """
+
+    def __init__(self, location: str | Sequence[str], options: Mapping[str, Any], history: History) -> None:
+        super().__init__(location, options, history)
+        self._alias = _checked_alias("LOCATION", location or DEFAULT_DB_ALIAS)
+        self.listening_alias = _checked_alias("OPTIONS['listen']", options.get("listen", self._alias))
+        if unknown := options.keys() - {"listen", "lease"}:
+            raise ImproperlyConfigured(
+                f"DS_BROADCASTER_BROKER['OPTIONS'] of the PostgreSQL broker may have listen and lease, not "
+                f"{', '.join(sorted(unknown))}."
+            )
+        if not apps.is_installed("ds_broadcaster.contrib.postgres"):
+            raise ImproperlyConfigured(
+                'The PostgreSQL broker needs its tables: add "ds_broadcaster.contrib.postgres" to INSTALLED_APPS, and '
+                "run `manage.py migrate`."
+            )
+        self._limits = statements.limits_of(history)
+        self._listeners: dict[Receiver, Listener] = {}
+        self._swept = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.epoch = ""
+
+    # Publishing.
+
+    def publish(self, channel: str, payload: bytes) -> int | None:
+        return self._publish(channel, "", payload)
+
+    async def apublish(self, channel: str, payload: bytes) -> int | None:
+        # In the thread where an async view's queries run, and its transaction.
+        return await sync_to_async(self.publish)(channel, payload)
+
+    def command(self, channel: str, command: Command) -> None:
+        self._publish(channel, command.verb, pack_command(channel, command))
+
+    async def acommand(self, channel: str, command: Command) -> None:
+        await sync_to_async(self.command)(channel, command)
+
+    def _publish(self, channel: str, verb: str, payload: bytes) -> int | None:
+        values = (statements.key_of(channel), encoded(channel), verb, payload)
+        with _asking():
+            connection = connections[self._alias]
+            with connection.cursor() as cursor:
+                if connection.get_autocommit():
+                    cursor.execute(statements.PUBLISH, values)
+                    return int(cursor.fetchone()[0])
+                cursor.execute(statements.PUBLISH_LATER, values)
+        return None
+
+    async def commands(self, channel: str, after: int) -> list[Command]:
+        keys = [statements.key_of(channel), statements.key_of(EVERYWHERE)]
+        async with self._session() as session:
+            rows = await session.fetch(statements.COMMANDS, (keys, after, COMMANDS_KEPT))
+        return [unpack_command(payload)[1] for (payload,) in rows]
+
+    # Where clients stand.
+
+    def cursor(self) -> str:
+        place = self.locate((), None)
+        return format_id(place.epoch, place.granted)
+
+    async def acursor(self) -> str:
+        return await sync_to_async(self.cursor)()
+
+    def locate(self, channels: Sequence[str], event_id: str | None) -> Place:
+        parsed = parse_id(event_id) if event_id else None
+        epoch, sequence = parsed or ("", 0)
+        parameters = {**self._limits, "cursor": sequence, "keys": [statements.key_of(each) for each in channels]}
+        [(now, granted, covered)] = self._ask(statements.LOCATE, parameters)
+        if now is None:
+            self._ask(statements.BEGIN, ())
+            [(now, granted, covered)] = self._ask(statements.LOCATE, parameters)
+        self.know(now)
+        if not event_id:
+            return Place(now, granted, granted)
+        is_foreign = epoch != now or sequence > granted
+        gaps = frozenset(name for name, is_there in zip(channels, covered, strict=True) if is_foreign or not is_there)
+        return Place(now, granted, granted if len(gaps) == len(channels) else sequence, gaps)
+
+    async def alocate(self, channels: Sequence[str], event_id: str | None) -> Place:
+        return await sync_to_async(self.locate)(channels, event_id)
+
+    async def ask_where(self, session: Session, keys: list[bytes], cursor: int) -> Any:
+        """Return the epoch, the newest sequence, and for each key whether its channel covers the cursor."""
+        return (await session.fetch(statements.LOCATE, {**self._limits, "cursor": cursor, "keys": keys}))[0]
+
+    async def begin(self, session: Session) -> None:
+        """Begin the line of sequences, where nobody has."""
+        await session.fetch(statements.BEGIN)
+
+    async def read(self, channel: str, cursor: int) -> list[tuple[int, bytes]]:
+        parameters = {**self._limits, "cursor": cursor, "key": statements.key_of(channel)}
+        async with self._session() as session:
+            rows = await session.fetch(statements.READ, parameters)
+        if not rows[0][1]:
+            raise Gap(f"{channel!r} no longer holds what came after {cursor}.")
+        self.know(rows[0][0])
+        return [(number, self.frame(number, payload)) for _, _, number, payload in rows if number is not None]
+
+    def frame(self, sequence: int, payload: bytes) -> bytes:
+        """Return an event as hubs know it."""
+        return with_id(format_id(self.epoch, sequence), payload)
+
+    def know(self, epoch: str) -> bool:
+        """Take note of the epoch that the server is in; True for another one, after which nothing can go on."""
+        if epoch == self.epoch:
+            return False
+        before, self.epoch = self.epoch, epoch
+        if not before:
+            return False
+        logger.warning("PostgreSQL may have lost some events: every client starts from a snapshot.")
+        for receiver, listener in list(self._listeners.items()):
+            listener.forget()
+            receiver.reset(epoch)
+        return True
+
+    def sweep(self) -> None:
+        now = time.monotonic()
+        if now - self._swept > SWEEP_INTERVAL:
+            self._swept = now
+            task = asyncio.get_running_loop().create_task(self._sweep())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _sweep(self) -> None:
+        with contextlib.suppress(BrokerUnavailable):  # Nobody waits for it, and the next one is not far.
+            async with self._session() as session, session.transaction() as connection:
+                cursor = await connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (statements.TRIM_LOCK,))
+                if (await cursor.fetchone())[0]:
+                    await connection.execute(statements.TRIM, self._limits)
+
+    def close(self) -> None:
+        for receiver in list(self._listeners):
+            self.detach(receiver)
+
+    # Hubs.
+
+    def attach(self, receiver: Receiver) -> int:
+        self._listeners[receiver] = Listener(self, receiver)
+        return 0  # Nothing is carried before subscribe().
+
+    def detach(self, receiver: Receiver) -> None:
+        listener = self._listeners.pop(receiver, None)
+        if listener is not None:
+            listener.close()
+
+    async def subscribe(self, receiver: Receiver, channel: str) -> int:
+        return await self._listeners[receiver].subscribe(channel)
+
+    async def unsubscribe(self, receiver: Receiver, channel: str) -> None:
+        listener = self._listeners.get(receiver)
+        if listener is not None:
+            listener.unsubscribe(channel)
+
+    # Who is there.
+
+    async def share(self, receiver: Receiver, changes: Sequence[Change], lease: float) -> Answer:
+        async with self._session() as session, session.transaction() as connection:
+            return await share(connection, receiver.process, changes, lease)
+
+    def users(self, channel: str) -> list[Any]:
+        found = [user for receiver in list(self._listeners) for user in receiver.users(channel)]
+        rows = self._ask(statements.USERS, (statements.key_of(channel), self._here()))
+        return found + [unpack_user(who) for who, connections in rows for _ in range(connections)]
+
+    def elsewhere(self, receiver: Receiver, channel: str) -> list[Any]:
+        # On the hub's own connection: a presence callback that needs no database is not to open one.
+        listener = self._listeners[receiver]
+        asking = listener.session.fetch(statements.USERS, (statements.key_of(channel), [receiver.process]))
+        rows = asyncio.run_coroutine_threadsafe(asking, listener.loop).result()
+        return [unpack_user(who) for who, _ in rows]
+
+    async def ausers(self, channel: str) -> list[Any]:
+        return await sync_to_async(self.users)(channel)
+
+    def channels(self) -> list[str]:
+        return list(dict.fromkeys(name for share in self.shares() for name in share.channels))
+
+    async def achannels(self) -> list[str]:
+        return await sync_to_async(self.channels)()
+
+    def shares(self) -> list[Share]:
+        found = [share_of(receiver) for receiver in list(self._listeners)]
+        others: dict[str, dict[str, int]] = {}
+        for process, channel, count in self._ask(statements.SHARES, (self._here(),)):
+            held = others.setdefault(process, {})
+            if channel is not None:
+                held[decoded(channel)] = count
+        return found + [Share(process, held) for process, held in others.items()]
+
+    def _here(self) -> list[str]:
+        return [receiver.process for receiver in list(self._listeners)]
+
+    def _ask(self, statement: str, parameters: Any) -> list[Any]:
+        with _asking(), connections[self._alias].cursor() as cursor:
+            cursor.execute(statement, parameters)
+            return cursor.fetchall() if cursor.description is not None else []
+
+    @contextlib.asynccontextmanager
+    async def _session(self) -> Any:
+        """Give the session of the hub on this loop, or one for the moment."""
+        loop = asyncio.get_running_loop()
+        found = next((each.session for each in self._listeners.values() if each.loop is loop), None)
+        if found is not None:
+            yield found
+            return
+        session = Session(self.listening_alias)
+        try:
+            yield session
+        finally:
+            await session.close()
+
+
+@contextlib.contextmanager
+def _asking() -> Iterator[None]:
+    """Raise BrokerUnavailable for what keeps the server from doing what it was asked to."""
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        raise BrokerUnavailable(f"PostgreSQL could not be asked: {error}") from error
+
+
+def _checked_alias(argument: str, alias: Any) -> str:
+    """Return the alias of a PostgreSQL database; raises ImproperlyConfigured for everything else."""
+    if not isinstance(alias, str) or alias not in connections.settings:
+        raise ImproperlyConfigured(
+            f"DS_BROADCASTER_BROKER: {argument} must be an alias in DATABASES for the PostgreSQL broker, such as "
+            f'"{DEFAULT_DB_ALIAS}", not {alias!r}.'
+        )
+    if connections[alias].vendor != "postgresql":
+        raise ImproperlyConfigured(
+            f"DS_BROADCASTER_BROKER: {argument} names the database {alias!r}, which is not PostgreSQL but "
+            f"{connections[alias].vendor}."
+        )
+    return alias

@@ -1,0 +1,174 @@
+"""How a process that serves streams hears what is published in PostgreSQL, on the loop of its hub.
+
+One connection waits for notifications. They only wake: what is new is read from the table, on a second connection
+that also does everything else the hub asks.
+"""
+
+import asyncio
+import logging
+import random
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from ...exceptions import BrokerUnavailable
+from ..base import EVERYWHERE, Receiver
+from ..packing import unpack_command
+from . import statements
+from .session import TIMEOUT, Session, connect
+
+if TYPE_CHECKING:
+    from .broker import PostgresBroker
+
+logger = logging.getLogger("ds_broadcaster")
+
+# Seconds before a lost connection is tried again: doubled each time, with jitter, so that not all come at once.
+RECONNECT = (0.1, 5.0)
+# Seconds of silence after which the table is looked at all the same: a connection may be dead and nobody says so.
+SILENCE = 2.0
+# Events that are read at a time.
+BATCH = 500
+
+_NOT_HEARD = (
+    "PostgreSQL does not notify over this connection: is there a pooler in transaction mode, such as pgbouncer, in "
+    'between? Name an entry of DATABASES that goes straight to the server: "OPTIONS": {"listen": "direct"}. Publishing '
+    "works through a pooler as it is."
+)
+
+
+class Listener:
+    """What is published goes to the hub in the order of the sequences, whose newest one here is `_head`."""
+
+    def __init__(self, broker: "PostgresBroker", receiver: Receiver) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.session = Session(broker.listening_alias)
+        self._broker = broker
+        self._receiver = receiver
+        # The channels that are carried here, by what stands for them.
+        self._channels = {statements.key_of(EVERYWHERE): EVERYWHERE}
+        self._head: int | None = None
+        self._fetching = asyncio.Lock()
+        self._fetched_at = 0.0
+        self._news = False
+        self._listening = asyncio.Event()
+        self._task = self.loop.create_task(self._run(), context=Context())
+
+    def close(self) -> None:
+        """Stop listening."""
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._task.cancel)
+
+    async def subscribe(self, channel: str) -> int:
+        """Carry a channel; return a sequence after which nothing on it will be missed."""
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                await self._listening.wait()
+                async with self._fetching:
+                    self._channels[statements.key_of(channel)] = channel
+                    await self._fetch()
+        except TimeoutError as error:
+            raise BrokerUnavailable("PostgreSQL could not be reached: nothing is heard of it.") from error
+        assert self._head is not None
+        return self._head
+
+    def unsubscribe(self, channel: str) -> None:
+        """Carry a channel no longer."""
+        self._channels.pop(statements.key_of(channel), None)
+
+    # The connection.
+
+    async def _run(self) -> None:
+        pause = RECONNECT[0]
+        try:
+            while True:
+                try:
+                    async with await connect(self._broker.listening_alias) as connection:
+                        await self._begin(connection)
+                        pause = RECONNECT[0]
+                        await self._listen(connection)
+                except (psycopg.OperationalError, psycopg.InterfaceError, BrokerUnavailable, OSError) as error:
+                    logger.warning("The connection to PostgreSQL is lost and will be tried again: %s", error)
+                except Exception:
+                    logger.exception("Listening to PostgreSQL failed, and will be tried again.")
+                finally:
+                    self._listening.clear()
+                await asyncio.sleep(pause * random.uniform(0.5, 1))
+                pause = min(2 * pause, RECONNECT[1])
+        finally:
+            await self.session.close()
+
+    async def _begin(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Listen, then bring the hub up to date on what it missed meanwhile."""
+        self._news = False
+        async with asyncio.timeout(TIMEOUT):
+            await connection.execute(f"LISTEN {statements.TOPIC}")
+            await self.session.fetch(statements.NOTIFY, (statements.TOPIC, "?"))
+            await self._wait(connection, TIMEOUT / 2)
+        if not self._news:
+            raise BrokerUnavailable(_NOT_HEARD)
+        async with self._fetching:
+            if self._head is not None:
+                for key in await self._uncovered(self._head):
+                    self._receiver.missed(self._channels[key])
+            await self._fetch()
+        self._listening.set()
+
+    async def _listen(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        while True:
+            await self._wait(connection, SILENCE)
+            if self._news or self.loop.time() > self._fetched_at + SILENCE:
+                self._news = False
+                async with self._fetching:
+                    await self._fetch()
+
+    async def _wait(self, connection: psycopg.AsyncConnection[Any], seconds: float) -> None:
+        """Wait until something is notified, or for so many seconds."""
+        async for notification in connection.notifies(timeout=seconds, stop_after=1):
+            self._take(notification)
+
+    def _take(self, notification: psycopg.Notify) -> None:
+        kind, content = notification.payload[:1], notification.payload[1:]
+        if kind == "r":
+            process, key = content.rsplit(" ", 1)
+            channel = self._channels.get(bytes.fromhex(key))
+            if channel is not None and process != self._receiver.process:
+                self._receiver.attended(channel)
+        elif kind == "?" or bytes.fromhex(content) in self._channels:
+            self._news = True
+
+    # What is heard.
+
+    async def _uncovered(self, cursor: int) -> list[bytes]:
+        """Return the channels that have events after a sequence which are no longer there."""
+        keys = [key for key, channel in self._channels.items() if channel != EVERYWHERE]
+        _, _, covered = await self._broker.ask_where(self.session, keys, cursor)
+        return [key for key, is_covered in zip(keys, covered, strict=True) if not is_covered]
+
+    async def _fetch(self) -> None:
+        """Hand over what is new; whoever calls this has the lock."""
+        while True:
+            begin, self._fetched_at = self._head, self.loop.time()
+            after = 0 if begin is None else begin
+            rows: list[Any] = await self.session.fetch(statements.FETCH, (after, list(self._channels), BATCH))
+            epoch, head = rows[0][:2] if rows else (None, None)
+            if epoch is None:
+                await self._broker.begin(self.session)
+                continue
+            if self._broker.know(epoch) or begin is None:
+                self._head = head
+                return
+            for _, _, sequence, key, verb, payload in rows:
+                channel = self._channels.get(key)
+                if sequence is not None and channel is not None:
+                    item = unpack_command(payload)[1] if verb else self._broker.frame(sequence, payload)
+                    self._receiver.deliver(channel, sequence, item)
+            if len(rows) < BATCH:
+                self._head = head
+                self._receiver.reached(rows[0][1])
+                return
+            self._head = rows[-1][2]
+
+    def forget(self) -> None:
+        """Take note that the sequences begin again."""
+        self._head = None

@@ -1,0 +1,83 @@
+"""Connections of a hub's own: Django's belong to threads, and a hub has none."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psycopg
+from django.db import connections
+
+from ...exceptions import BrokerUnavailable
+
+# Seconds in which the server must let somebody in, and answer.
+CONNECT_TIMEOUT = 2
+TIMEOUT = 1.8
+
+# What Django adds for itself to what psycopg is told.
+_DJANGO_ONLY = ("cursor_factory", "context", "prepare_threshold")
+
+
+async def connect(alias: str) -> psycopg.AsyncConnection[Any]:
+    """Return a new connection to a database of DATABASES, which commits every statement."""
+    parameters = {"connect_timeout": CONNECT_TIMEOUT, **connections[alias].get_connection_params()}
+    for name in _DJANGO_ONLY:
+        parameters.pop(name, None)
+    # Behind a pooler the next statement may find itself on another server connection, without what was prepared.
+    return await psycopg.AsyncConnection.connect(**parameters, autocommit=True, prepare_threshold=None)
+
+
+class Session:
+    """One connection for all that a hub asks, opened when it is needed, and again when it was lost."""
+
+    def __init__(self, alias: str) -> None:
+        self._alias = alias
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._turn = asyncio.Lock()
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        """Give a connection with a transaction, which ends with the block. Raises BrokerUnavailable."""
+        async with self._in_turn() as connection, connection.transaction():
+            yield connection
+
+    async def fetch(self, statement: str, parameters: Any = None) -> list[Any]:
+        """Execute a statement that may be executed twice, and return its rows. Raises BrokerUnavailable."""
+        is_fresh = self._connection is None
+        try:
+            return await self._fetch(statement, parameters)
+        except BrokerUnavailable:
+            if is_fresh:
+                raise
+            # The server was restarted, say, since the last time. What it is now a new connection tells.
+            return await self._fetch(statement, parameters)
+
+    async def _fetch(self, statement: str, parameters: Any) -> list[Any]:
+        async with self._in_turn() as connection:
+            cursor = await connection.execute(statement, parameters)
+            return await cursor.fetchall() if cursor.description is not None else []
+
+    @contextlib.asynccontextmanager
+    async def _in_turn(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        try:
+            async with asyncio.timeout(TIMEOUT), self._turn:
+                if self._connection is None:
+                    self._connection = await connect(self._alias)
+                try:
+                    yield self._connection
+                except BaseException:
+                    # Whatever it was: half of an answer may still be on its way.
+                    await self._let_go()
+                    raise
+        except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError, OSError) as error:
+            raise BrokerUnavailable(f"PostgreSQL could not be asked: {str(error) or 'it does not answer.'}") from error
+
+    async def _let_go(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def close(self) -> None:
+        """Close the connection, if there is one."""
+        async with self._turn:
+            await self._let_go()

@@ -1,0 +1,199 @@
+"""What the PostgreSQL broker asks its database; the tables are those of contrib.postgres.
+
+A channel's name may be too long for an index, so its `key` stands for it: see key_of().
+"""
+
+from hashlib import blake2b
+
+from ...conf import History
+from ...log import FRAME_OVERHEAD
+from ..base import COMMANDS_KEPT
+from ..packing import encoded
+
+# What is waited for with LISTEN. Its messages are "e<key>" for an event, and "r<process> <key>" for a roster.
+TOPIC = "ds_broadcaster"
+
+# Advisory locks are numbers that a database's users agree on; the publishers' one is in the migration.
+SHARE_LOCK = 0x64735F62_02
+TRIM_LOCK = 0x64735F62_03
+
+
+def key_of(channel: str) -> bytes:
+    """Return what stands for a channel."""
+    return blake2b(encoded(channel), digest_size=16).digest()
+
+
+# A sequence is a promise of one server. A replica that takes over goes on in another timeline, and may not have had
+# the last that its predecessor gave out. NULL where the table is empty.
+_EPOCH = """(
+    SELECT state.epoch || 't' || lower(ltrim(left(pg_walfile_name(pg_current_wal_lsn()), 8), '0'))
+    FROM ds_broadcaster_state state
+)"""
+
+# The newest sequence that has committed. What the sequence itself says may be on its way still.
+_HEAD = """(
+    SELECT greatest((SELECT max(sequence) FROM ds_broadcaster_event), state.trimmed)
+    FROM ds_broadcaster_state state
+)"""
+
+BEGIN = "SELECT ds_broadcaster_begin()"
+
+PUBLISH = "SELECT ds_broadcaster_publish(%s, %s, %s, %s)"
+
+# For a transaction that goes on: a trigger gives it its sequence when that commits.
+PUBLISH_LATER = """
+INSERT INTO ds_broadcaster_event (key, channel, verb, payload, created) VALUES (%s, %s, %s, %s, clock_timestamp())
+"""
+
+# Whether everything behind a cursor on a channel is there, and within the limits: these hold whether what exceeds them
+# was trimmed already or not.
+_COVERED = """(
+    coalesce(
+        (SELECT floor.sequence FROM ds_broadcaster_floor floor WHERE floor.key = asked.key),
+        (SELECT forgotten FROM ds_broadcaster_state)
+    ) <= %(cursor)s
+    AND NOT EXISTS (
+        SELECT FROM ds_broadcaster_event event
+        WHERE event.key = asked.key AND event.sequence > %(cursor)s AND event.verb = 'kill'
+    )
+    AND (
+        SELECT count(*) <= %(max_events)s
+            AND coalesce(sum(octet_length(later.payload) + %(overhead)s), 0) <= %(max_bytes)s
+            AND coalesce(min(later.created) > clock_timestamp() - %(max_age)s * interval '1 second', true)
+        FROM (
+            SELECT event.payload, event.created FROM ds_broadcaster_event event
+            WHERE event.key = asked.key AND event.sequence > %(cursor)s AND event.verb = ''
+            ORDER BY event.sequence LIMIT %(max_events)s + 1
+        ) later
+    )
+)"""
+
+LOCATE = f"""
+SELECT {_EPOCH}, {_HEAD}, ARRAY(
+    SELECT {_COVERED} FROM unnest(%(keys)s::bytea[]) WITH ORDINALITY AS asked(key, position) ORDER BY position
+)
+"""
+
+READ = f"""
+SELECT place.epoch, place.covered, event.sequence, event.payload
+FROM (SELECT {_EPOCH} AS epoch, {_COVERED} AS covered, asked.key FROM (VALUES (%(key)s::bytea)) asked(key)) place
+LEFT JOIN ds_broadcaster_event event
+    ON place.covered AND event.key = place.key AND event.sequence > %(cursor)s AND event.verb = ''
+ORDER BY event.sequence
+"""
+
+COMMANDS = """
+SELECT payload FROM ds_broadcaster_event
+WHERE key = ANY(%s) AND sequence > %s AND verb <> '' AND created > clock_timestamp() - %s * interval '1 second'
+ORDER BY sequence
+"""
+
+# What is new for a listener. The newest sequence is of the same snapshot: nothing up to it is still to come.
+FETCH = f"""
+SELECT now.epoch, now.head, event.sequence, event.key, event.verb, event.payload
+FROM (SELECT {_EPOCH} AS epoch, {_HEAD} AS head) now
+LEFT JOIN LATERAL (
+    SELECT sequence, key, verb, payload FROM ds_broadcaster_event
+    WHERE sequence > %s AND key = ANY(%s) ORDER BY sequence LIMIT %s
+) event ON true
+ORDER BY event.sequence
+"""
+
+NOTIFY = "SELECT pg_notify(%s, %s)"
+
+# Deletes what exceeds the limits and remembers where its channels begin now, in one step for whoever reads. Publishers
+# only add rows, and wait for none of these.
+TRIM = """
+WITH ranked AS (
+    SELECT id, verb, created,
+        row_number() OVER channel AS position,
+        sum(octet_length(payload) + %(overhead)s) OVER channel AS size,
+        sum(octet_length(payload) + %(overhead)s) OVER (ORDER BY sequence DESC) AS total
+    FROM ds_broadcaster_event WHERE sequence IS NOT NULL
+    WINDOW channel AS (PARTITION BY key, verb = '' ORDER BY sequence DESC)
+), dropped AS (
+    DELETE FROM ds_broadcaster_event event USING ranked
+    WHERE event.id = ranked.id AND CASE WHEN ranked.verb = '' THEN
+        ranked.position > %(max_events)s OR ranked.size > %(max_bytes)s OR ranked.total > %(max_total_bytes)s
+        OR ranked.created <= clock_timestamp() - %(max_age)s * interval '1 second'
+    ELSE ranked.created <= clock_timestamp() - %(commands_age)s * interval '1 second' END
+    RETURNING event.key, event.sequence
+), floors AS (
+    INSERT INTO ds_broadcaster_floor AS floor (key, sequence, since)
+    SELECT key, max(sequence), clock_timestamp() FROM dropped GROUP BY key
+    ON CONFLICT (key) DO UPDATE SET sequence = greatest(floor.sequence, excluded.sequence), since = excluded.since
+), old AS (
+    DELETE FROM ds_broadcaster_floor WHERE since < clock_timestamp() - %(commands_age)s * interval '2 seconds'
+    AND key NOT IN (SELECT key FROM dropped) RETURNING sequence
+)
+UPDATE ds_broadcaster_state SET
+    trimmed = greatest(trimmed, (SELECT max(sequence) FROM dropped)),
+    forgotten = greatest(forgotten, (SELECT max(sequence) FROM old))
+WHERE EXISTS (SELECT FROM dropped) OR EXISTS (SELECT FROM old)
+"""
+
+# Who is there.
+
+BURY = """
+DELETE FROM ds_broadcaster_process WHERE ends <= clock_timestamp() AND name <> %s RETURNING name
+"""
+
+BURY_HOLDINGS = """
+DELETE FROM ds_broadcaster_holding WHERE process = ANY(%s) RETURNING key, channel, who
+"""
+
+LIVE = """
+INSERT INTO ds_broadcaster_process (name, ends) VALUES (%s, clock_timestamp() + %s * interval '1 second')
+ON CONFLICT (name) DO UPDATE SET ends = excluded.ends
+RETURNING xmax <> 0
+"""
+
+HOLD = """
+INSERT INTO ds_broadcaster_holding (process, key, channel, who, connections)
+SELECT %s, key, channel, who, connections
+FROM unnest(%s::bytea[], %s::bytea[], %s::text[], %s::int[]) AS told(key, channel, who, connections)
+ON CONFLICT (process, key, who) DO UPDATE SET connections = excluded.connections
+RETURNING key, channel, who, xmax <> 0
+"""
+
+LET_GO = """
+DELETE FROM ds_broadcaster_holding holding USING unnest(%s::bytea[], %s::text[]) AS told(key, who)
+WHERE holding.process = %s AND holding.key = told.key AND holding.who = told.who
+RETURNING holding.key, holding.channel, holding.who
+"""
+
+# Of these users on these channels, those whom no other living process has.
+ALONE = """
+SELECT told.key, told.who FROM unnest(%s::bytea[], %s::text[]) AS told(key, who)
+WHERE NOT EXISTS (
+    SELECT FROM ds_broadcaster_holding holding
+    WHERE holding.key = told.key AND holding.who = told.who AND holding.process <> %s
+)
+"""
+
+NEXT_END = "SELECT extract(epoch FROM min(ends) - clock_timestamp())::float FROM ds_broadcaster_process"
+
+_LIVING = "JOIN ds_broadcaster_process process ON process.name = holding.process AND process.ends > clock_timestamp()"
+
+USERS = f"""
+SELECT holding.who, holding.connections FROM ds_broadcaster_holding holding {_LIVING}
+WHERE holding.key = %s AND holding.who <> '' AND holding.process <> ALL(%s)
+"""
+
+SHARES = """
+SELECT process.name, holding.channel, holding.connections
+FROM ds_broadcaster_process process
+LEFT JOIN ds_broadcaster_holding holding
+    ON holding.process = process.name AND holding.who = '' AND holding.connections > 0
+WHERE process.ends > clock_timestamp() AND process.name <> ALL(%s)
+ORDER BY process.name
+"""
+
+
+def limits_of(history: History) -> dict[str, float]:
+    """Return the limits of a history as these statements name them."""
+    return {
+        **history.model_dump(),
+        "overhead": FRAME_OVERHEAD,
+        "commands_age": max(history.max_age, COMMANDS_KEPT),
+    }

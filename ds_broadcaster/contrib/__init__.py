@@ -1,0 +1,1 @@
+"""Apps that only some projects need."""

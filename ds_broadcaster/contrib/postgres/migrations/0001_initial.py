@@ -1,0 +1,150 @@
+"""The tables, and what gives each event its place in the one line of all of them."""
+
+from typing import Any
+
+from django.db import migrations, models
+
+# Advisory locks are numbers that a database's users agree on.
+PUBLISH_LOCK = 0x64735F62_01
+
+# Sequences commit out of order: whoever read 11 before 10 was visible would never see 10. So a number is given when
+# its transaction commits, under a lock that is held until it has. PostgreSQL serializes commits that notify anyway.
+FORWARDS = f"""
+CREATE SEQUENCE ds_broadcaster_sequence;
+
+-- An emptied database begins anew, under another name: nobody's place in what was can be found again.
+CREATE FUNCTION ds_broadcaster_begin() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM ds_broadcaster_state) THEN
+        INSERT INTO ds_broadcaster_state (id, epoch, trimmed, forgotten)
+        SELECT 1, left(md5(random()::text || clock_timestamp()), 10), given, given
+        FROM (SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS given FROM ds_broadcaster_sequence) counter
+        ON CONFLICT DO NOTHING;
+    END IF;
+END;
+$$;
+
+CREATE FUNCTION ds_broadcaster_publish(key bytea, channel bytea, verb text, payload bytea) RETURNS bigint
+LANGUAGE plpgsql SET lock_timeout = '1500ms' AS $$
+DECLARE
+    given bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock({PUBLISH_LOCK});
+    PERFORM ds_broadcaster_begin();
+    given := nextval('ds_broadcaster_sequence');
+    INSERT INTO ds_broadcaster_event (sequence, key, channel, verb, payload, created)
+    VALUES (given, key, channel, verb, payload, clock_timestamp());
+    PERFORM pg_notify('ds_broadcaster', 'e' || encode(key, 'hex'));
+    RETURN given;
+END;
+$$;
+
+CREATE FUNCTION ds_broadcaster_number() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock({PUBLISH_LOCK});
+    PERFORM ds_broadcaster_begin();
+    UPDATE ds_broadcaster_event
+    SET sequence = nextval('ds_broadcaster_sequence'), created = clock_timestamp()
+    WHERE id = NEW.id;
+    PERFORM pg_notify('ds_broadcaster', 'e' || encode(NEW.key, 'hex'));
+    RETURN NULL;
+END;
+$$;
+
+CREATE CONSTRAINT TRIGGER ds_broadcaster_number AFTER INSERT ON ds_broadcaster_event
+DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.sequence IS NULL)
+EXECUTE FUNCTION ds_broadcaster_number();
+
+-- What processes say of themselves is worth nothing after a crash of the server.
+ALTER TABLE ds_broadcaster_process SET UNLOGGED;
+ALTER TABLE ds_broadcaster_holding SET UNLOGGED;
+"""
+
+BACKWARDS = """
+DROP TRIGGER ds_broadcaster_number ON ds_broadcaster_event;
+DROP FUNCTION ds_broadcaster_number();
+DROP FUNCTION ds_broadcaster_publish(bytea, bytea, text, bytea);
+DROP FUNCTION ds_broadcaster_begin();
+DROP SEQUENCE ds_broadcaster_sequence;
+"""
+
+
+class PostgresSQL(migrations.RunSQL):
+    """SQL for PostgreSQL; other databases of the project get the tables alone, and never use them."""
+
+    def database_forwards(self, app_label: str, schema_editor: Any, *states: Any) -> None:
+        if schema_editor.connection.vendor == "postgresql":
+            super().database_forwards(app_label, schema_editor, *states)
+
+    def database_backwards(self, app_label: str, schema_editor: Any, *states: Any) -> None:
+        if schema_editor.connection.vendor == "postgresql":
+            super().database_backwards(app_label, schema_editor, *states)
+
+
+class Migration(migrations.Migration):
+    initial = True
+    dependencies = ()
+    operations = (
+        migrations.CreateModel(
+            name="Event",
+            fields=[
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("sequence", models.BigIntegerField(null=True, unique=True)),
+                ("key", models.BinaryField()),
+                ("channel", models.BinaryField()),
+                ("verb", models.CharField(max_length=10)),
+                ("payload", models.BinaryField()),
+                ("created", models.DateTimeField()),
+            ],
+            options={
+                "db_table": "ds_broadcaster_event",
+                "indexes": [models.Index(fields=["key", "sequence"], name="ds_broadcaster_event_key")],
+            },
+        ),
+        migrations.CreateModel(
+            name="Floor",
+            fields=[
+                ("key", models.BinaryField(primary_key=True, serialize=False)),
+                ("sequence", models.BigIntegerField()),
+                ("since", models.DateTimeField()),
+            ],
+            options={"db_table": "ds_broadcaster_floor"},
+        ),
+        migrations.CreateModel(
+            name="State",
+            fields=[
+                ("id", models.SmallIntegerField(primary_key=True, serialize=False)),
+                ("epoch", models.CharField(max_length=16)),
+                ("trimmed", models.BigIntegerField()),
+                ("forgotten", models.BigIntegerField()),
+            ],
+            options={"db_table": "ds_broadcaster_state"},
+        ),
+        migrations.CreateModel(
+            name="Process",
+            fields=[
+                ("name", models.TextField(primary_key=True, serialize=False)),
+                ("ends", models.DateTimeField()),
+            ],
+            options={"db_table": "ds_broadcaster_process"},
+        ),
+        migrations.CreateModel(
+            name="Holding",
+            fields=[
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("process", models.TextField()),
+                ("key", models.BinaryField()),
+                ("channel", models.BinaryField()),
+                ("who", models.TextField()),
+                ("connections", models.IntegerField()),
+            ],
+            options={
+                "db_table": "ds_broadcaster_holding",
+                "constraints": [
+                    models.UniqueConstraint(fields=["process", "key", "who"], name="ds_broadcaster_holding_once")
+                ],
+                "indexes": [models.Index(fields=["key", "who"], name="ds_broadcaster_holding_key")],
+            },
+        ),
+        PostgresSQL(FORWARDS, BACKWARDS),
+    )
