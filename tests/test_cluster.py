@@ -1,33 +1,84 @@
-"""Several processes that share Redis: every client gets everything once and in order, whatever happens in between."""
+"""Several processes that share a broker: clients get everything once and in order, whatever happens in between."""
 
+import contextlib
 import os
 import signal
 import time
 
 import pytest
+from django.conf import settings
 
+from tests.harness.postgres import PostgresServer
 from tests.harness.redis import RedisServer
 from tests.harness.server import Server
-from tests.live import SITE, begun, numbers, told_of_a_gap
+from tests.live import begun, numbers, told_of_a_gap, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 # Seconds: what a dead process said about who is there holds for so long.
-LEASE = 15
+LEASE = 3
 
 
-@pytest.fixture
-def broker():
-    with RedisServer(persistent=True) as server:
-        yield server
+class OverRedis:
+    """What the tests do to Redis."""
+
+    def __init__(self):
+        self.server = RedisServer(persistent=True)
+
+    @contextlib.contextmanager
+    def running(self):
+        with self.server:
+            yield self
+
+    @property
+    def settings(self):
+        found = self.server.settings
+        found["DS_BROADCASTER_BROKER"]["OPTIONS"] = {"lease": LEASE}
+        return found
+
+    def forget(self):
+        self.server.call("flushall")
 
 
-@pytest.fixture
+class OverPostgres:
+    """What the tests do to PostgreSQL, which is the project's only database too."""
+
+    def __init__(self):
+        self.server = PostgresServer()
+
+    @contextlib.contextmanager
+    def running(self):
+        apps = [*settings.INSTALLED_APPS, "ds_broadcaster.contrib.postgres"]
+        with self.server:
+            self.database = self.server.database().migrate(INSTALLED_APPS=apps)
+            broker = {"BACKEND": "ds_broadcaster.brokers.postgres.PostgresBroker", "OPTIONS": {"lease": LEASE}}
+            self.settings = self.database.settings | {"INSTALLED_APPS": apps, "DS_BROADCASTER_BROKER": broker}
+            yield self
+
+    def forget(self):
+        tables = ("event", "floor", "state", "process", "holding")
+        self.database.call("truncate " + ", ".join(f"ds_broadcaster_{name}" for name in tables))
+
+
+@pytest.fixture(scope="module", params=[OverRedis, OverPostgres])
+def broker(request):
+    with request.param().running() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
 def workers(django_db_setup, broker):
     """Two worker processes behind one port."""
-    settings = {"ROOT_URLCONF": SITE, "DS_BROADCASTER_PRESENCE_GRACE": 0.2} | broker.settings
+    settings = {"ROOT_URLCONF": "tests.project.cluster_site", "DS_BROADCASTER_PRESENCE_GRACE": 0.2} | broker.settings
     with Server(settings=settings, args=["--workers=2"]) as server:
+        until(lambda: len({server.facts()["pid"] for _ in range(10)}) == 2, 20)
         yield server
+
+
+@pytest.fixture
+def people(workers, channel):
+    """Some users who are there."""
+    return [workers.login(f"user{number}") for number in range(6)]
 
 
 def shown(client):
@@ -36,109 +87,173 @@ def shown(client):
     return lists[-1].data.count("<li>") if lists else None
 
 
+def shows(clients, count, timeout=5):
+    for client in clients:
+        client.wait_for(lambda client=client: shown(client) == count, timeout, f"{count} people")
+
+
 def all_have(clients, count, timeout=15):
     for client in clients:
         client.wait_for(lambda client=client: count - 1 in numbers(client), timeout, f"item {count - 1}")
         assert numbers(client) == list(range(count))
 
 
-def test_clients_of_all_workers_get_everything_once_and_in_order(workers):
+def test_clients_of_all_workers_get_everything_once_and_in_order(workers, channel):
     ann = workers.login("ann")
-    clients = [ann.connect("room") for _ in range(20)]
+    clients = [ann.connect(channel) for _ in range(20)]
     begun(*clients)
-    assert len({workers.facts()["pid"] for _ in range(30)}) == 2
     for start in range(0, 200, 10):
-        workers.burst("room", 10, start=start)
+        workers.burst(channel, 10, start=start)
     all_have(clients, 200)
-    assert workers.call("get_users", "room") == [ann.user_id] * 20
-    assert workers.call("get_channels") == ["room"]
+    until(lambda: workers.call("get_users", channel) == [ann.user_id] * 20)
+    assert channel in workers.call("get_channels")
 
 
-def test_command_reaches_the_streams_of_all_workers(workers):
+def test_command_reaches_the_streams_of_all_workers(workers, channel):
     ann, bob = workers.login("ann"), workers.login("bob")
-    theirs = [ann.connect("room") for _ in range(6)]
-    others = [bob.connect("room") for _ in range(6)]
+    theirs = [ann.connect(channel) for _ in range(6)]
+    others = [bob.connect(channel) for _ in range(6)]
     begun(*theirs, *others)
-    workers.call("disconnect", "room", ann.user_id)
+    workers.call("disconnect", channel, ann.user_id)
     assert {client.wait_end() for client in theirs} == {"clean"}
-    workers.call("kill", "room")
+    workers.call("kill", channel)
     assert {client.wait_end() for client in others} == {"clean"}
 
 
-def test_presence_is_that_of_all_workers_and_of_no_dead_one(workers):
-    people = [workers.login(f"user{number}") for number in range(8)]
-    clients = [person.connect("room", presence="html") for person in people]
+def test_presence_is_that_of_all_workers(workers, people, channel):
+    clients = [person.connect(channel, presence="html") for person in people]
     begun(*clients)
-    for client in clients:
-        client.wait_for(lambda client=client: shown(client) == 8, 5, "everybody")
+    shows(clients, 6)
     clients.pop().close()
-    for client in clients:
-        client.wait_for(lambda client=client: shown(client) == 7, 5, "one less")
-    os.kill(workers.pids()[-1], signal.SIGKILL)
+    shows(clients, 5)
+
+
+def test_users_join_and_leave_once_in_the_cluster(workers, channel):
+    ann = workers.login("ann")
+    for _ in range(2):
+        clients = [ann.connect(channel) for _ in range(8)]
+        begun(*clients)
+        for client in clients:
+            client.close()
+        until(lambda: workers.call("get_users", channel) == [])
+        until(lambda: attendance(workers, channel)[-1:] == ["left"])
+    assert attendance(workers, channel) == ["joined", "left"] * 2
+
+
+def attendance(workers, channel):
+    """Return what the signals of all processes told about a channel."""
+    lines = (line.split() for line in workers.log().splitlines() if line.startswith("attendance"))
+    return [verb for _, verb, name, _ in lines if name == channel]
+
+
+def test_killed_worker_leaves_no_ghosts(workers, people, channel):
+    clients = [person.connect(channel, presence="html") for person in people]
+    begun(*clients)
+    shows(clients, 6)
+    pid = workers.facts()["pid"]
+    os.kill(pid, signal.SIGKILL)
     begin = time.monotonic()
-    survivors = []
-    for client in clients:
-        try:
-            client.wait_end(0.5)
-        except AssertionError:
-            survivors.append(client)
-    assert 0 < len(survivors) < len(clients)
-    for client in survivors:
-        client.wait_for(lambda client=client: shown(client) == len(survivors), LEASE + 5, "no ghosts")
+    survivors = [client for client in clients if not ended(client)]
+    shows(survivors, len(survivors), LEASE + 2)
     assert time.monotonic() - begin < LEASE + 1
+    assert len(workers.call("get_users", channel)) == len(survivors)
 
 
-def test_cut_connections_to_the_broker_lose_and_double_nothing(workers, broker):
-    clients = [workers.login("ann").connect("room") for _ in range(6)]
+def ended(client):
+    try:
+        client.wait_end(0.5)
+    except AssertionError:
+        return False
+    return True
+
+
+def test_cut_connections_to_the_broker_lose_and_double_nothing(workers, broker, channel):
+    ann = workers.login("ann")
+    clients = [ann.connect(channel) for _ in range(6)]
     begun(*clients)
     for start in range(0, 60, 10):
-        workers.burst("room", 10, start=start)
-        broker.cut()
+        workers.burst(channel, 10, start=start)
+        broker.server.cut()
     all_have(clients, 60)
 
 
-def test_broker_that_restarts_with_its_memory_loses_nothing(workers, broker):
-    clients = [workers.login("ann").connect("room") for _ in range(6)]
+def test_broker_that_restarts_with_its_memory_loses_nothing(workers, broker, channel):
+    ann = workers.login("ann")
+    clients = [ann.connect(channel) for _ in range(6)]
     begun(*clients)
-    workers.burst("room", 10)
-    broker.stop()
-    broker.start()
-    workers.burst("room", 10, start=10)
+    workers.burst(channel, 10)
+    broker.server.stop()
+    broker.server.start()
+    workers.burst(channel, 10, start=10)
     all_have(clients, 20)
 
 
-def test_broker_that_forgot_everything_has_every_client_start_anew(workers, broker):
-    clients = [workers.login("ann").connect("room") for _ in range(6)]
-    begun(*clients)
-    workers.burst("room", 10)
-    all_have(clients, 10)
-    broker.call("flushall")
-    workers.burst("room", 10, start=10)
-    for client in clients:
-        client.wait_end(15)
-    returned = workers.login("ann").connect("room", last_event_id=clients[0].frames[-1].id, snapshot="now")
-    begun(returned)
-    assert told_of_a_gap(returned)
+def test_command_is_obeyed_by_workers_that_did_not_hear_it(workers, broker, channel):
+    ann, bob = workers.login("ann"), workers.login("bob")
+    theirs = [ann.connect(channel) for _ in range(6)]
+    others = [bob.connect(channel) for _ in range(6)]
+    begun(*theirs, *others)
+    broker.server.cut()
+    workers.call("disconnect", channel, ann.user_id)
+    assert {client.wait_end() for client in theirs} == {"clean"}
+    workers.burst(channel, 1)
+    all_have(others, 1)
 
 
-def test_client_that_returns_to_another_worker_reads_on_where_it_was(workers):
+def test_client_that_returns_to_another_worker_reads_on_where_it_was(workers, channel):
     ann = workers.login("ann")
-    first = ann.connect("room")
+    first = ann.connect(channel)
     begun(first)
-    workers.burst("room", 10)
+    workers.burst(channel, 10)
     all_have([first], 10)
     last = [event.id for event in first.events][-1]
     first.close()
-    workers.burst("room", 10, start=10)
+    workers.burst(channel, 10, start=10)
     for _ in range(6):
-        again = ann.connect("room", last_event_id=last)
+        again = ann.connect(channel, last_event_id=last)
         again.wait_for(lambda again=again: 19 in numbers(again), 5, "what was missed")
         assert numbers(again) == list(range(10, 20))
 
 
-def test_publishing_without_a_broker_fails_in_time(workers, broker):
-    broker.stop()
+def test_deploy_is_no_leave_and_leaves_no_ghosts(workers, broker, people, channel):
+    watching = people[0].connect(channel, presence="html")
+    with Server(settings=workers.settings) as leaving:
+        visitor = leaving.login("ann")
+        client = visitor.connect(channel)
+        begun(watching, client)
+        shows([watching], 2)
+        leaving.sigterm()
+    # Shown for as long as it takes to come back, and not counted.
+    assert workers.call("get_users", channel) == [people[0].user_id]
+    shows([watching], 1, 10)
+
+
+def test_broker_that_forgot_everything_has_every_client_start_anew(workers, broker, channel):
+    ann = workers.login("ann")
+    clients = [ann.connect(channel) for _ in range(6)]
+    begun(*clients)
+    workers.burst(channel, 10)
+    all_have(clients, 10)
+    broker.forget()
+    workers.burst(channel, 10, start=10)
+    for client in clients:
+        client.wait_end(15)
+    returned = ann.connect(channel, last_event_id=clients[0].frames[-1].id, snapshot="now")
+    begun(returned)
+    assert told_of_a_gap(returned)
+    workers.burst(channel, 10, start=20)
+    returned.wait_for(lambda: numbers(returned) == list(range(20, 30)), 5, "what comes next")
+
+
+def test_nothing_can_be_sent_without_the_broker_and_that_is_said_in_time(workers, broker, channel):
+    client = workers.login("ann").connect(channel)
+    begun(client)
+    broker.server.stop()
     begin = time.monotonic()
-    with pytest.raises(Exception, match="BrokerUnavailable"):
-        workers.call("signals", "room", {"a": 1})
-    assert time.monotonic() - begin < 2.5
+    try:
+        with pytest.raises(Exception, match="BrokerUnavailable"):
+            workers.call("signals", channel, {"a": 1})
+        assert time.monotonic() - begin < 2.5
+        assert client.end is None
+    finally:
+        broker.server.start()
