@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponseBase
 
-from .brokers import EVERYWHERE, Broker, Command, create_broker
+from .brokers import EVERYWHERE, Broker, Command, Share, create_broker
 from .channel import AttendanceHook, PresenceCallback
 from .conf import get_settings
 from .grant import (
@@ -188,6 +188,14 @@ class Broadcaster(Sender):
     def is_closing(self) -> bool:
         """Tell whether the server that runs here is about to stop."""
         return any(hub.closing and not hub.loop.is_closed() for hub in list(self._hubs.values()))
+
+    def shares(self) -> list[Share]:
+        """Return what each process holds: the connections on each of its channels."""
+        return self._broker.shares()
+
+    def declared(self) -> list[str]:
+        """Return the channels that new() made here and that have not ended."""
+        return list(self._declared)
 
     def hubs(self) -> list[Hub]:
         """Return the hubs of this process: one, unless streams run on several event loops."""

@@ -20,7 +20,9 @@ from django.template.backends.django import DjangoTemplates
 from django.utils.safestring import SafeString
 
 from .broadcaster import Broadcaster
+from .brokers import Share, share_of
 from .conf import get_settings
+from .exceptions import BrokerUnavailable
 
 # The channel that keeps the inspector live.
 CHANNEL = "ds_broadcaster.inspector"
@@ -29,8 +31,8 @@ CHANNEL = "ds_broadcaster.inspector"
 REFRESH = 1.0
 # Seconds. Rates are taken over no less than this, and over no more: then they would say nothing about now.
 SHORTEST, LONGEST = 0.5, 60.0
-# What a page shows at most: channels, users of one channel, and characters of a name.
-CHANNELS, USERS, NAME = 100, 20, 200
+# What a page shows at most: channels, users of one channel, processes, and characters of a name.
+CHANNELS, USERS, PROCESSES, NAME = 100, 20, 50, 200
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -99,17 +101,16 @@ class Overview:
             "/events": sum(hub.events for hub in hubs),
             "/deliveries": sum(hub.deliveries for hub in hubs),
         }
-        connections, events, own = Counter[str](), Counter[str](), 0
+        events = Counter[str]()
         for hub in hubs:
             for channel in hub.live():
-                if channel.name == CHANNEL:
-                    own += len(channel.connections)
-                else:
-                    connections[channel.name] += len(channel.connections)
-                    events[channel.name] += channel.delivered
-        for name in self._broadcast.get_channels():
-            if name != CHANNEL:
-                connections[name] += 0  # Made by broadcast.new(), or open in another process only.
+                events[channel.name] += channel.delivered
+        shares, cursor = self._cluster()
+        connections = Counter[str](dict.fromkeys(self._broadcast.declared(), 0))
+        for share in shares:
+            connections.update(share.channels)
+        connections.pop(CHANNEL, None)
+        own = sum(hub.connections(CHANNEL) for hub in hubs)
         largest = sorted(heapq.nlargest(limit, connections, key=lambda name: connections[name]))
         # The first character keeps the totals apart from the channels.
         counters |= {f"#{name}": events[name] for name in largest}
@@ -122,16 +123,37 @@ class Overview:
                 ("Deliveries a second", _per_second(rates.get("/deliveries"))),
             ],
             "pid": str(os.getpid()),
-            "cursor": self._broadcast.cursor(),
+            "cursor": cursor,
+            "processes": [self._process(share) for share in shares[:PROCESSES]] if len(shares) > 1 else [],
             "channels": [
-                self._channel(name, connections[name], _per_second(rates.get(f"#{name}"))) for name in largest
+                self._channel(name, connections[name], _per_second(rates.get(f"#{name}")), shares) for name in largest
             ],
             "more": f"{len(connections) - len(largest):,}" if len(connections) > len(largest) else "",
         }
 
-    def _channel(self, name: str, connections: int, rate: str) -> dict[str, Any]:
-        users = Counter(str(user) for user in self._broadcast.get_users(name))
+    def _cluster(self) -> tuple[list[Share], str]:
+        """Return what each process holds and the id of now, as far as the broker tells."""
+        try:
+            return sorted(self._broadcast.shares()), self._broadcast.cursor()
+        except BrokerUnavailable:
+            return [share_of(hub) for hub in self._broadcast.hubs()], "unknown: the broker is away"
+
+    def _process(self, share: Share) -> dict[str, Any]:
+        held = {name: count for name, count in share.channels.items() if name != CHANNEL}
         return {
+            "name": _label(share),
+            "channels": f"{len(held):,}",
+            "connections": f"{sum(held.values()):,}",
+        }
+
+    def _channel(self, name: str, connections: int, rate: str, shares: list[Share]) -> dict[str, Any]:
+        try:
+            users = Counter(str(user) for user in self._broadcast.get_users(name))
+        except BrokerUnavailable:
+            users = Counter(str(user) for hub in self._broadcast.hubs() for user in hub.users(name))
+        holders = [each for each in shares if name in each.channels] if len(shares) > 1 else []
+        return {
+            "where": [(_label(each), f"{each.channels[name]:,}") for each in holders],
             # Ids let the client move a row instead of rewriting the one under somebody's pointer.
             "id": blake2s(name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest(),
             "name": cut(name),
@@ -161,6 +183,11 @@ def render(name: str, context: dict[str, Any], request: HttpRequest | None = Non
 def cut(name: str) -> str:
     """Return a name in a length that a page has room for."""
     return name if len(name) <= NAME else name[: NAME - 1] + "…"
+
+
+def _label(share: Share) -> str:
+    """Return a process's name without what only tells it from others of the same number."""
+    return cut(share.process.rpartition(":")[0])
 
 
 def _per_second(rate: float | None) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import time
 
@@ -257,3 +258,17 @@ def test_nothing_can_be_sent_without_the_broker_and_that_is_said_in_time(workers
         assert client.end is None
     finally:
         broker.server.start()
+
+
+def test_inspector_shows_which_process_holds_what(workers, channel):
+    staff = workers.login("staff", staff=True)
+    clients = [staff.connect(channel) for _ in range(12)]
+    begun(*clients)
+    until(lambda: len(workers.call("get_users", channel)) == 12)
+    page = staff.get("/events/inspector/").text
+    row = page.partition(f'value="{channel}"')[2].partition(f">{channel} ")[2].partition("</tr>")[0]
+    where = re.findall(r"([\w.-]+:\d+) .(\d+)", row)
+    assert sum(int(count) for _, count in where) == 12
+    processes = re.findall(r'<th scope="row">(\S+:\d+)</th>', page)
+    assert {process for process, _ in where} <= set(processes)
+    assert len(processes) == len(set(processes)) >= 2

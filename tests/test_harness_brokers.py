@@ -1,14 +1,17 @@
 """The servers behind the brokers, as tests start, break and replace them."""
 
+import contextlib
 from pathlib import Path
 
 import psycopg
 import pytest
+import redis
 from django.contrib.auth import get_user_model
 from django.db import connections
 
-from tests.harness.postgres import PostgresServer
+from tests.harness.postgres import PgBouncer, PostgresServer, any_postgres
 from tests.harness.programs import Program
+from tests.harness.redis import GivenRedis, RedisCluster, RedisSentinel, RedisServer, any_redis
 from tests.harness.server import Server, descendants
 
 
@@ -144,3 +147,144 @@ def test_synchronous_replica_has_what_was_acknowledged():
             replica.take_over()
             assert database.call("select number from item order by 1") == [{"number": 1}, {"number": 2}]
     assert is_gone(primary, replica)
+
+
+def test_pooler_gives_a_connection_for_one_transaction(postgres, django_db_blocker):
+    database = postgres.database()
+    with PgBouncer(postgres, default_pool_size=1) as pooler, contextlib.ExitStack() as stack:
+        pooled = database.at(pooler)
+        clients = [stack.enter_context(pooled.connect()) for _ in range(5)]
+        pids = [client.execute("select pg_backend_pid() as pid").fetchone()["pid"] for client in clients]
+        assert {row["pid"] for row in postgres.activity() if row["datname"] == database.name} == set(pids)
+        assert len(set(pids)) == 1
+        with pooled.used_as("guest"), django_db_blocker.unblock(), connections["guest"].cursor() as cursor:
+            cursor.execute("select pg_backend_pid()")
+            assert cursor.fetchone() == (pids[0],)
+    assert is_gone(pooler)
+
+
+def test_given_postgres_is_used_instead_and_left_as_it_was(postgres, monkeypatch):
+    names = "select datname from pg_database order by 1"
+    before = postgres.call(names)
+    monkeypatch.setenv("DS_TEST_POSTGRES_URL", postgres.maintenance.url)
+    with any_postgres() as given:
+        database = given.database()
+        database.call("create table item (number int)")
+        assert len(postgres.call(names)) == len(before) + 1
+    assert postgres.call(names) == before
+    monkeypatch.delenv("DS_TEST_POSTGRES_URL")
+    with any_postgres() as own:
+        assert own.alive
+
+
+# Redis
+
+
+@pytest.mark.parametrize(
+    "options,scheme",
+    [
+        ({}, "redis"),
+        ({"password": "a word: 1@2/3"}, "redis"),
+        ({"tls": True, "password": "secret"}, "rediss"),
+        ({"unix_socket": True, "password": "secret"}, "unix"),
+    ],
+)
+def test_redis_is_reached_in_the_way_it_is_told_and_leaves_nothing_behind(options, scheme):
+    with RedisServer(**options) as server:
+        assert server.url.partition(":")[0] == scheme
+        assert server.call("ping") is True
+        pid = server._process.pid
+        if "password" in options:
+            stranger = GivenRedis(server.url.replace(server.url.partition("//")[2].partition("@")[0] + "@", ""))
+            with pytest.raises(redis.AuthenticationError):
+                stranger.call("ping")
+    assert is_gone(server)
+    assert not runs(pid)
+
+
+def test_redis_keeps_what_it_is_told_to_keep():
+    with RedisServer(persistent=True) as server:
+        for number, end in enumerate([server.stop, server.kill, lambda: server.stop(server.shutdown)]):
+            server.call("rpush", "list", number)
+            end()
+            server.start()
+        assert server.call("lrange", "list", 0, -1) == [b"0", b"1", b"2"]
+    with RedisServer() as server:
+        server.call("set", "key", 1)
+        server.restart()
+        assert server.call("get", "key") is None
+
+
+def test_redis_has_the_memory_it_is_given():
+    with RedisServer(maxmemory="3mb", maxmemory_policy="noeviction") as server:
+
+        def fill():
+            for number in range(30):
+                server.call("set", number, b"x" * 100_000)
+
+        with pytest.raises(redis.OutOfMemoryError):
+            fill()
+        assert server.call("get", 0)
+
+
+def test_frozen_redis_answers_nobody():
+    with RedisServer() as server:
+        server.freeze()
+        with pytest.raises(redis.TimeoutError), server.client(socket_timeout=0.1) as client:
+            client.ping()
+        server.thaw()
+        server.call("ping")
+        server.freeze()
+    assert is_gone(server)
+
+
+def test_given_redis_is_used_instead_and_stays(monkeypatch):
+    with RedisServer() as server:
+        monkeypatch.setenv("DS_TEST_REDIS_URL", f"redis://127.0.0.1:{server.port}/3")
+        with any_redis() as given:
+            assert given.url.endswith("/3")
+            given.call("set", "key", 1)
+        assert server.alive
+        assert server.call("get", "key") is None
+    monkeypatch.delenv("DS_TEST_REDIS_URL")
+    with any_redis() as own:
+        assert own.alive
+
+
+def test_sentinels_replace_a_primary_that_is_away():
+    with RedisSentinel(password="a word") as group:
+        first = group.primary
+        assert len(group.addresses) == 3
+        first.call("set", "key", 1)
+        first.stop()
+        second = group.wait_for_failover(first)
+        assert second.call("get", "key") == b"1"
+        second.call("set", "key", 2)
+        group.bring_back(first)
+        assert first.call("get", "key") == b"2"
+        with pytest.raises(redis.ReadOnlyError):
+            first.call("set", "key", 3)
+        second.freeze()
+        assert group.wait_for_failover(second) is group.primary
+        group.bring_back(second)
+        assert group.fail_over() is group.primary
+    assert is_gone(*group.servers, *group.sentinels)
+
+
+def test_cluster_moves_its_slots_and_replaces_a_dead_node():
+    with RedisCluster(replicas=1, password="a word") as cluster:
+        source = cluster.node_of("key")
+        target = next(node for node in cluster.masters if node is not source)
+        source.call("set", "key", 1)
+        cluster.move("key", target)
+        assert cluster.node_of("key") is target
+        assert target.call("get", "key") == b"1"
+        with pytest.raises(redis.exceptions.MovedError):
+            source.call("get", "key")
+        with redis.RedisCluster.from_url(cluster.urls[0]) as client:
+            assert client.get("key") == b"1"
+            target.kill()
+            cluster.wait_for_failover(target)
+            assert cluster.node_of("key") not in cluster.masters
+            assert client.get("key") == b"1"
+    assert is_gone(*cluster.nodes)

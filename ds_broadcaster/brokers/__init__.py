@@ -4,7 +4,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from ..conf import Settings
-from .base import EVERYWHERE, GONE, LEASE, Answer, Broker, Change, Command, Place, Receiver, Share
+from .base import EVERYWHERE, GONE, LEASE, Answer, Broker, Change, Command, Place, Receiver, Share, share_of
 
 __all__ = [
     "EVERYWHERE",
@@ -18,6 +18,7 @@ __all__ = [
     "Receiver",
     "Share",
     "create_broker",
+    "share_of",
 ]
 
 

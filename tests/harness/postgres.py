@@ -14,7 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from urllib.parse import quote, urlencode
 
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, connections
@@ -22,7 +23,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from tests.harness.programs import Program, running_as, wait_until
-from tests.harness.requirements import require_postgres
+from tests.harness.requirements import require_pgbouncer, require_postgres
 from tests.harness.server import ROOT
 
 USER, PASSWORD = "postgres", "a password"
@@ -32,10 +33,12 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Database:
-    """One database, and the ports of the servers that may have it."""
+    """One database, and the addresses (hosts and ports) of the servers that may have it."""
 
     name: str
-    ports: tuple[int, ...]
+    addresses: tuple[tuple[str, int], ...]
+    user: str = USER
+    password: str = PASSWORD
 
     @property
     def django(self) -> dict[str, Any]:
@@ -43,12 +46,12 @@ class Database:
         return {
             "ENGINE": "django.db.backends.postgresql",
             "NAME": self.name,
-            "USER": USER,
-            "PASSWORD": PASSWORD,
-            "HOST": ",".join("127.0.0.1" for _ in self.ports),
-            "PORT": ",".join(map(str, self.ports)),
+            "USER": self.user,
+            "PASSWORD": self.password,
+            "HOST": ",".join(host for host, _ in self.addresses),
+            "PORT": ",".join(str(port) for _, port in self.addresses),
             # Of several servers, the one that takes writes.
-            "OPTIONS": {"target_session_attrs": "read-write"} if len(self.ports) > 1 else {},
+            "OPTIONS": {"target_session_attrs": "read-write"} if len(self.addresses) > 1 else {},
         }
 
     @property
@@ -56,16 +59,21 @@ class Database:
         """Settings of a project whose only database this is."""
         return {"DATABASES": {DEFAULT_DB_ALIAS: self.django}}
 
+    @property
+    def url(self) -> str:
+        addresses = ",".join(f"{host}:{port}" for host, port in self.addresses)
+        options = urlencode(self.django["OPTIONS"])
+        return f"postgresql://{quote(self.user)}:{quote(self.password)}@{addresses}/{quote(self.name)}?{options}"
+
     def at(self, *programs: Program) -> "Database":
         """Return this database as it is reached through a pooler, or through whichever server takes writes."""
-        return replace(self, ports=tuple(program.port for program in programs))
+        return replace(self, addresses=tuple(("127.0.0.1", program.port) for program in programs))
 
     def connect(self, **options: Any) -> psycopg.Connection[dict[str, Any]]:
         """Return a new connection that commits each statement and returns rows as dictionaries."""
-        django = self.django
-        address = {"host": django["HOST"], "port": django["PORT"], "user": USER, "password": PASSWORD}
-        options = {"autocommit": True, "row_factory": dict_row, "connect_timeout": 10} | django["OPTIONS"] | options
-        return psycopg.connect(dbname=self.name, **address, **options)
+        return psycopg.connect(
+            self.url, **{"autocommit": True, "row_factory": dict_row, "connect_timeout": 10} | options
+        )
 
     def call(self, statement: str | sql.Composed, *values: Any) -> list[dict[str, Any]]:
         """Execute one statement and return its rows."""
@@ -110,7 +118,48 @@ class Database:
                 connections[alias] = former_connection
 
 
-class PostgresServer(Program):
+class GivenPostgres:
+    """A PostgreSQL server that somebody else runs. The databases that a test creates are dropped at the end."""
+
+    def __init__(self, url: str) -> None:
+        parts = psycopg.conninfo.conninfo_to_dict(url)
+        address = (str(parts.get("host", "127.0.0.1")), int(parts.get("port", 5432)))
+        login = str(parts.get("user", USER)), str(parts.get("password", ""))
+        self._maintenance = Database(str(parts.get("dbname", "postgres")), (address,), *login)
+        self._created: list[Database] = []
+
+    @property
+    def maintenance(self) -> Database:
+        """The database from which others are created."""
+        return self._maintenance
+
+    def call(self, statement: str | sql.Composed, *values: Any) -> list[dict[str, Any]]:
+        """Execute one statement in the maintenance database."""
+        return self.maintenance.call(statement, *values)
+
+    def database(self, name: str | None = None, *, like: Database | None = None) -> Database:
+        """Create a database: an empty one, or one like another that nobody is connected to."""
+        name = name or f"test_{os.getpid()}_{next(_numbers)}"
+        names = sql.Identifier(name), sql.Identifier(like.name if like else "template1")
+        self.call(sql.SQL("create database {} template {}").format(*names))
+        database = replace(self.maintenance, name=name)
+        self._created.append(database)
+        return database
+
+    def drop(self, database: Database) -> None:
+        """Drop a database, whoever is connected to it."""
+        self.call(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(database.name)))
+        self._created.remove(database)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for database in [*self._created]:
+            self.drop(database)
+
+
+class PostgresServer(Program, GivenPostgres):
     """A PostgreSQL server on a free port, which waits for no disk unless `fsync="on"` says so.
 
         with PostgresServer() as server:
@@ -130,6 +179,7 @@ class PostgresServer(Program):
     def __init__(self, **settings: Any) -> None:
         self._programs = require_postgres()
         super().__init__()
+        self._created = []
         # Segments of shared memory in the folder are gone with it, even after SIGKILL.
         quiet = {"unix_socket_directories": "", "dynamic_shared_memory_type": "mmap"}
         # What a killed process has written is safe with the system; only a benchmark of commits needs a real disk.
@@ -167,27 +217,9 @@ class PostgresServer(Program):
     def _killed(self) -> bool:
         return not self.alive and (self.data / "postmaster.pid").exists()
 
-    # Databases
-
     @property
     def maintenance(self) -> Database:
-        """The database that every server has."""
-        return Database("postgres", (self.port,))
-
-    def call(self, statement: str | sql.Composed, *values: Any) -> list[dict[str, Any]]:
-        """Execute one statement in the maintenance database."""
-        return self.maintenance.call(statement, *values)
-
-    def database(self, name: str | None = None, *, like: Database | None = None) -> Database:
-        """Create a database: an empty one, or one like another that nobody is connected to."""
-        name = name or f"test_{os.getpid()}_{next(_numbers)}"
-        names = sql.Identifier(name), sql.Identifier(like.name if like else "template1")
-        self.call(sql.SQL("create database {} template {}").format(*names))
-        return Database(name, (self.port,))
-
-    def drop(self, database: Database) -> None:
-        """Drop a database, whoever is connected to it."""
-        self.call(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(database.name)))
+        return Database("postgres", (("127.0.0.1", self.port),))
 
     # Connections
 
@@ -208,6 +240,12 @@ class PostgresServer(Program):
     def replica(self, *, synchronous: bool = False) -> "PostgresReplica":
         """Return a replica that is still to be started; while a synchronous one is away, commits wait for it."""
         return PostgresReplica(self, synchronous)
+
+
+def any_postgres() -> GivenPostgres | PostgresServer:
+    """Return the server that DS_TEST_POSTGRES_URL names, or one of our own: for a test that breaks nothing."""
+    url = os.environ.get("DS_TEST_POSTGRES_URL")
+    return GivenPostgres(url) if url else PostgresServer()
 
 
 class PostgresReplica(PostgresServer):
@@ -271,3 +309,37 @@ def _template(programs: Path) -> Path:
     options = ["--locale=C", "--encoding=UTF8", "--no-sync"]
     subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL, cwd=folder.name, **identity)
     return data
+
+
+class PgBouncer(Program):
+    """A pooler in front of a server, which gives out a connection for one transaction at a time.
+
+        with PgBouncer(server) as pooler:
+            pooled = database.at(pooler)
+
+    `settings` are further lines of its configuration, such as `default_pool_size=2` or `pool_mode="session"`.
+    """
+
+    user = "postgres"
+    refusals = (psycopg.OperationalError,)
+    shutdown = signal.SIGINT
+
+    def __init__(self, server: PostgresServer, **settings: Any) -> None:
+        self._program = require_pgbouncer()
+        super().__init__()
+        self.server = server
+        self.settings = {"pool_mode": "transaction"} | settings
+
+    def command(self) -> list[str]:
+        here = {"listen_addr": "127.0.0.1", "listen_port": self.port, "unix_socket_dir": ""}
+        # Whoever comes is let in as the server's user; none of this needs more.
+        login = {"auth_type": "any", "admin_users": USER}
+        lines = [f"{name} = {value}" for name, value in (here | login | self.settings).items()]
+        server = f"* = host=127.0.0.1 port={self.server.port} user={USER} password='{PASSWORD}'"
+        path = self.folder / "pgbouncer.ini"
+        path.write_text("\n".join(["[databases]", server, "[pgbouncer]", *lines, ""]))
+        path.chmod(0o644)
+        return [self._program, str(path)]
+
+    def ping(self) -> None:
+        self.server.maintenance.at(self).call("select 1")

@@ -50,6 +50,7 @@ class Program:
         self._folder = tempfile.TemporaryDirectory(prefix="ds-broadcaster-")
         self.folder = Path(self._folder.name)
         self.port = free_port()
+        self.frozen = False
         self._process: subprocess.Popen[bytes] | None = None
         if running_as(self.user):
             shutil.chown(self.folder, self.user, self.user)
@@ -115,6 +116,7 @@ class Program:
                     stack.callback(os.close, ends[-1])
                     os.kill(pid, signal.SIGKILL)
             self._process.wait()
+            self.frozen = False
             # Its children are not ours to wait for; their descriptors become readable when they have ended.
             for end in ends:
                 assert select.select([end], [], [], 10)[0], "A child outlives SIGKILL."
@@ -122,6 +124,7 @@ class Program:
     def freeze(self) -> None:
         """Stop it and its children where they are: connections stay open, and nobody answers."""
         self._freeze()
+        self.frozen = True
 
     def _freeze(self) -> list[int]:
         # The parent first: then it has no more children that nobody knows of.
@@ -137,6 +140,7 @@ class Program:
         for pid in descendants(self._process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+        self.frozen = False
 
     def close(self) -> None:
         """End it and take its folder away."""

@@ -2,6 +2,10 @@
 
 Without it a test is skipped with a sentence that says what to install. Where CI is set it fails: nothing may
 go untested there without anybody noticing.
+
+Tests start the servers they need. Those that break nothing can use others: DS_TEST_REDIS_URL names a Redis or Valkey
+whose database (the number in the URL) they may empty, DS_TEST_POSTGRES_URL a PostgreSQL whose user may create
+databases.
 """
 
 import os
@@ -40,6 +44,11 @@ def require_redis() -> str:
     return shutil.which("redis-server") or _missing("needs Redis: `apt-get install redis-server`")
 
 
+def require_openssl() -> str:
+    """Return the path of openssl."""
+    return shutil.which("openssl") or _missing("needs OpenSSL's program: `apt-get install openssl`")
+
+
 def require_postgres() -> Path:
     """Return the folder of PostgreSQL's server programs, such as initdb and postgres."""
     if postgres := shutil.which("postgres"):
@@ -47,6 +56,12 @@ def require_postgres() -> Path:
         return Path(postgres).resolve().parent
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
     return folders[-1] if folders else _missing("needs PostgreSQL: `apt-get install postgresql`")
+
+
+def require_pgbouncer() -> str:
+    """Return the path of pgbouncer, which Debian keeps where only root looks."""
+    found = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+    return found or _missing("needs pgbouncer: `apt-get install pgbouncer`")
 
 
 def require_network_namespaces() -> str:
