@@ -5,15 +5,18 @@ import gc
 import logging
 import weakref
 from contextvars import ContextVar
+from types import SimpleNamespace
 
 import pytest
+from django.contrib.auth.models import AnonymousUser
+from django.db.utils import OperationalError
 from django.http import HttpResponse
 from django.test import override_settings
 
 from ds_broadcaster.brokers import EVERYWHERE, Command
 from ds_broadcaster.connection import Origin
 from ds_broadcaster.opening import RECHECK_KEY
-from ds_broadcaster.rechecks import JITTER, PARALLEL, PATIENCE, SECOND_LOOK, SHORTEST
+from ds_broadcaster.rechecks import JITTER, PARALLEL, PATIENCE, SECOND_LOOK, SHORTEST, note_failure
 from tests.fakes import KINDS, FakeClient, make_request, make_scope, virtual_world
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
@@ -140,6 +143,41 @@ def test_server_in_trouble_has_not_said_no(world, site, status):
     world.advance(5)
     assert site.times(client) == 2
     assert client.end is None
+
+
+class Away:
+    """The request of somebody whom the database that is away was to tell."""
+
+    @property
+    def user(self):
+        raise OperationalError("away")
+
+
+@pytest.mark.parametrize(
+    "request_of, end",
+    [
+        (lambda: SimpleNamespace(user=SimpleNamespace(pk=1, is_authenticated=True)), None),
+        (lambda: SimpleNamespace(user=SimpleNamespace(pk=2, is_authenticated=True)), "cut"),
+        (lambda: SimpleNamespace(user=AnonymousUser()), "cut"),
+        (Away, None),
+    ],
+)
+def test_trouble_of_the_server_keeps_the_stream_of_whoever_is_still_logged_in(world, site, request_of, end):
+    client = site.client(user_id=1)
+
+    def fail(scope):
+        request = request_of()
+        request.scope = scope
+        try:
+            raise OperationalError("away")
+        except OperationalError:
+            note_failure(request=request)
+        return HttpResponse(status=500)
+
+    site.answer = fail
+    recheck(world)
+    world.settle()
+    assert client.end == end
 
 
 def test_exception_keeps_the_stream_and_is_logged(world, site, caplog):

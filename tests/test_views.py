@@ -15,6 +15,7 @@ from django.contrib.auth.middleware import LoginRequiredMiddleware
 from django.contrib.auth.models import AnonymousUser, Group, Permission
 from django.core.asgi import get_asgi_application as get_django_application
 from django.core.exceptions import ImproperlyConfigured
+from django.db.utils import OperationalError
 from django.test import AsyncRequestFactory, Client, override_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -187,7 +188,8 @@ def test_a_refusal_is_told_as_it_is_and_a_client_that_returns_is_stopped(site, d
     for headers, expected in (({}, status), (DATASTAR, status), (RETURNING, 204), ({"last-event-id": ""}, 204)):
         found = site.ask(path, **headers)
         assert (found.status, found.stream) == (expected, False)
-        assert headers == {} or found.body == b""
+        # A person who looks at the URL gets the project's own page.
+        assert (found.body == b"") == (headers != {})
     assert site.ask("open/room/", **RETURNING).stream
 
 
@@ -292,6 +294,24 @@ def test_a_has_permission_that_waits_is_refused(rf):
     view = define("WaitingView", has_permission=has_permission).as_view()
     with pytest.raises(ImproperlyConfigured, match=r"WaitingView\.has_permission"):
         view(rf.get("/"))
+
+
+@pytest.mark.parametrize("error", [OperationalError("away"), TimeoutError(), ImproperlyConfigured("write this")])
+def test_a_server_in_trouble_does_not_say_no_to_who_is_not_logged_in(error):
+    def has_permission(self):
+        raise error
+
+    request = AsyncRequestFactory().get("/", headers=DATASTAR)
+    request.user = AnonymousUser()
+    with pytest.raises(type(error)):
+        define("TroubledView", has_permission=has_permission).as_view()(request)
+
+
+def test_bad_signals_are_no_refusal_of_who_is_not_logged_in():
+    request = AsyncRequestFactory().get("/?datastar={", headers=DATASTAR)
+    request.user = AnonymousUser()
+    view = define("AskingView", has_permission=lambda self: self.signals["key"] == "open sesame").as_view()
+    assert view(request).status_code == 400
 
 
 # What a request is answered
