@@ -7,6 +7,7 @@ from typing import Any
 from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Model
 from django.template.loader import render_to_string
+from django.utils.functional import Promise
 
 from .ids import channel_name, dom_id, single_line
 from .sse import Fragment
@@ -120,7 +121,8 @@ def channels_of(channel: Any) -> tuple[str, ...]:
     """Return the names of what a rule says: one channel, several, or None."""
     if channel is None:
         return ()
-    if isinstance(channel, (str, Model)) or not isinstance(channel, Iterable):
+    # A lazy string can be iterated, and is not to be taken for its letters.
+    if isinstance(channel, (str, Promise, Model)) or not isinstance(channel, Iterable):
         return (channel_name(channel),)
     return tuple(dict.fromkeys(channel_name(each) for each in channel))
 

@@ -21,6 +21,7 @@ from django.template import TemplateDoesNotExist
 from django.test import override_settings
 from django.test.utils import isolate_apps
 from django.utils import timezone, translation
+from django.utils.translation import gettext_lazy
 from pydantic import BaseModel
 
 from ds_broadcaster import BroadcastOnSave, BrokerUnavailable, EventTooLarge
@@ -180,6 +181,14 @@ def test_object_is_sent_to_several_channels(sent, says, answer):
     job.delete()
     events = sent.take()
     assert sorted(event.channel for event in events) == ["a", "a", "a", "b", "b", "b"]
+
+
+def test_lazy_string_is_no_channel_and_not_one_for_each_of_its_letters(sent, says, errors):
+    says["channel"] = gettext_lazy("room")
+    Job.objects.create()
+    assert sent.attempts == 0
+    ((_, error),) = errors()
+    assert str(error).startswith("channel must be a string")
 
 
 def test_channel_may_be_an_instance(sent, says, room):

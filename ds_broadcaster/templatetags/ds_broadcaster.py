@@ -7,6 +7,7 @@ from django import template
 from django.db.models import Model
 from django.template import Context, TemplateSyntaxError
 from django.urls import reverse
+from django.utils.functional import Promise
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
@@ -96,5 +97,5 @@ def _user(request: Any) -> Any:
 def _names(channels: Any) -> Iterable[str]:
     """Return the names of one channel, or of several: a list of them, a queryset."""
     # A user who is not loaded yet says of itself that it can be iterated.
-    several = isinstance(channels, Iterable) and not isinstance(channels, (str, bytes, dict, Model))
+    several = isinstance(channels, Iterable) and not isinstance(channels, (str, Promise, bytes, dict, Model))
     return map(ids.channel_name, channels) if several else [ids.channel_name(channels)]
