@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from .broadcaster import broadcast
 from .conf import get_settings
 from .exceptions import BrokerUnavailable
-from .ids import dom_id
+from .ids import dom_id, key_of
 from .news import remember
 from .rules import MODES, Rules, channels_of, guarded
 from .sse import encode_elements, encode_remove, encode_signals
@@ -166,7 +166,7 @@ def merged(changes: Sequence[Change]) -> list[Change]:
     left: dict[tuple[Any, ...], Change] = {}
     removed = set()
     for change in changes:
-        element = (change.instance._meta.concrete_model, str(change.instance.pk))
+        element = (change.instance._meta.concrete_model, str(key_of(change.instance)))
         before = left.get(element)
         if change.kind is DELETED:
             left.pop(element, None)
@@ -202,7 +202,7 @@ def refetch(changes: list[Change]) -> None:
                 log_failure(change.rules, change.instance, change.kind)
         gone = set()
         for change in stale:
-            key = model._meta.pk.to_python(change.instance.pk)
+            key = key_of(change.instance)
             if key in found:
                 change.instance = found[key]
             else:

@@ -52,9 +52,9 @@ def channel_name(channel: Any) -> str:
     """
     meta = getattr(channel, "_meta", None)
     if meta is not None and not isinstance(channel, type):
-        if channel.pk is None:
+        if not has_key(channel):
             raise ValueError(f"{channel!r} has no primary key yet: save it before it names a channel.")
-        channel = f"{meta.app_label}.{meta.model_name}-{_key_of(channel)}"
+        channel = f"{meta.app_label}.{meta.model_name}-{key_of(channel)}"
     if not isinstance(channel, str):
         raise TypeError(
             f"channel must be a string or a saved model instance, not {type(channel).__name__} ({channel!r})."
@@ -64,12 +64,20 @@ def channel_name(channel: Any) -> str:
     return single_line("channel", channel)
 
 
-def _key_of(instance: Any) -> str:
+def has_key(instance: Any) -> bool:
+    """Tell whether an instance has a primary key: a composite one with all its parts."""
+    return not (instance.pk is None or (isinstance(instance.pk, tuple) and None in instance.pk))
+
+
+def key_of(instance: Any) -> Any:
     """Return the key as the database gives it back: given as text, it may have been written in another way."""
+    key, field = instance.pk, instance._meta.pk
     try:
-        return str(instance._meta.pk.to_python(instance.pk))
+        if isinstance(key, tuple):
+            return tuple(each.to_python(part) for each, part in zip(field.fields, key, strict=True))
+        return field.to_python(key)
     except Exception:
-        return str(instance.pk)  # No key of this model: whoever looks for it finds nothing.
+        return key  # No key of this model: whoever looks for it finds nothing.
 
 
 def channel_names(channels: Any) -> tuple[str, ...]:
@@ -91,8 +99,8 @@ def dom_id(instance: Any) -> str:
     meta = getattr(instance, "_meta", None)
     if meta is None or isinstance(instance, type):
         raise TypeError(f"dom_id needs a model instance, not {type(instance).__name__} ({instance!r}).")
-    if instance.pk is None:
+    if not has_key(instance):
         raise ValueError(f"{instance!r} has no primary key yet: save it before it has an id.")
     meta = meta.concrete_model._meta
-    pk = _NOT_IN_IDS.sub(lambda found: f"_{ord(found[0]):x}_", _key_of(instance))
+    pk = _NOT_IN_IDS.sub(lambda found: f"_{ord(found[0]):x}_", str(key_of(instance)))
     return f"{meta.app_label}-{meta.model_name}-{pk}"

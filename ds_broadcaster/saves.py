@@ -11,6 +11,7 @@ from django.db.models import Model, QuerySet
 from django.db.models.signals import post_init, post_save, pre_delete, pre_save
 
 from .changes import CREATED, DELETED, EITHER, UPDATED, Change, flush, log_failure
+from .ids import has_key
 from .news import doubt, forget, is_news, remember, values_of
 from .rules import Rules, channels_of, registered, rules_of
 
@@ -114,7 +115,7 @@ def _checked(instance: Any) -> Rules:
         raise TypeError(
             f"{name} is not broadcast: write `class {name}(BroadcastOnSave)`, or bind_broadcasts({name}, channel=...)."
         )
-    if instance.pk is None:
+    if not has_key(instance):
         raise ValueError(
             f"{instance!r} has no primary key: save it first, and where bulk_create() does not return the keys, "
             "fetch the objects and give those with created=True."

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ds_broadcaster.ids import channel_name, channel_names, dom_id, format_id, new_epoch, parse_id, single_line
+from tests.chat.models import Seat
 
 epochs = st.text("0123456789abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=32)
 sequences = st.integers(0, 10**18 - 1)
@@ -141,3 +142,14 @@ def test_key_that_is_written_in_another_way_is_the_same_element_and_channel():
     assert dom_id(saved("007")) == dom_id(saved(7)) == "rooms-note-7"
     assert channel_name(saved("007")) == channel_name(saved(7)) == "rooms.note-7"
     assert dom_id(saved("no number")) == "rooms-note-no_20_number"
+
+
+def test_composite_key_is_one_when_it_has_all_its_parts():
+    for key in ((7, 3), ("007", "3")):
+        seat = Seat(room_id=key[0], number=key[1])
+        assert channel_name(seat) == "chat.seat-(7, 3)"
+        assert dom_id(seat) == "chat-seat-_28_7_2c__20_3_29_"
+    for unsaved in (Seat(room_id=7), Seat(number=3), Seat()):
+        for names in (channel_name, dom_id):
+            with pytest.raises(ValueError, match="has no primary key yet"):
+                names(unsaved)

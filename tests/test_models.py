@@ -29,7 +29,7 @@ from ds_broadcaster.rules import guarded, registered
 from ds_broadcaster.saves import unwatch, watch
 from ds_broadcaster.tabs import serving
 from tests.chat import models as module
-from tests.chat.models import Article, Job, Letter, LoudMessage, Message, Reply, Room, Silent
+from tests.chat.models import Article, Job, Letter, LoudMessage, Message, Reply, Room, Seat, Silent
 from tests.chat.recording import record
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -448,6 +448,22 @@ def test_joins_cost_one_query_for_a_whole_transaction(sent, room, django_assert_
     ]
     with django_assert_num_queries(2):
         Reply.objects.create(message_id=message.pk, text="")
+
+
+def test_object_with_a_key_of_two_parts_is_broadcast_by_the_same_rules(sent, room):
+    element = f"chat-seat-_28_{room.pk}_2c__20_3_29_"
+    Seat.objects.create(room=room, number="3")
+    (created,) = sent.take()
+    assert (created.channel, created.html) == (f"chat.room-{room.pk}", f'<p id="{element}">lobby: 3 </p>')
+    assert created.selector == f"#seats:not(:has(#{element}))"
+    with transaction.atomic():
+        for name in ("ann", "bob"):
+            seat = Seat.objects.get(room=room, number=3)
+            seat.taken_by = name
+            seat.save()
+    assert sent.texts() == ["lobby: 3 bob"]
+    Seat.objects.all().delete()
+    assert [event.selector for event in sent.take()] == [f"#{element}"]
 
 
 def test_object_that_is_gone_before_it_is_fetched_is_skipped(sent, room, errors):

@@ -9,7 +9,7 @@ from django.db import connection, transaction
 from django.db.models import F
 
 from ds_broadcaster import broadcast_saved, suppress_broadcasts
-from tests.chat.models import Article, Job, Letter, LoudMessage, Message, Note, Room
+from tests.chat.models import Article, Job, Letter, LoudMessage, Message, Note, Room, Seat
 from tests.chat.recording import record
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -225,6 +225,11 @@ def test_it_waits_for_the_commit_and_merges(sent, room):
         broadcast_saved(message)
         transaction.set_rollback(True)
     assert sent.take() == []
+
+
+def test_key_of_which_a_part_is_missing_is_none(room):
+    with pytest.raises(ValueError, match="has no primary key"):
+        broadcast_saved(Seat(room=room))
 
 
 def test_update_that_is_then_called_created_is_sent_as_both(sent, room):

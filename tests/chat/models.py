@@ -7,6 +7,7 @@ from django.db import models
 from django.db.models.functions import Upper
 
 from ds_broadcaster import BroadcastOnSave
+from ds_broadcaster.ids import dom_id
 
 
 class Room(models.Model):
@@ -115,6 +116,27 @@ class Job(BroadcastOnSave):
             return default()
         answer = self.says[what]
         return answer(self) if callable(answer) else answer
+
+
+class Seat(BroadcastOnSave):
+    """Its key is made of two."""
+
+    pk = models.CompositePrimaryKey("room_id", "number")
+    room = models.ForeignKey(Room, models.CASCADE)
+    number = models.IntegerField()
+    taken_by = models.CharField(max_length=20, default="")
+
+    broadcast_target = "#seats"
+    broadcast_select_related = ("room",)
+
+    def __str__(self):
+        return f"{self.number} {self.taken_by}"
+
+    def broadcast_channel(self):
+        return self.room
+
+    def render_broadcast(self):
+        return f'<p id="{dom_id(self)}">{self.room}: {self}</p>'
 
 
 class Silent(BroadcastOnSave):
