@@ -166,7 +166,7 @@ def merged(changes: Sequence[Change]) -> list[Change]:
     left: dict[tuple[Any, ...], Change] = {}
     removed = set()
     for change in changes:
-        element = (change.instance._meta.concrete_model, str(key_of(change.instance)))
+        element = (change.using, change.instance._meta.concrete_model, str(key_of(change.instance)))
         before = left.get(element)
         if change.kind is DELETED:
             left.pop(element, None)

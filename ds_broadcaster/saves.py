@@ -81,7 +81,7 @@ def broadcast_saved(objects: Model | Iterable[Model], *, created: bool | None = 
     `objects` is an instance, an iterable or a QuerySet. With `created` they are sent as created, with
     `created=False` as updated. Without it, what was loaded or saved in this process before is updated, and the rest
     is created; objects of a bound model of which neither is known are sent as updated and, where a page does not
-    show them, as created.
+    show them, as created. They are merged and sent in one go, after the commit where there is a transaction.
 
     Raises ValueError for objects without a primary key and TypeError for those whose model is not broadcast.
     """
@@ -89,6 +89,7 @@ def broadcast_saved(objects: Model | Iterable[Model], *, created: bool | None = 
     found = [(_checked(each), each) for each in given]
     if created is None and isinstance(objects, QuerySet):
         created = False
+    due = []
     for rules, instance in found:
         if created is not None:
             kind = CREATED if created else UPDATED
@@ -101,9 +102,10 @@ def broadcast_saved(objects: Model | Iterable[Model], *, created: bool | None = 
             continue
         using = router.db_for_write(type(instance), instance=instance)
         try:
-            _announce(rules, instance, using, kind, values_of(rules, instance) if rules.fields else None)
+            due += _noted(rules, instance, using, kind, values_of(rules, instance) if rules.fields else None)
         except Exception:
             log_failure(rules, instance, kind)
+    flush(due)
 
 
 def _checked(instance: Any) -> Rules:
@@ -182,7 +184,7 @@ def _saved(
             if values:
                 _note(instance, values, using)
             return
-        _announce(rules, instance, using, kind, values)
+        flush(_noted(rules, instance, using, kind, values))
     except Exception:
         log_failure(rules, instance, kind)
 
@@ -199,19 +201,20 @@ def _deleting(sender: type[Model], instance: Model, using: str, **kwargs: Any) -
     try:
         if not is_silenced(sender):
             # Now, as afterwards neither the object nor what belongs to it can be asked.
-            _announce(rules, instance, using, DELETED, None, channels_of(rules.channel(instance)))
+            flush(_noted(rules, instance, using, DELETED, None, channels_of(rules.channel(instance))))
     except Exception:
         log_failure(rules, instance, DELETED)
 
 
-def _announce(
+def _noted(
     rules: Rules,
     instance: Model,
     using: str,
     kind: str,
     values: dict[str, Any] | None,
     channels: tuple[str, ...] = (),
-) -> None:
+) -> list[Change]:
+    """Have a change wait for its commit; return it where there is none to wait for."""
     connection = transaction.get_connection(using)
     change = Change(rules, instance, using, kind, channels)
     if connection.in_atomic_block:
@@ -220,8 +223,8 @@ def _announce(
             doubt(instance, values)
             change.news = (instance, values)
         change.wait(connection)
-        return
+        return []
     # In autocommit mode it is saved. Where the project ends its transactions by hand, on_commit() would raise.
     if values:
         remember(instance, values)
-    flush([change])
+    return [change]

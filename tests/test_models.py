@@ -24,7 +24,7 @@ from django.utils import timezone, translation
 from django.utils.translation import gettext_lazy
 from pydantic import BaseModel
 
-from ds_broadcaster import BroadcastOnSave, BrokerUnavailable, EventTooLarge
+from ds_broadcaster import BroadcastOnSave, BrokerUnavailable, EventTooLarge, broadcast_saved, changes
 from ds_broadcaster.rules import guarded, registered
 from ds_broadcaster.saves import unwatch, watch
 from ds_broadcaster.tabs import serving
@@ -448,6 +448,19 @@ def test_joins_cost_one_query_for_a_whole_transaction(sent, room, django_assert_
     ]
     with django_assert_num_queries(2):
         Reply.objects.create(message_id=message.pk, text="")
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_what_is_fetched_comes_in_portions_that_every_database_takes(
+    sent, room, monkeypatch, django_assert_num_queries, size
+):
+    message = Message.objects.create(room=room, text="m")
+    replies = Reply.objects.bulk_create([Reply(message=message, text=str(number)) for number in range(5)])
+    sent.take()
+    monkeypatch.setattr(changes, "FETCHED", size)
+    with django_assert_num_queries(-(-5 // size)):
+        broadcast_saved(replies)
+    assert sent.texts() == [f"lobby: {number}" for number in range(5) for _ in range(2)]
 
 
 def test_object_with_a_key_of_two_parts_is_broadcast_by_the_same_rules(sent, room):

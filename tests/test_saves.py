@@ -8,8 +8,8 @@ from django.contrib.auth.models import Group
 from django.db import connection, transaction
 from django.db.models import F
 
-from ds_broadcaster import broadcast_saved, suppress_broadcasts
-from tests.chat.models import Article, Job, Letter, LoudMessage, Message, Note, Room, Seat
+from ds_broadcaster import BrokerUnavailable, broadcast_saved, saves, suppress_broadcasts
+from tests.chat.models import Article, Job, Letter, LoudMessage, Message, Note, Reply, Room, Seat
 from tests.chat.recording import record
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -225,6 +225,34 @@ def test_it_waits_for_the_commit_and_merges(sent, room):
         broadcast_saved(message)
         transaction.set_rollback(True)
     assert sent.take() == []
+
+
+def test_outside_of_transactions_all_are_sent_in_one_go(sent, room, monkeypatch, django_assert_num_queries):
+    message = Message.objects.create(room=room, text="m")
+    replies = Reply.objects.bulk_create([Reply(message=message, text=str(number)) for number in range(10)])
+    sent.take()
+    flushes = []
+    flush = saves.flush
+    monkeypatch.setattr(saves, "flush", lambda due: flushes.append(len(due)) or flush(due))
+    with django_assert_num_queries(1):
+        broadcast_saved([*replies, message])
+    assert flushes == [11]
+    assert sent.texts()[-1] == "m 0 Yes"
+    sent.fails = BrokerUnavailable("down")
+    sent.attempts = 0
+    broadcast_saved(replies)
+    assert sent.attempts == 1
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "archive"])
+def test_objects_of_two_databases_with_one_key_are_two(sent):
+    messages = []
+    for alias in ("default", "archive"):
+        room = Room.objects.using(alias).create(pk=70, name=alias)
+        messages.append(Message.objects.using(alias).create(pk=7, room=room, text=alias))
+    sent.take()
+    broadcast_saved(messages)
+    assert sent.texts() == ["default 0 Yes", "archive 0 Yes"]
 
 
 def test_key_of_which_a_part_is_missing_is_none(room):
