@@ -133,20 +133,28 @@ def name_of(class_name: str) -> str:
     return _WORD_BEGINS.sub("-", class_name).lower()
 
 
-def late_view(cls: Any) -> Callable[..., Any]:
-    """Return a view function that asks the class for its own at the first request: its decorators come later."""
-    made: list[Callable[..., Any]] = []
+class LateView:
+    """A view function that asks the class for its own when somebody needs it: its decorators come later."""
 
-    def view(request: Any, *args: Any, **kwargs: Any) -> Any:
-        if not made:
-            made.append(cls.as_view())
-        return made[0](request, *args, **kwargs)
+    def __init__(self, cls: Any) -> None:
+        self.view_class = cls
+        self.view_initkwargs: dict[str, Any] = {}
+        self.__doc__, self.__module__, self.__qualname__ = cls.__doc__, cls.__module__, cls.__qualname__
+        self._made: list[Callable[..., Any]] = []
 
-    view.view_class = cls  # type: ignore[attr-defined]
-    view.view_initkwargs = {}  # type: ignore[attr-defined]
-    view.login_required = False  # type: ignore[attr-defined]
-    view.__doc__, view.__module__, view.__qualname__ = cls.__doc__, cls.__module__, cls.__qualname__
-    return view
+    def __call__(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._view()(request, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what decorators left on the function, which Django and middleware look for before they call it."""
+        if "_made" not in vars(self):  # A copy that is being made.
+            raise AttributeError(name)
+        return getattr(self._view(), name)
+
+    def _view(self) -> Callable[..., Any]:
+        if not self._made:
+            self._made.append(self.view_class.as_view())
+        return self._made[0]
 
 
 # The one table of a process.

@@ -24,7 +24,7 @@ from .ids import channel_names
 from .incoming import BadSignals, signals_of
 from .rechecks import TROUBLE
 from .refusal import REFUSALS, is_from_datastar, is_logged_in, login_is_required, refusal
-from .routes import Route, late_view, name_of, routes
+from .routes import LateView, Route, name_of, routes
 from .sse import Fragment
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class ChannelViewType(ABCMeta):
         if namespace.get("url_path") is not None and not (namespace.get("abstract", False) or isabstract(cls)):
             url_name = namespace.get("url_name") or name_of(name)
             place = f"{cls.__module__}.{cls.__qualname__}"
-            routes.add(Route(url_name, namespace["url_path"], place, late_view(cls)))
+            routes.add(Route(url_name, namespace["url_path"], place, LateView(cls)))
 
 
 class _NoRequest:

@@ -1,6 +1,7 @@
 """The routes table: what is served where, whatever the order of imports, and what clashes are called."""
 
 import abc
+import copy
 import itertools
 import random
 import re
@@ -14,10 +15,12 @@ from types import ModuleType
 import pytest
 from django.conf.urls.i18n import i18n_patterns
 from django.core.exceptions import ImproperlyConfigured
+from django.db import transaction
 from django.http import HttpResponse
 from django.test import Client, override_settings
 from django.urls import NoReverseMatch, clear_url_caches, include, path, register_converter, resolve, reverse
 from django.utils import translation
+from django.utils.decorators import method_decorator
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -193,6 +196,20 @@ def test_decorators_reach_a_class_that_is_defined_late(define):
     view = define("LateChannel", url_path="late/")
     view.dispatch = lambda self, request: HttpResponse("decorated")
     assert Client().get("/events/late/").content == b"decorated"
+
+
+def test_marks_that_decorators_leave_for_middleware_are_found_before_the_view_is_called(define):
+    def exempt(function):
+        function.login_exempt = True
+        return function
+
+    view = define("MarkedChannel", url_path="marked/")
+    method_decorator([transaction.non_atomic_requests, exempt], name="dispatch")(view)
+    served = resolve("/events/marked/").func
+    assert served._non_atomic_requests == {"default"}
+    assert served.login_exempt is copy.copy(served).login_exempt is True
+    assert not hasattr(served, "csrf_exempt")
+    assert (served.view_class, served.view_initkwargs) == (view, {})
 
 
 def test_every_way_to_include_the_urls_learns_of_a_late_class(define, urlconf):
