@@ -1,6 +1,7 @@
 """The contract on the brokers that ship, and on brokers that break it, which it must notice."""
 
 import asyncio
+from typing import ClassVar
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -12,8 +13,8 @@ from ds_broadcaster.brokers.postgres import PostgresBroker
 from ds_broadcaster.brokers.redis import RedisBroker
 from ds_broadcaster.conf import History
 from ds_broadcaster.testing import BrokerContract
-from tests.harness.postgres import PostgresServer
-from tests.harness.redis import RedisServer
+from tests.harness.postgres import any_postgres
+from tests.harness.redis import RedisCluster, RedisSentinel, any_redis
 
 
 class TestMemoryBroker(BrokerContract):
@@ -29,36 +30,91 @@ class TestMemoryBroker(BrokerContract):
 
 
 @pytest.fixture(scope="module")
-def redis_server():
-    with RedisServer() as server:
+def alone():
+    with any_redis() as server:
         yield server
 
 
-class TestRedisBroker(BrokerContract):
+@pytest.fixture(scope="module")
+def sentinel():
+    with RedisSentinel() as servers:
+        yield servers
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with RedisCluster() as servers:
+        yield servers
+
+
+class OverRedis(BrokerContract):
+    """Each test has a prefix of its own, which is as good as a server of its own."""
+
+    fixture: ClassVar[str]
+    options: ClassVar[dict[str, object]] = {}
+
     @pytest.fixture(autouse=True)
-    def _server(self, redis_server):
-        self.url = redis_server.url
-        self.brokers = []
-        redis_server.call("flushall")
+    def _brokers(self, request, channel):
+        self.server, self.prefix, self.brokers = request.getfixturevalue(self.fixture), channel, []
         yield
         for broker in self.brokers:
             broker.close()
 
     def make_broker(self, **history):
-        broker = RedisBroker(self.url, {}, History(**history))
+        broker = RedisBroker(self.location(), {"prefix": self.prefix, **self.options}, History(**history))
         self.brokers.append(broker)
         return broker
 
+    def location(self):
+        return self.server.url
+
+
+class TestRedisBroker(OverRedis):
+    fixture = "alone"
+
+    def interrupt(self):
+        self.server.cut()
+
+
+class TestRedisBrokerWithSentinel(OverRedis):
+    fixture = "sentinel"
+    options: ClassVar = {"sentinel": RedisSentinel.name, "replicas": 1}
+
+    def location(self):
+        return [f"redis://{host}:{port}" for host, port in self.server.addresses]
+
+    def interrupt(self):
+        self.server.primary.cut()
+
+
+class TestRedisBrokerOnCluster(OverRedis):
+    fixture = "cluster"
+    options: ClassVar = {"cluster": True}
+
+    def location(self):
+        return self.server.urls
+
+    def interrupt(self):
+        for node in self.server.nodes:
+            node.cut()
+
 
 @pytest.fixture(scope="module")
-def database():
-    with PostgresServer() as server:
-        yield server.database().migrate(INSTALLED_APPS=[*settings.INSTALLED_APPS, "ds_broadcaster.contrib.postgres"])
+def postgres():
+    """A server, and a database of it that has the tables."""
+    apps = [*settings.INSTALLED_APPS, "ds_broadcaster.contrib.postgres"]
+    with any_postgres() as server:
+        database = server.database().migrate(INSTALLED_APPS=apps)
+        try:
+            yield server, database
+        finally:
+            server.drop(database)
 
 
 class TestPostgresBroker(BrokerContract):
     @pytest.fixture(autouse=True)
-    def _database(self, database, settings, django_db_blocker):
+    def _database(self, postgres, settings, django_db_blocker):
+        self.server, database = postgres
         settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "ds_broadcaster.contrib.postgres"]
         tables = ("event", "floor", "state", "process", "holding")
         database.call("TRUNCATE " + ", ".join(f"ds_broadcaster_{name}" for name in tables))
@@ -74,3 +130,6 @@ class TestPostgresBroker(BrokerContract):
         broker = PostgresBroker("events", {}, History(**history))
         self.brokers.append(broker)
         return broker
+
+    def interrupt(self):
+        self.server.cut()

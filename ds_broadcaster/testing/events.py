@@ -1,12 +1,13 @@
 """The contract, first part: events, their order and history, and commands."""
 
 import asyncio
+import time
 
 from ..brokers import EVERYWHERE, Command
 from ..exceptions import Gap
 from ..ids import parse_id
 from .cluster import Cluster, apart
-from .ear import Ear
+from .ear import PATIENCE, Ear
 
 
 class EventsContract(Cluster):
@@ -81,6 +82,67 @@ class EventsContract(Cluster):
 
         self.run(test())
 
+    def test_odd_names_are_names(self) -> None:
+        """A channel is any string."""
+
+        async def test() -> None:
+            broker, ear = self.make_broker(), Ear()
+            broker.attach(ear)
+            names = ["a", "a ", "A", "ä", "\U0001f600 %s {} * ?", "-1", "x" * 5000, "half \ud800", "a:b", "a'b\"c"]
+            for name in names:
+                await broker.subscribe(ear, name)
+            given = {name: await self.apublish(broker, name) for name in names}
+            for name in names:
+                await ear.hears(name, given[name])
+                assert ear.sequences(name) == [given[name]]
+                assert [each for each, _ in await broker.read(name, given[name] - 1)] == [given[name]]
+
+        self.run(test())
+
+    def test_channel_is_carried_no_longer_than_wanted(self) -> None:
+        """A process is spared what none of its clients is to get."""
+
+        async def test() -> None:
+            broker, other, ear = self.make_broker(), self.make_broker(), Ear()
+            if not broker.is_shared:
+                return
+            broker.attach(ear)
+            await broker.subscribe(ear, "a")
+            await broker.subscribe(ear, "b")
+            await broker.unsubscribe(ear, "a")
+            unheard = await self.apublish(other, "a")
+            await ear.hears("b", await self.apublish(other, "b"))
+            assert unheard not in ear.sequences("a")
+            begin = await broker.subscribe(ear, "a")
+            assert begin >= unheard
+            await ear.hears("a", await self.apublish(other, "a"))
+
+        self.run(test())
+
+    def test_lost_connections_lose_and_double_nothing(self) -> None:
+        """What was published meanwhile comes in its place: events and commands, of all channels in one line."""
+
+        async def test() -> None:
+            broker, ear = self.make_broker(), Ear()
+            broker.attach(ear)
+            for channel in ("a", "b"):
+                await broker.subscribe(ear, channel)
+            given = []
+            for number in range(30):
+                if number % 10 == 5:
+                    await apart(self.interrupt)
+                if number == 15:
+                    await self.make_broker().acommand("a", Command("disconnect", 5))
+                given.append(await self.apublish(self.make_broker(), "ab"[number % 2]))
+            await ear.hears("b", given[-1])
+            assert [sequence for _, sequence, item in ear.heard if isinstance(item, bytes)] == given
+            sequences = [sequence for _, sequence, _ in ear.heard]
+            assert sequences == sorted(sequences)
+            [command] = [sequence for _, sequence, item in ear.heard if item == Command("disconnect", 5)]
+            assert given[14] < command < given[15]
+
+        self.run(test())
+
     # History.
 
     def test_history_is_read_from_a_cursor_on_in_every_process(self) -> None:
@@ -103,6 +165,32 @@ class EventsContract(Cluster):
         except Gap:
             return
         raise AssertionError("read() before the history must raise Gap.")
+
+    def test_history_is_bounded_in_bytes(self) -> None:
+        """Large events are kept for a shorter time than small ones."""
+        broker = self.make_broker(max_bytes=10_000)
+        given = [self.publish(broker, "a", b"x" * 3000 + b"\n\n") for _ in range(5)]
+        epoch = self.epoch_of(broker)
+        assert broker.locate(["a"], f"{epoch}-{given[3]}").gaps == frozenset()
+        assert broker.locate(["a"], f"{epoch}-{given[0]}").gaps == {"a"}
+
+    def test_history_is_bounded_in_time(self) -> None:
+        """What is older than max_age is no longer shown to whoever returns, also where nothing else happens."""
+        broker = self.make_broker(max_age=0.3)
+        first = self.publish(broker, "a")
+        before = f"{self.epoch_of(broker)}-{first - 1}"
+        assert broker.locate(["a"], before).gaps == frozenset()
+        deadline = time.monotonic() + PATIENCE
+        while not broker.locate(["a"], before).gaps:
+            assert time.monotonic() < deadline, "What is too old is still there."
+            time.sleep(0.05)
+        try:
+            self.run(broker.read("a", first - 1))
+        except Gap:
+            # Nothing happened since, so whoever has it misses nothing.
+            assert broker.locate(["a"], f"{self.epoch_of(broker)}-{first}").gaps == frozenset()
+            return
+        raise AssertionError("read() of what is too old must raise Gap.")
 
     def test_foreign_ids_are_gaps_and_no_id_is_now(self) -> None:
         """Whatever a client sends in last-event-id: never an error, never somebody else's place."""
