@@ -58,7 +58,7 @@ class Ear:
 
     async def reaches(self, sequence: int) -> None:
         """Wait until everything up to this sequence was said to be heard; raises AssertionError when it is not."""
-        await self._until(lambda: self.reached_to >= sequence, f"Nothing was said of {sequence}")
+        await self.until(lambda: self.reached_to >= sequence, f"Nothing was said of {sequence}")
 
     def becomes(self, channel: str, *users: Any) -> list[Change]:
         """Have these users on a channel, each as often as they are named; return what a hub tells of that."""
@@ -73,11 +73,13 @@ class Ear:
 
     async def hears(self, channel: str, sequence: int) -> None:
         """Wait until this sequence has come; raises AssertionError when it does not."""
-        await self._until(lambda: sequence in self.sequences(channel), f"{sequence} on {channel!r} did not arrive")
+        await self.until(lambda: sequence in self.sequences(channel), f"{sequence} on {channel!r} did not arrive")
 
-    async def _until(self, condition: Callable[[], bool], complaint: str) -> None:
+    async def until(self, condition: Callable[[], object], complaint: str) -> None:
+        """Wait until something that it hears makes a condition true; raises AssertionError when nothing does."""
+
         def wait() -> bool:
             with self._more:
-                return self._more.wait_for(condition, PATIENCE)
+                return bool(self._more.wait_for(condition, PATIENCE))
 
         assert await asyncio.to_thread(wait), f"{complaint} within {PATIENCE} s; there was {self.heard}."

@@ -28,8 +28,8 @@ logger = logging.getLogger("ds_broadcaster")
 # Seconds between two sweeps of a process, and channels that one lets go of at the most.
 SWEEP_INTERVAL = 30
 SWEPT = 100
-# Milliseconds that replicas may take to confirm an event.
-REPLICAS_WAIT = 900
+# Milliseconds that replicas may take to confirm an event: less than the server has for its answer.
+REPLICAS_WAIT = 600
 
 
 class RedisBroker(Broker):

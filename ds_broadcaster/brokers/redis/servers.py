@@ -74,6 +74,8 @@ class Servers:
             self._use_cluster(parsed)
         else:
             self._url = urls[0]
+            if "path" in parsed[0]:
+                del self._options["socket_keepalive"]
             pool = redis.BlockingConnectionPool.from_url(
                 self._url, max_connections=CONNECTIONS, timeout=TIMEOUT, retry=_once(), **self._options
             )
