@@ -25,7 +25,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
             messages.append(Warning(problem.message, hint=problem.hint, id="ds_broadcaster.W001"))
     if not any(isinstance(each, Error) for each in messages):
         try:
-            create_broker(get_settings())
+            messages += create_broker(get_settings()).check()
         except ImproperlyConfigured as error:
             hint = f'Write for example DS_BROADCASTER_BROKER = {{"BACKEND": "{MEMORY_BROKER}"}}.'
             messages.append(Error(str(error), hint=hint, id="ds_broadcaster.E002"))

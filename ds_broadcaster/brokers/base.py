@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from django.core.checks import CheckMessage
+
 from ..conf import History
 from ..ids import parse_id
 
@@ -227,6 +229,10 @@ class Broker(ABC):
 
     def shares(self) -> list[Share]:
         """Return what each process holds, in all of them."""
+        return []
+
+    def check(self) -> list[CheckMessage]:
+        """Return what `manage.py check` says about how this broker is set up; asks nobody over a network."""
         return []
 
     def close(self) -> None:  # noqa: B027

@@ -3,12 +3,16 @@
 import asyncio
 import contextlib
 import logging
+import os
+import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.apps import apps
+from django.core.checks import CheckMessage, Warning
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, InterfaceError, OperationalError, connections
 
@@ -21,7 +25,7 @@ from ..packing import decoded, encoded, pack_command, unpack_command, unpack_use
 from . import statements
 from .listener import Listener
 from .roster import share
-from .session import Session
+from .session import TIMEOUT, Session
 
 logger = logging.getLogger("ds_broadcaster")
 
@@ -79,11 +83,12 @@ class PostgresBroker(Broker):
         with _asking():
             connection = connections[self._alias]
             with connection.cursor() as cursor:
-                if connection.get_autocommit():
+                if not connection.get_autocommit():
+                    cursor.execute(statements.PUBLISH_LATER, values)
+                    return None
+                with _bounded(connection.connection):
                     cursor.execute(statements.PUBLISH, values)
-                    return int(cursor.fetchone()[0])
-                cursor.execute(statements.PUBLISH_LATER, values)
-        return None
+                return int(cursor.fetchone()[0])
 
     async def commands(self, channel: str, after: int) -> list[Command]:
         keys = [statements.key_of(channel), statements.key_of(EVERYWHERE)]
@@ -166,6 +171,18 @@ class PostgresBroker(Broker):
                 cursor = await connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (statements.TRIM_LOCK,))
                 if (await cursor.fetchone())[0]:
                     await connection.execute(statements.TRIM, self._limits)
+
+    def check(self) -> list[CheckMessage]:
+        options = connections.settings[self._alias].get("OPTIONS", {})
+        if "connect_timeout" in options:
+            return []
+        return [
+            Warning(
+                f"broadcast() may wait for minutes while the server of DATABASES[{self._alias!r}] cannot be reached.",
+                hint='Write "OPTIONS": {"connect_timeout": 2} there.',
+                id="ds_broadcaster.W003",
+            )
+        ]
 
     def close(self) -> None:
         for receiver in list(self._listeners):
@@ -256,6 +273,22 @@ def _asking() -> Iterator[None]:
         yield
     except (OperationalError, InterfaceError) as error:
         raise BrokerUnavailable(f"PostgreSQL could not be asked: {error}") from error
+
+
+@contextlib.contextmanager
+def _bounded(connection: Any) -> Iterator[None]:
+    """End a connection whose server is silent for too long; psycopg would wait for as long as the socket is open."""
+    waiting = threading.Timer(TIMEOUT, _end, [connection.fileno()])
+    waiting.start()
+    try:
+        yield
+    finally:
+        waiting.cancel()
+
+
+def _end(number: int) -> None:
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as ending:
+        ending.shutdown(socket.SHUT_RDWR)
 
 
 def _checked_alias(argument: str, alias: Any) -> str:
