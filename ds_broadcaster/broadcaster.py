@@ -1,22 +1,27 @@
 """The object behind `broadcast`: every verb of the product."""
 
 import asyncio
+import logging
 import os
 import threading
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
+from django.core.exceptions import SynchronousOnlyOperation
 from django.http import HttpRequest, HttpResponseBase
 
 from .brokers import EVERYWHERE, Broker, Command, Share, create_broker
 from .channel import AttendanceHook, PresenceCallback
 from .conf import get_settings
+from .exceptions import BrokerUnavailable
 from .grant import (
     SnapshotCallback,
     auser_id_of,
-    check_asgi,
+    broker_is_away,
     check_callback,
+    checked_channels,
     come_back,
     is_recheck,
     last_id_of,
@@ -26,13 +31,19 @@ from .grant import (
     user_pk,
 )
 from .hub import Hub
-from .ids import channel_name, channel_names
+from .ids import channel_name
 from .opening import SCOPE_KEY, Opening
 from .response import BroadcastResponse, Stream
 from .sending import Sender
 
 if TYPE_CHECKING:
     from .sending import ChannelLike
+
+
+logger = logging.getLogger("ds_broadcaster")
+
+# Seconds for which pages do not ask for a broker that was away.
+AWAY = 5.0
 
 
 class Broadcaster(Sender):
@@ -47,6 +58,7 @@ class Broadcaster(Sender):
         self._created_broker: Broker | None = None
         self._hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
         self._declared: dict[str, PresenceCallback | None] = {}
+        self._away_until = 0.0
         os.register_at_fork(after_in_child=self._forget)
 
     def cursor(self) -> str:
@@ -60,6 +72,35 @@ class Broadcaster(Sender):
     async def acursor(self) -> str:
         """See cursor()."""
         return await self._broker.acursor()
+
+    def page_cursor(self) -> str | None:
+        """Return the id of now for a page, None while the broker is away.
+
+        A page is worth more than what happens before its stream opens: it waits for the broker once, and the next ones
+        for some seconds not at all.
+        """
+        if time.monotonic() < self._away_until:
+            return None
+        try:
+            return self.cursor()
+        except BrokerUnavailable:
+            self._away_until = time.monotonic() + AWAY
+        except SynchronousOnlyOperation:
+            logger.warning(
+                "A page was rendered in an async view, where the broker cannot be asked: it may miss what happens "
+                "before its stream opens. Add ds_broadcaster.middleware.BroadcasterMiddleware."
+            )
+        return None
+
+    async def apage_cursor(self) -> str | None:
+        """See page_cursor()."""
+        if time.monotonic() < self._away_until:
+            return None
+        try:
+            return await self.acursor()
+        except BrokerUnavailable:
+            self._away_until = time.monotonic() + AWAY
+        return None
 
     # Channels and users.
 
@@ -126,7 +167,8 @@ class Broadcaster(Sender):
         the channel. `snapshot_callback(request, channel)` renders the current state, for a client that returns
         after longer than the history goes back. Both return HTML, signals, or a tuple of the two.
 
-        Raises ImproperlyConfigured under WSGI.
+        While the broker is away the answer is 503, with which a client tries again. Raises ImproperlyConfigured
+        under WSGI.
         """
         return self.grant(channel, request, presence_callback=presence_callback, snapshot_callback=snapshot_callback)
 
@@ -139,11 +181,14 @@ class Broadcaster(Sender):
         snapshot_callback: SnapshotCallback | None = None,
     ) -> HttpResponseBase:
         """See connect(), for async views; the callbacks are plain functions all the same."""
-        names = _checked(channel, request, presence_callback, snapshot_callback)
+        names = checked_channels(channel, request, presence_callback, snapshot_callback)
         if self.is_closing():
             return come_back()
-        opening = opening_of(names, await self._broker.alocate(names, last_id_of(request)), request)
-        opening = opening._replace(presence_callback=presence_callback)
+        try:
+            place = await self._broker.alocate(names, last_id_of(request))
+        except BrokerUnavailable as error:
+            return broker_is_away(names, error)
+        opening = opening_of(names, place, request)._replace(presence_callback=presence_callback)
         user_id = await auser_id_of(request)
         snapshot = b""
         if opening.gaps and snapshot_callback is not None and not is_recheck(request):
@@ -161,10 +206,14 @@ class Broadcaster(Sender):
         recheck_interval: float | None = None,
     ) -> HttpResponseBase:
         """See connect(); takes what a channel view may say beside it."""
-        names = _checked(channel, request, presence_callback, snapshot_callback)
+        names = checked_channels(channel, request, presence_callback, snapshot_callback)
         if self.is_closing():
             return come_back()
-        opening = opening_of(names, self._broker.locate(names, last_id_of(request)), request)._replace(
+        try:
+            place = self._broker.locate(names, last_id_of(request))
+        except BrokerUnavailable as error:
+            return broker_is_away(names, error)
+        opening = opening_of(names, place, request)._replace(
             user_id=user_id_of(request),
             presence_callback=presence_callback,
             attendance_hook=attendance_hook,
@@ -236,19 +285,6 @@ class Broadcaster(Sender):
         self._created_broker = None
         self._hubs = {}
         self._declared = {}
-
-
-def _checked(
-    channel: "ChannelLike | Sequence[ChannelLike]",
-    request: HttpRequest,
-    presence_callback: PresenceCallback | None,
-    snapshot_callback: SnapshotCallback | None,
-) -> tuple[str, ...]:
-    """Return the names of the channels; raises for what connect() cannot work with."""
-    check_asgi(request)
-    check_callback("presence_callback", presence_callback)
-    check_callback("snapshot_callback", snapshot_callback)
-    return channel_names(channel)
 
 
 broadcast = Broadcaster()

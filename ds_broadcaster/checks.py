@@ -1,6 +1,5 @@
 """System checks: what `manage.py check` says about a project."""
 
-import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ from django.core.checks import CheckMessage, Error, Info, Warning
 from django.core.exceptions import ImproperlyConfigured
 
 from .brokers import create_broker
+from .brokers.memory import WHAT_TO_SET
 from .conf import get_settings, problems
+from .servers import worker_count
 
 MEMORY_BROKER = "ds_broadcaster.brokers.memory.MemoryBroker"
 
@@ -60,8 +61,8 @@ def check_asgi(**kwargs: Any) -> list[CheckMessage]:
 
 def check_workers(**kwargs: Any) -> list[CheckMessage]:
     """Warn where several worker processes are configured and the broker reaches only one."""
-    workers = os.environ.get("WEB_CONCURRENCY", "")
-    if not (workers.isdigit() and int(workers) > 1):
+    workers = worker_count()
+    if workers <= 1:
         return []
     try:
         if get_settings().broker.BACKEND != MEMORY_BROKER:
@@ -70,9 +71,9 @@ def check_workers(**kwargs: Any) -> list[CheckMessage]:
         return []
     return [
         Warning(
-            f"WEB_CONCURRENCY={workers} starts {workers} processes, and the memory broker reaches only the clients "
-            "of the process that sends.",
-            hint="Run one worker process.",
+            f"There are to be {workers} worker processes (WEB_CONCURRENCY, or --workers), and the memory broker "
+            "reaches only the clients of the process that sends.",
+            hint=f"{WHAT_TO_SET} Or run one worker.",
             id="ds_broadcaster.W002",
         )
     ]

@@ -11,7 +11,6 @@ from django.utils.html import escape, format_html
 from django.utils.safestring import SafeString, mark_safe
 
 from .broadcaster import broadcast
-from .exceptions import BrokerUnavailable
 from .grant import CURSOR_PARAMETER, ELEMENT_PARAMETER
 from .middleware import CURSOR_ATTRIBUTE
 from .tabs import TAB
@@ -76,17 +75,9 @@ def stream_url(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], current
 
 
 def page_cursor(request: Any) -> str | None:
-    """Return the id of the moment at which the request came in, where the middleware noted it, or that of now.
-
-    None while the broker is away: a page is worth more than what happens before its stream opens.
-    """
+    """Return the id of the moment at which the request came in, where the middleware noted it, or that of now."""
     noted: str | None = getattr(request, CURSOR_ATTRIBUTE, None)
-    if noted is not None:
-        return noted
-    try:
-        return broadcast.cursor()
-    except BrokerUnavailable:
-        return None
+    return broadcast.page_cursor() if noted is None else noted
 
 
 def nonce_of(request: Any, told: Any = None) -> str:

@@ -1,5 +1,6 @@
 """Who gets what: the arguments of connect() and disconnect(), and where a granted stream begins."""
 
+import logging
 import re
 from collections.abc import Callable
 from inspect import iscoroutinefunction
@@ -10,9 +11,14 @@ from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperatio
 from django.http import HttpRequest, HttpResponse
 
 from .brokers import Place
+from .channel import PresenceCallback
+from .exceptions import BrokerUnavailable
+from .ids import channel_names
 from .opening import RECHECK_KEY, Opening
 from .sse import Fragment, encode_fragment
 from .tabs import tab_of
+
+logger = logging.getLogger("ds_broadcaster")
 
 SnapshotCallback = Callable[[HttpRequest, str], Fragment]
 
@@ -41,6 +47,19 @@ def check_callback(argument: str, callback: Any) -> None:
         raise TypeError(f"{argument} must be a function, not {type(callback).__name__} ({callback!r}).")
     if iscoroutinefunction(callback) or iscoroutinefunction(getattr(callback, "__call__", None)):  # noqa: B004
         raise TypeError(f"{argument} must be a plain function: write `def`, not `async def`. It may use the ORM.")
+
+
+def checked_channels(
+    channel: Any,
+    request: HttpRequest,
+    presence_callback: PresenceCallback | None,
+    snapshot_callback: SnapshotCallback | None,
+) -> tuple[str, ...]:
+    """Return the names of the channels; raises for what connect() cannot work with."""
+    check_asgi(request)
+    check_callback("presence_callback", presence_callback)
+    check_callback("snapshot_callback", snapshot_callback)
+    return channel_names(channel)
 
 
 def last_id_of(request: HttpRequest) -> str | None:
@@ -113,3 +132,9 @@ def user_pk(user_id: Any) -> Any:
 def come_back() -> HttpResponse:
     """Return the answer of a server that is about to stop."""
     return HttpResponse("The server is about to stop.", status=503, headers={"Connection": "close", "Retry-After": "1"})
+
+
+def broker_is_away(channels: tuple[str, ...], error: BrokerUnavailable) -> HttpResponse:
+    """Return the answer of a server that cannot open streams for a while."""
+    logger.warning("A stream of %s could not be granted: %s", ", ".join(channels), error)
+    return HttpResponse("Streams cannot be opened now.", status=503, headers={"Retry-After": "1"})

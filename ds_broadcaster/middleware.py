@@ -1,6 +1,5 @@
 """Optional middleware: lets model broadcasts leave out the tab that made the change, and pages know when they began."""
 
-import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,7 +8,6 @@ from django.http import HttpRequest, HttpResponseBase
 from django.utils.decorators import sync_and_async_middleware
 
 from .broadcaster import broadcast
-from .exceptions import BrokerUnavailable
 from .grant import ELEMENT_PARAMETER
 from .refusal import refusal
 from .tabs import serving
@@ -32,14 +30,16 @@ def BroadcasterMiddleware(get_response: Callable[[HttpRequest], Any]) -> Callabl
         respond: Callable[[HttpRequest], Awaitable[HttpResponseBase]] = get_response
 
         async def amiddleware(request: HttpRequest) -> HttpResponseBase:
-            _note(request)
+            if _is_for_page(request):
+                setattr(request, CURSOR_ATTRIBUTE, await broadcast.apage_cursor())
             with serving(request):
                 return _for_client(request, await respond(request))
 
         return amiddleware
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
-        _note(request)
+        if _is_for_page(request):
+            setattr(request, CURSOR_ATTRIBUTE, broadcast.page_cursor())
         with serving(request):
             return _for_client(request, get_response(request))
 
@@ -56,8 +56,6 @@ def _for_client(request: HttpRequest, response: HttpResponseBase) -> HttpRespons
     return response
 
 
-def _note(request: HttpRequest) -> None:
-    # Pages only: a broker in another process is asked for it over the network.
-    if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
-        with contextlib.suppress(BrokerUnavailable):
-            setattr(request, CURSOR_ATTRIBUTE, broadcast.cursor())
+def _is_for_page(request: HttpRequest) -> bool:
+    # A broker in another process is asked for it over the network.
+    return request.method == "GET" and "text/html" in request.headers.get("accept", "")

@@ -8,6 +8,8 @@ it touches, so that another version of a server costs a feature and not a failur
 import asyncio
 import contextlib
 import gc
+import os
+import re
 import signal
 import socket
 import sys
@@ -34,6 +36,19 @@ USER_TIMEOUT = 8
 # Seconds in which a server tells of a transport that the hub closed. uvicorn does not, when there is a further request
 # behind the one that the stream answers; a stream that returned earlier would be an error in its log.
 SERVER_REPORTS = 0.3
+
+
+_WORKERS = re.compile(r"(?:^|\s)(?:--workers[= ]|-w[= ]?)(\d+)")
+
+
+def worker_count() -> int:
+    """Return how many worker processes the server of this one was told to run, 1 where nobody says so.
+
+    uvicorn, gunicorn, hypercorn and granian all take `--workers`, and a worker has the arguments of its parent.
+    """
+    told = _WORKERS.search(" ".join(sys.argv[1:]))
+    number = told[1] if told is not None else os.environ.get("WEB_CONCURRENCY", "")
+    return int(number) if number.isdigit() else 1
 
 
 def _owner(function: Any) -> Any:

@@ -12,6 +12,7 @@ from django.test import AsyncClient, Client, RequestFactory
 from django.urls import path
 
 from ds_broadcaster import BrokerUnavailable, broadcast, middleware
+from ds_broadcaster.broadcaster import Broadcaster
 from ds_broadcaster.middleware import CURSOR_ATTRIBUTE, BroadcasterMiddleware
 from ds_broadcaster.tabs import TAB, current_tab
 from tests.settings import MIDDLEWARE
@@ -150,8 +151,15 @@ def test_page_is_served_while_the_broker_is_away(monkeypatch):
     def cursor():
         raise BrokerUnavailable
 
-    monkeypatch.setattr(middleware, "broadcast", SimpleNamespace(cursor=cursor))
+    broadcaster = Broadcaster()
+    monkeypatch.setattr(broadcaster, "cursor", cursor)
+    monkeypatch.setattr(middleware, "broadcast", broadcaster)
     assert page() is None
+    # The next pages do not wait for it either, for a while.
+    monkeypatch.setattr(broadcaster, "cursor", lambda: "now-1")
+    assert page() is None
+    broadcaster._away_until = 0
+    assert page() == "now-1"
 
 
 async def test_async_pages_know_it_too():

@@ -14,6 +14,7 @@ from django.core.handlers.asgi import ASGIHandler
 from ..conf import History
 from ..ids import format_id, new_epoch
 from ..log import Log
+from ..servers import worker_count
 from ..sse import with_id
 from .base import COMMANDS_KEPT, EVERYWHERE, Broker, Command, Place, Receiver, Share, sequence_of, share_of
 
@@ -21,6 +22,11 @@ logger = logging.getLogger("ds_broadcaster")
 
 # Over the cap the logs are cut to this share of it, so that cutting is not done again for each event.
 CUT_TO = 0.9
+
+WHAT_TO_SET = (
+    'For several processes set DS_BROADCASTER_BROKER to {"BACKEND": "ds_broadcaster.brokers.redis.RedisBroker", '
+    '"LOCATION": "redis://..."}, or to the PostgreSQL broker.'
+)
 
 
 class _Given(NamedTuple):
@@ -75,8 +81,9 @@ class MemoryBroker(Broker):
             self._warned = True
             logger.warning(
                 "Sent to channel %r, but this process serves no pages, and the memory broker reaches only clients "
-                "of its own process. This is said once.",
+                "of its own process. %s This is said once.",
                 channel,
+                WHAT_TO_SET,
             )
         for receiver in receivers:
             receiver.throttle()
@@ -151,6 +158,13 @@ class MemoryBroker(Broker):
                     self._forget(channel)
 
     def attach(self, receiver: Receiver) -> int:
+        if (workers := worker_count()) > 1:
+            logger.warning(
+                "This is one of %d worker processes, and the memory broker reaches only clients of the process that "
+                "sends: the others go without. %s Or run one worker.",
+                workers,
+                WHAT_TO_SET,
+            )
         with self._lock:
             # A new list, because publish() goes through the old one after it let go of the lock.
             self._receivers = [*self._receivers, receiver]

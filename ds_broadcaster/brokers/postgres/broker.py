@@ -3,18 +3,15 @@
 import asyncio
 import contextlib
 import logging
-import os
-import socket
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.core.checks import CheckMessage, Warning
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DEFAULT_DB_ALIAS, InterfaceError, OperationalError, connections
+from django.db import DEFAULT_DB_ALIAS, connections
 
 from ...conf import History
 from ...exceptions import BrokerUnavailable, Gap
@@ -25,7 +22,7 @@ from ..packing import decoded, encoded, pack_command, unpack_command, unpack_use
 from . import statements
 from .listener import Listener
 from .roster import share
-from .session import TIMEOUT, Session
+from .session import Session, asking, bounded
 
 logger = logging.getLogger("ds_broadcaster")
 
@@ -80,13 +77,13 @@ class PostgresBroker(Broker):
 
     def _publish(self, channel: str, verb: str, payload: bytes) -> int | None:
         values = (statements.key_of(channel), encoded(channel), verb, payload)
-        with _asking():
+        with asking():
             connection = connections[self._alias]
             with connection.cursor() as cursor:
                 if not connection.get_autocommit():
                     cursor.execute(statements.PUBLISH_LATER, values)
                     return None
-                with _bounded(connection.connection):
+                with bounded(connection.connection):
                     cursor.execute(statements.PUBLISH, values)
                 return int(cursor.fetchone()[0])
 
@@ -247,7 +244,7 @@ class PostgresBroker(Broker):
         return [receiver.process for receiver in list(self._listeners)]
 
     def _ask(self, statement: str, parameters: Any) -> list[Any]:
-        with _asking(), connections[self._alias].cursor() as cursor:
+        with asking(), connections[self._alias].cursor() as cursor:
             cursor.execute(statement, parameters)
             return cursor.fetchall() if cursor.description is not None else []
 
@@ -264,31 +261,6 @@ class PostgresBroker(Broker):
             yield session
         finally:
             await session.close()
-
-
-@contextlib.contextmanager
-def _asking() -> Iterator[None]:
-    """Raise BrokerUnavailable for what keeps the server from doing what it was asked to."""
-    try:
-        yield
-    except (OperationalError, InterfaceError) as error:
-        raise BrokerUnavailable(f"PostgreSQL could not be asked: {error}") from error
-
-
-@contextlib.contextmanager
-def _bounded(connection: Any) -> Iterator[None]:
-    """End a connection whose server is silent for too long; psycopg would wait for as long as the socket is open."""
-    waiting = threading.Timer(TIMEOUT, _end, [connection.fileno()])
-    waiting.start()
-    try:
-        yield
-    finally:
-        waiting.cancel()
-
-
-def _end(number: int) -> None:
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as ending:
-        ending.shutdown(socket.SHUT_RDWR)
 
 
 def _checked_alias(argument: str, alias: Any) -> str:

@@ -1,12 +1,15 @@
-"""Connections of a hub's own: Django's belong to threads, and a hub has none."""
+"""Asking the server: on Django's connections, which belong to threads, and on those of a hub, which has none."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import psycopg
-from django.db import connections
+from django.db import InterfaceError, OperationalError, connections
 
 from ...exceptions import BrokerUnavailable
 
@@ -25,6 +28,31 @@ async def connect(alias: str) -> psycopg.AsyncConnection[Any]:
         parameters.pop(name, None)
     # Behind a pooler the next statement may find itself on another server connection, without what was prepared.
     return await psycopg.AsyncConnection.connect(**parameters, autocommit=True, prepare_threshold=None)
+
+
+@contextlib.contextmanager
+def asking() -> Iterator[None]:
+    """Raise BrokerUnavailable for what keeps the server from doing what it was asked to."""
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        raise BrokerUnavailable(f"PostgreSQL could not be asked: {error}") from error
+
+
+@contextlib.contextmanager
+def bounded(connection: Any) -> Iterator[None]:
+    """End a connection whose server is silent for too long; psycopg would wait for as long as the socket is open."""
+    waiting = threading.Timer(TIMEOUT, _end, [connection.fileno()])
+    waiting.start()
+    try:
+        yield
+    finally:
+        waiting.cancel()
+
+
+def _end(number: int) -> None:
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as ending:
+        ending.shutdown(socket.SHUT_RDWR)
 
 
 class Session:
