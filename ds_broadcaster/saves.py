@@ -184,7 +184,8 @@ def _saved(
             if values:
                 _note(instance, values, using)
             return
-        flush(_noted(rules, instance, using, kind, values))
+        if due := _noted(rules, instance, using, kind, values):
+            flush(due)
     except Exception:
         log_failure(rules, instance, kind)
 
@@ -199,9 +200,11 @@ def _note(instance: Model, values: dict[str, Any], using: str) -> None:
 def _deleting(sender: type[Model], instance: Model, using: str, **kwargs: Any) -> None:
     rules = registered[sender]
     try:
-        if not is_silenced(sender):
-            # Now, as afterwards neither the object nor what belongs to it can be asked.
-            flush(_noted(rules, instance, using, DELETED, None, channels_of(rules.channel(instance))))
+        if is_silenced(sender):
+            return
+        # Now, as afterwards neither the object nor what belongs to it can be asked.
+        if due := _noted(rules, instance, using, DELETED, None, channels_of(rules.channel(instance))):
+            flush(due)
     except Exception:
         log_failure(rules, instance, DELETED)
 
