@@ -34,7 +34,7 @@ FENCE = re.compile(r"^( *)```(\w[\w+]*)?[^\n]*\n(.*?)^\1```$", re.MULTILINE | re
 INCLUDE = re.compile(r"^--8<--\n([^:\n]+)(?::(\w+))?\n--8<--$")
 
 # Public names of the classes that are not their users' business.
-INTERNAL = {"grant", "hubs", "is_closing"}
+INTERNAL = {"grant", "hubs", "is_closing", "declared", "shares", "page_cursor", "apage_cursor"}
 OF_DJANGO = {"Meta", "get", "request"}
 
 
