@@ -5,6 +5,8 @@ from tests.harness.requirements import (
     require_chromium,
     require_client_bundle,
     require_network_namespaces,
+    require_openssl,
+    require_pgbouncer,
     require_postgres,
     require_redis,
 )
@@ -29,6 +31,8 @@ __all__ = [
     "require_chromium",
     "require_client_bundle",
     "require_network_namespaces",
+    "require_openssl",
+    "require_pgbouncer",
     "require_postgres",
     "require_redis",
 ]

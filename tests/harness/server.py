@@ -2,8 +2,10 @@
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -47,10 +49,18 @@ def command(kind: str, app: str, port: int) -> list[str]:
     return [sys.executable, "-X", "faulthandler", "-m", name, *options[name], app]
 
 
+# Below those that Linux gives to outgoing connections, one of which may otherwise sit on a port before its server does,
+# or while that starts again. In an order of this process's own, for others run tests on this machine too.
+_ports = itertools.cycle(random.Random().sample(range(20_000, 32_768), 12_768))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Return a port of the loopback interface that nobody has, each time another one."""
+    for port in _ports:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("unreachable")
 
 
 def descendants(pid: int) -> list[int]:
