@@ -20,7 +20,7 @@ BACKEND = "ds_broadcaster.brokers.redis.RedisBroker"
 
 
 class GivenRedis:
-    """A Redis server that somebody else runs. Its database (the URL's) is emptied."""
+    """A Redis server that somebody else runs, of which tests have one database (the URL's) to themselves."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -118,10 +118,19 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
     return certificate, key
 
 
-def any_redis() -> "contextlib.AbstractContextManager[GivenRedis]":
-    """Return the server that DS_TEST_REDIS_URL names, or one of our own: for a test that breaks nothing."""
-    url = os.environ.get("DS_TEST_REDIS_URL")
-    return contextlib.nullcontext(GivenRedis(url)) if url else RedisServer()
+@contextlib.contextmanager
+def any_redis() -> Iterator[GivenRedis]:
+    """Open the server that DS_TEST_REDIS_URL names, or one of our own: for a test that breaks nothing."""
+    if url := os.environ.get("DS_TEST_REDIS_URL"):
+        given = GivenRedis(url)
+        given.call("flushdb")
+        try:
+            yield given
+        finally:
+            given.call("flushdb")
+    else:
+        with RedisServer() as server:
+            yield server
 
 
 class _Group:
