@@ -33,7 +33,7 @@ fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo recipe test lint format bench docs clean python
+.PHONY: help demo recipe test lint format chaos bench docs clean python
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ lint: $(VENV)/.has-dev ## Check style and types
 format: $(VENV)/.has-dev ## Put the code into the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+chaos: $(VENV)/.has-test ## Run two workers at length while their broker, connections and tabs come and go
+	FULL_CHAOS=1 $(BIN)/python -m pytest -s tests/test_chaos.py $(PYTEST_ARGS)
 
 bench: $(VENV)/.has-bench ## Measure against other libraries
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
