@@ -1,9 +1,12 @@
 """Several processes that share a broker: clients get everything once and in order, whatever happens in between."""
 
 import contextlib
+import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -11,7 +14,7 @@ from django.conf import settings
 
 from tests.harness.postgres import PostgresServer
 from tests.harness.redis import RedisServer
-from tests.harness.server import Server
+from tests.harness.server import ROOT, Server
 from tests.live import begun, numbers, told_of_a_gap, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -272,3 +275,30 @@ def test_inspector_shows_which_process_holds_what(workers, channel):
     processes = re.findall(r'<th scope="row">(\S+:\d+)</th>', page)
     assert {process for process, _ in where} <= set(processes)
     assert len(processes) == len(set(processes)) >= 2
+
+
+def test_process_that_serves_nothing_sends_in_every_way(workers, channel):
+    client = workers.login("ann").connect(channel)
+    begun(client)
+    env = os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings", "TEST_SETTINGS": json.dumps(workers.settings)}
+    command = [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-m", "tests.project.ways", channel]
+    subprocess.run(command, cwd=ROOT, env=env, check=True, timeout=30)
+    client.expect("id=end")
+    words = [event.data.partition("id=")[2].partition(">")[0] for event in client.events if "<p id=" in event.data]
+    threads, forks = [f"thread-{number}" for number in range(4)], [f"fork-{number}" for number in range(2)]
+    assert [words[0], *words[7:]] == ["plain", "after-forks", "loop-0", "loop-1", "end"]
+    assert (sorted(words[1:5]), sorted(words[5:7])) == (threads, forks)
+
+
+def test_new_streams_are_told_to_come_back_while_the_broker_is_away(workers, broker, channel):
+    client = workers.login("ann").connect(channel)
+    begun(client)
+    broker.server.stop()
+    try:
+        for view in ("connect", "aconnect"):
+            assert workers.connect(channel, view=view).status == 503
+    finally:
+        broker.server.start()
+    until(lambda: workers.connect(channel).status == 200)
+    workers.burst(channel, 1)
+    client.wait_for(lambda: numbers(client) == [0], 10, "the next event")
