@@ -8,6 +8,7 @@ from django.dispatch import Signal
 
 from . import signals
 from .channel import Channel, PresenceCallback
+from .exceptions import BrokerUnavailable
 from .sse import check_size, encode_fragment
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ logger = logging.getLogger("ds_broadcaster")
 
 # Seconds by which a timer may come early.
 CLOCK_SLACK = 0.001
+# Seconds after which a broker that was away is asked again who is there.
+AGAIN = 2.0
 
 
 class Attendance:
@@ -107,6 +110,10 @@ class Attendance:
         if rendering.cancelled():
             return
         error = rendering.exception()
+        if isinstance(error, BrokerUnavailable):
+            # What is shown stays until it can be said who is there.
+            channel.render = self._hub.loop.call_later(AGAIN, self._render, channel)
+            return
         if error is not None:
             logger.error("The presence callback of channel %r failed.", channel.name, exc_info=error)
         elif rendering.result() != channel.presence:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, Protocol
 from django.core.checks import CheckMessage
 
 from ..conf import History
-from ..ids import parse_id
+from ..ids import format_id, parse_id
+from ..sse import with_id
 
 # Seconds between a view that grants a stream and its opening, at the most: Django's middleware is all there is.
 COMMANDS_KEPT = 60
@@ -261,6 +262,11 @@ def sequence_of(event_id: str | None, epoch: str, newest: int) -> int | None:
     if parsed is None or parsed[0] != epoch or parsed[1] > newest:
         return None
     return parsed[1]
+
+
+def frame(epoch: str, sequence: int, payload: bytes) -> bytes:
+    """Return an encoded event as hubs and clients know it: its id comes first."""
+    return with_id(format_id(epoch, sequence), payload)
 
 
 def share_of(receiver: Receiver) -> Share:

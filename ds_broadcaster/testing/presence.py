@@ -116,6 +116,24 @@ class PresenceContract(Cluster):
 
         self.run(test())
 
+    def test_who_came_while_nothing_was_heard_is_noticed(self) -> None:
+        """A connection that was lost may have lost this news as well."""
+
+        async def test() -> None:
+            one, other = self.make_broker(), self.make_broker()
+            if not one.is_shared:
+                return
+            first, second = Ear(), Ear()
+            one.attach(first)
+            other.attach(second)
+            await other.subscribe(second, "a")
+            await apart(self.interrupt)
+            await one.share(first, first.becomes("a", 1), LEASE)
+            await second.hears("a", ATTENDED)
+            assert await apart(other.elsewhere, second, "a") == [1]
+
+        self.run(test())
+
     def test_dead_process_leaves_no_ghosts_longer_than_its_lease(self) -> None:
         """Whoever is killed says nothing any more, so what it said holds for a time only."""
 

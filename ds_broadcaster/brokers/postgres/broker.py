@@ -16,8 +16,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from ...conf import History
 from ...exceptions import BrokerUnavailable, Gap
 from ...ids import format_id, parse_id
-from ...sse import with_id
-from ..base import COMMANDS_KEPT, EVERYWHERE, Answer, Broker, Change, Command, Place, Receiver, Share, share_of
+from ..base import COMMANDS_KEPT, EVERYWHERE, Answer, Broker, Change, Command, Place, Receiver, Share, frame, share_of
 from ..packing import decoded, encoded, pack_command, unpack_command, unpack_user
 from . import statements
 from .listener import Listener
@@ -135,11 +134,7 @@ class PostgresBroker(Broker):
         if not rows[0][1]:
             raise Gap(f"{channel!r} no longer holds what came after {cursor}.")
         self.know(rows[0][0])
-        return [(number, self.frame(number, payload)) for _, _, number, payload in rows if number is not None]
-
-    def frame(self, sequence: int, payload: bytes) -> bytes:
-        """Return an event as hubs know it."""
-        return with_id(format_id(self.epoch, sequence), payload)
+        return [(number, frame(epoch, number, payload)) for epoch, _, number, payload in rows if number is not None]
 
     def know(self, epoch: str) -> bool:
         """Take note of the epoch that the server is in; True for another one, after which nothing can go on."""
@@ -207,7 +202,18 @@ class PostgresBroker(Broker):
     # Who is there.
 
     async def share(self, receiver: Receiver, changes: Sequence[Change], lease: float) -> Answer:
-        async with self._session() as session, session.transaction() as connection:
+        async with self._session() as session:
+            is_fresh = session.is_fresh
+            try:
+                return await self._share(session, receiver, changes, lease)
+            except BrokerUnavailable:
+                if is_fresh:
+                    raise
+                # The connection was lost since the last time, and nothing was written: see Session.fetch().
+                return await self._share(session, receiver, changes, lease)
+
+    async def _share(self, session: Session, receiver: Receiver, changes: Sequence[Change], lease: float) -> Answer:
+        async with session.transaction() as connection:
             return await share(connection, receiver.process, changes, lease)
 
     def users(self, channel: str) -> list[Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from ...exceptions import BrokerUnavailable
-from ..base import EVERYWHERE, Receiver
+from ..base import EVERYWHERE, Receiver, frame
 from ..packing import unpack_command
 from . import statements
 from .session import TIMEOUT, Session, connect
@@ -111,6 +111,8 @@ class Listener:
             if self._head is not None:
                 for key in await self._uncovered(self._head):
                     self._receiver.missed(self._channels[key])
+                for channel in self._channels.values():
+                    self._receiver.attended(channel)  # Who came and went meanwhile was not heard either.
             await self._fetch()
         self._listening.set()
 
@@ -161,7 +163,7 @@ class Listener:
             for _, _, sequence, key, verb, payload in rows:
                 channel = self._channels.get(key)
                 if sequence is not None and channel is not None:
-                    item = unpack_command(payload)[1] if verb else self._broker.frame(sequence, payload)
+                    item = unpack_command(payload)[1] if verb else frame(epoch, sequence, payload)
                     self._receiver.deliver(channel, sequence, item)
             if len(rows) < BATCH:
                 self._head = head

@@ -63,6 +63,11 @@ class Session:
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._turn = asyncio.Lock()
 
+    @property
+    def is_fresh(self) -> bool:
+        """Tell whether the next statement opens a connection; one that is open may be lost, and nobody knows yet."""
+        return self._connection is None
+
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         """Give a connection with a transaction, which ends with the block. Raises BrokerUnavailable."""
@@ -71,7 +76,7 @@ class Session:
 
     async def fetch(self, statement: str, parameters: Any = None) -> list[Any]:
         """Execute a statement that may be executed twice, and return its rows. Raises BrokerUnavailable."""
-        is_fresh = self._connection is None
+        is_fresh = self.is_fresh
         try:
             return await self._fetch(statement, parameters)
         except BrokerUnavailable:

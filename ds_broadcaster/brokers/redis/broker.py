@@ -16,8 +16,7 @@ import redis
 from ...conf import History
 from ...exceptions import BrokerUnavailable, Gap
 from ...ids import format_id, new_epoch, parse_id
-from ...sse import with_id
-from ..base import COMMANDS_KEPT, EVERYWHERE, Answer, Broker, Change, Command, Place, Receiver, Share, share_of
+from ..base import COMMANDS_KEPT, EVERYWHERE, Answer, Broker, Change, Command, Place, Receiver, Share, frame, share_of
 from ..packing import decoded, encoded, pack_command, pack_user, unpack_command, unpack_user
 from . import scripts
 from .listener import Listener
@@ -124,11 +123,10 @@ class RedisBroker(Broker):
         answer = self._run(scripts.READ, [self.history_of(name)], [name, cursor, _ms(self.limits.max_age)])
         if not answer[1]:
             raise Gap(f"{channel!r} no longer holds what came after {cursor}.")
-        return [self.event(int(entry.partition(b"-")[0]), fields[3]) for entry, fields in answer[2]]
-
-    def event(self, sequence: int, payload: bytes) -> tuple[int, bytes]:
-        """Return an event as hubs know it."""
-        return sequence, with_id(format_id(self.epoch, sequence), payload)
+        epoch = answer[0].decode()
+        sequences = [int(entry.partition(b"-")[0]) for entry, _ in answer[2]]
+        payloads = [fields[3] for _, fields in answer[2]]
+        return [(each, frame(epoch, each, payload)) for each, payload in zip(sequences, payloads, strict=True)]
 
     # The server.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from ...exceptions import BrokerUnavailable, Gap
-from ..base import COMMANDS_KEPT, EVERYWHERE, LEASE, Command, Receiver
+from ..base import COMMANDS_KEPT, EVERYWHERE, LEASE, Command, Receiver, frame
 from ..packing import decoded, encoded, unpack_command
 from .servers import TIMEOUT
 
@@ -139,6 +139,8 @@ class Listener:
             await connection.send_command("SUBSCRIBE", self._topic(channel))
         for channel in wanted:
             self._confirm(channel)
+            if self._begun > 1:
+                self._receiver.attended(channel)  # Who came and went meanwhile was not heard either.
         for message in heard:
             self._hear(*message)
 
@@ -200,7 +202,7 @@ class Listener:
             self._broker.know(epoch.decode())
             sequence = int(number)
             if rest[:1] == b"e":
-                self._hand_over(name, *self._broker.event(sequence, rest[1:]))
+                self._hand_over(name, sequence, frame(epoch.decode(), sequence, rest[1:]))
             elif rest[:1] == b"c":
                 self._hand_over(name, sequence, unpack_command(rest[1:])[1])
             elif rest[:1] == b"h":
