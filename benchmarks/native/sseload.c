@@ -1,22 +1,26 @@
-/* sseload: open many event streams on 127.0.0.1 from one process and time what arrives.
+/* sseload: open many event streams, or WebSockets, on 127.0.0.1 from one process and time what arrives.
  *
  * It costs about 1 us an event, so that the server and not the client is what is measured; a Python client is
  * slower than the servers it would measure.
  *
  *   sseload --port P --path /stream --streams N [--stalled K] [--trigger /publish?...] [--expect TOTAL]
- *           [--quiet SECONDS] [--timeout SECONDS]
+ *           [--quiet SECONDS] [--timeout SECONDS] [--websocket]
  *
  * A "{n}" in the path becomes the number of the stream. The last K streams are opened and then never read; their
  * buffers are those of a client behind an Ethernet, since loopback's megabytes would hide that nobody reads.
  *
+ * With --websocket each stream is a WebSocket (RFC 6455, no extensions): pings are answered, and what the frames of
+ * the server carry is read like a stream.
+ *
  * It talks to its parent in lines:
- *   stdout  {"phase": "open", ...}   all streams have answered with 200
- *   stdin   g                        request the trigger and start to measure
+ *   stdout  {"phase": "open", ...}   all streams have answered with 200, all WebSockets with 101
+ *   stdin   g                        request the trigger, if there is one, and start to measure
  *   stdout  {"phase": "done", ...}   TOTAL events have come, or none for --quiet seconds
  *   stdin   (end of file)            close everything and leave
  *
  * An event is counted by its stamp, data-ts="<nanoseconds since 1970>"; data-n="<number>" may follow at once, and
- * the smallest last one of all streams is reported. At least NEED bytes must follow the start of a stamp.
+ * the smallest last one of all streams is reported, and how often a stream got another one than the next, counted from
+ * 0. At least NEED bytes must follow the start of a stamp.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -38,14 +42,22 @@ enum { NEED = 64, READ_SIZE = 1 << 18, IN_FLIGHT = 64, STDIN = UINT32_MAX };
 static const char STAMP[] = "data-ts=";
 enum { STAMP_LEN = sizeof STAMP - 1 };
 
+/* Where a WebSocket stands between two reads: within a header, or with so much of the payload to come. */
+struct frame {
+    unsigned char head[10], control[125];
+    int got, control_got;
+    unsigned long left;
+};
+
 struct stream {
     int fd, opened, closed, events, kept;
-    long value; /* the last data-n */
+    long value, next; /* the last data-n, and the one that should follow */
     char tail[NEED + STAMP_LEN];
+    struct frame frame;
 };
 
 static struct {
-    int port, streams, stalled;
+    int port, streams, stalled, websocket;
     const char *path, *trigger;
     long expect;
     double quiet, timeout;
@@ -53,7 +65,7 @@ static struct {
 
 static struct stream *streams;
 static int epoll_fd, opened, closed;
-static long events, latency_room;
+static long events, skips, latency_room;
 static float *latencies; /* milliseconds */
 static double first_event, last_event;
 static char buffer[NEED + STAMP_LEN + READ_SIZE + 1];
@@ -91,24 +103,29 @@ static int dial(int stalled) {
     return fd;
 }
 
-static void request(int fd, const char *path, int index, const char *connection) {
+static const char STREAM[] = "Accept: text/event-stream\r\nDatastar-Request: true\r\nConnection: keep-alive";
+static const char TRIGGER[] = "Connection: close";
+/* The key of the RFC's own example, and what a server answers to it. */
+static const char HANDSHAKE[] = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+static const char ACCEPTED[] = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+static void request(int fd, const char *path, int index, const char *headers) {
     char target[1024], message[2048];
     const char *slot = strstr(path, "{n}");
     if (slot)
         snprintf(target, sizeof target, "%.*s%d%s", (int)(slot - path), path, index, slot + 3);
     else
         snprintf(target, sizeof target, "%s", path);
-    int length = snprintf(message, sizeof message,
-                          "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: text/event-stream\r\n"
-                          "Datastar-Request: true\r\nConnection: %s\r\n\r\n",
-                          target, opt.port, connection);
+    int length = snprintf(message, sizeof message, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%s\r\n\r\n", target,
+                          opt.port, headers);
     if (write(fd, message, length) != length) fail("cannot send a request: %s", strerror(errno));
 }
 
 static void open_stream(int index) {
     struct stream *stream = &streams[index];
     stream->fd = dial(is_stalled(index));
-    request(stream->fd, opt.path, index, "keep-alive");
+    request(stream->fd, opt.path, index, opt.websocket ? HANDSHAKE : STREAM);
     fcntl(stream->fd, F_SETFL, O_NONBLOCK);
     struct epoll_event interest = {.events = EPOLLIN, .data.u32 = index};
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, stream->fd, &interest);
@@ -126,9 +143,85 @@ static void count_event(struct stream *stream, const char *stamp, double at) {
     latencies[events++] = (at - sent) * 1e3;
     stream->events++;
     while (*end == '"' || *end == '\\' || *end == ' ') end++;
-    if (!memcmp(end, "data-n=\"", 8)) stream->value = atol(end + 8);
+    if (!memcmp(end, "data-n=\"", 8)) {
+        stream->value = atol(end + 8);
+        skips += stream->value != stream->next;
+        stream->next = stream->value + 1;
+    }
     if (!first_event) first_event = at;
     last_event = at;
+}
+
+static int header_length(const struct frame *frame) {
+    int length = frame->got < 2 ? 0 : frame->head[1] & 127;
+    return length == 127 ? 10 : length == 126 ? 4 : 2;
+}
+
+static unsigned long payload_length(const struct frame *frame) {
+    unsigned long length = frame->head[1];
+    if (length > 127) fail("the server masks its frames");
+    if (frame->got == 2) return length;
+    length = 0;
+    for (int i = 2; i < frame->got; i++) length = length << 8 | frame->head[i];
+    return length;
+}
+
+static void drop(struct stream *stream) {
+    close(stream->fd);
+    stream->closed = 1;
+    closed++;
+}
+
+static void end_frame(struct stream *stream) {
+    struct frame *frame = &stream->frame;
+    int opcode = frame->head[0] & 15, size = frame->control_got;
+    if (opcode == 8) drop(stream);
+    if (opcode == 9) { /* a pong, under a mask of zeros */
+        unsigned char pong[6 + sizeof frame->control] = {0x8a, 0x80 | size};
+        memcpy(pong + 6, frame->control, size);
+        if (write(stream->fd, pong, 6 + size) != 6 + size) fail("cannot send a pong: %s", strerror(errno));
+    }
+    frame->got = frame->control_got = 0;
+}
+
+/* Move what the frames carry together at the start of these bytes; return where it ends. */
+static char *unframe(struct stream *stream, char *from, char *end) {
+    struct frame *frame = &stream->frame;
+    char *to = from;
+    while (from < end && !stream->closed) {
+        if (frame->got < header_length(frame)) {
+            frame->head[frame->got++] = *from++;
+            if (frame->got < header_length(frame)) continue;
+            frame->left = payload_length(frame);
+        }
+        unsigned long part = end - from < (long)frame->left ? (unsigned long)(end - from) : frame->left;
+        if (!(frame->head[0] & 8)) {
+            memmove(to, from, part);
+            to += part;
+        } else {
+            if (frame->control_got + part > sizeof frame->control) fail("a control frame is too long");
+            memcpy(frame->control + frame->control_got, from, part);
+            frame->control_got += part;
+        }
+        from += part;
+        frame->left -= part;
+        if (!frame->left) end_frame(stream);
+    }
+    return to;
+}
+
+/* Look at the answer to a request; return where the body begins. */
+static char *open_answer(int index, char *start, ssize_t got) {
+    start[got] = 0;
+    if (strncmp(start, opt.websocket ? "HTTP/1.1 101" : "HTTP/1.1 200", 12))
+        fail("stream %d got: %.*s", index, (int)strcspn(start, "\r\n"), start);
+    streams[index].opened = 1;
+    opened++;
+    if (is_stalled(index)) epoll_ctl(epoll_fd, EPOLL_CTL_DEL, streams[index].fd, 0);
+    if (!opt.websocket) return start;
+    char *body = strstr(start, "\r\n\r\n");
+    if (!body || !strstr(start, ACCEPTED)) fail("stream %d got no WebSocket handshake", index);
+    return body + 4;
 }
 
 static void read_stream(int index) {
@@ -138,22 +231,15 @@ static void read_stream(int index) {
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (got <= 0) {
         if (!stream->opened) fail("stream %d was closed before it answered", index);
-        close(stream->fd);
-        stream->closed = 1;
-        closed++;
+        drop(stream);
         return;
     }
     double at = now();
     memcpy(start, stream->tail, stream->kept);
     char *at_byte = start, *end = buffer + sizeof stream->tail + got;
-    if (!stream->opened) {
-        start[got] = 0;
-        if (strncmp(start, "HTTP/1.1 200", 12))
-            fail("stream %d got: %.*s", index, (int)strcspn(start, "\r\n"), start);
-        stream->opened = 1;
-        opened++;
-        if (is_stalled(index)) epoll_ctl(epoll_fd, EPOLL_CTL_DEL, stream->fd, 0);
-    }
+    char *fresh = buffer + sizeof stream->tail;
+    if (!stream->opened) at_byte = start = fresh = open_answer(index, start, got);
+    if (opt.websocket) end = unframe(stream, fresh, end);
     char *stamp;
     while ((stamp = memmem(at_byte, end - at_byte, STAMP, STAMP_LEN)) && end - stamp >= NEED) {
         count_event(stream, stamp, at);
@@ -180,16 +266,18 @@ static void report(double triggered) {
         if (streams[i].value < value) value = streams[i].value;
     }
     qsort(latencies, events, sizeof *latencies, by_value);
-    printf("{\"phase\": \"done\", \"events\": %ld, \"least\": %ld, \"most\": %ld, \"value\": %ld, \"closed\": %d, "
+    printf("{\"phase\": \"done\", \"events\": %ld, \"least\": %ld, \"most\": %ld, \"value\": %ld, \"skips\": %ld, "
+           "\"closed\": %d, "
            "\"seconds\": %.6f, \"p50_ms\": %.3f, \"p99_ms\": %.3f, \"max_ms\": %.3f}\n",
-           events, least, most, value, closed, events ? last_event - triggered : 0, quantile(.5), quantile(.99),
+           events, least, most, value, skips, closed, events ? last_event - triggered : 0, quantile(.5), quantile(.99),
            quantile(1));
 }
 
 static void parse(int argc, char **argv) {
     static const struct option names[] = {{"port", 1, 0, 'p'},    {"path", 1, 0, 'u'},    {"streams", 1, 0, 'n'},
                                           {"stalled", 1, 0, 's'}, {"trigger", 1, 0, 't'}, {"expect", 1, 0, 'e'},
-                                          {"quiet", 1, 0, 'q'},   {"timeout", 1, 0, 'o'}, {0}};
+                                          {"quiet", 1, 0, 'q'},   {"timeout", 1, 0, 'o'}, {"websocket", 0, 0, 'w'},
+                                          {0}};
     for (int c; (c = getopt_long(argc, argv, "", names, 0)) != -1;) switch (c) {
         case 'p': opt.port = atoi(optarg); break;
         case 'u': opt.path = optarg; break;
@@ -199,6 +287,7 @@ static void parse(int argc, char **argv) {
         case 'e': opt.expect = atol(optarg); break;
         case 'q': opt.quiet = atof(optarg); break;
         case 'o': opt.timeout = atof(optarg); break;
+        case 'w': opt.websocket = 1; break;
         default: exit(2);
         }
     if (!opt.port) fail("--port is missing");
@@ -230,7 +319,7 @@ int main(int argc, char **argv) {
             if (command != 'g' || phase != OPEN) continue;
             phase = MEASURING;
             triggered = now();
-            if (opt.trigger) request(dial(0), opt.trigger, 0, "close");
+            if (opt.trigger) request(dial(0), opt.trigger, 0, TRIGGER);
         }
         double seen = last_event > triggered ? last_event : triggered;
         if (phase == MEASURING && ((opt.expect && events >= opt.expect) || now() - seen > opt.quiet)) {
