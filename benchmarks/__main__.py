@@ -8,21 +8,25 @@ from pathlib import Path
 
 from .machine import HERE, CannotMeasure, compile_tool, describe
 from .report import judged, table, versions, write_json
+from .rounds import CALM, Size
 from .servers import SERVERS
 from .targets import Results, verdicts
-from .workloads import CALM, WORKLOADS, Size
+from .workloads import GROUPS, WORKLOADS
+
+NAMES = (*WORKLOADS, *GROUPS)
 
 
 def main() -> int:
     """Run the workloads, print tables and verdicts; 0 if every target was met."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="name", help=f"workloads, of: {', '.join(WORKLOADS)} (all)")
+    parser.add_argument("names", nargs="*", metavar="name", help=f"workloads, of: {', '.join(NAMES)} (all)")
     parser.add_argument("--short", action="store_true", help="one round, shorter loads: a first impression")
     parser.add_argument("--server", action="append", default=[], choices=SERVERS, help="only this one (repeatable)")
     parser.add_argument("--json", type=Path, default=HERE / "results.json", help="where the figures go")
     options = parser.parse_args()
-    if unknown := set(options.names) - set(WORKLOADS):
-        parser.error(f"unknown workload {', '.join(sorted(unknown))}; there are: {', '.join(WORKLOADS)}")
+    if unknown := set(options.names) - set(NAMES):
+        parser.error(f"unknown workload {', '.join(sorted(unknown))}; there are: {', '.join(NAMES)}")
+    names = [name for given in options.names or WORKLOADS for name in GROUPS.get(given, (given,))]
     if not sys.platform.startswith("linux"):
         parser.error("the readings come from /proc and epoll: run it on Linux")
 
@@ -38,7 +42,7 @@ def main() -> int:
     try:
         for tool in ("sseload", "writeloop"):
             compile_tool(tool)
-        for name in options.names or WORKLOADS:
+        for name in dict.fromkeys(names):
             print(f"{name} ...", file=sys.stderr, flush=True)
             results[name] = WORKLOADS[name](Size(options.short, frozenset(options.server)))
             print(table(name, results[name]), flush=True)

@@ -12,6 +12,7 @@ from .machine import CannotMeasure, compile_tool, cores, pinned
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from .publisher import Publisher
     from .servers import Running
 
 
@@ -30,15 +31,18 @@ class Load:
         size: int = 200,
         quiet: float = 3.0,
         timeout: float = 60.0,
+        publisher: Publisher | None = None,
     ) -> None:
         """Prepare a load of this many streams.
 
         `events` are published at `rate` a second (0: back to back), each with `size` bytes of HTML, when
-        measure() is called. `stalled` streams are never read. The measurement ends with the last event, or
-        `quiet` seconds after it if some never come. After `timeout` seconds it fails.
+        measure() is called: by `publisher`, a process of its own, or else by the server. `stalled` streams are
+        never read. The measurement ends with the last event, or `quiet` seconds after it if some never come.
+        After `timeout` seconds it fails.
         """
         self.running, self.streams, self.timeout = running, streams, timeout
         self.expected = events * (streams - stalled)
+        self._publisher, self._wanted = publisher, (events, rate, size)
         options = {
             "--port": running.port,
             "--path": path,
@@ -48,9 +52,11 @@ class Load:
             "--quiet": quiet,
             "--timeout": timeout,
         }
-        if events:
+        if events and publisher is None:
             options["--trigger"] = f"/publish?events={events}&rate={rate}&size={size}"
         words = [str(word) for option in options.items() for word in option]
+        if running.server.websocket:
+            words.append("--websocket")
         self._command = pinned([str(compile_tool("sseload")), *words], cores()[1])
 
     def __enter__(self) -> Load:
@@ -75,14 +81,20 @@ class Load:
     def measure(self) -> dict[str, Any]:
         """Have the events published, wait for them at all streams, and return what the client saw.
 
-        Beside the client's own figures: `expected` deliveries, and the `cpu` seconds the server spent.
+        Beside the client's own figures: `expected` deliveries, the `cpu` seconds the server spent, and what
+        the publishing process says as `published`, if there is one.
         """
         before = self.running.cpu_seconds()
         stdin = self._process.stdin
         assert stdin is not None
         stdin.write(b"g")
         stdin.flush()
+        if self._publisher is not None:
+            self._publisher.begin(*self._wanted)
+            published = self._publisher.end()
         seen = self._next("done")
+        if self._publisher is not None:
+            seen["published"] = published
         return {**seen, "expected": self.expected, "cpu": self.running.cpu_seconds() - before}
 
     def _next(self, phase: str) -> dict[str, Any]:
@@ -107,8 +119,8 @@ class Load:
                 pipe.close()
 
 
-def warm_up(running: Running) -> None:
+def warm_up(running: Running, publisher: Publisher | None = None) -> None:
     """Open and close some streams, so that imports and caches are not charged to the streams that follow."""
-    with Load(running, 50, events=5, quiet=1, timeout=30) as load:
+    with Load(running, 50, events=5, quiet=1, timeout=30, publisher=publisher) as load:
         load.measure()
     running.settle()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -82,6 +84,45 @@ def wait_for_calm(seconds: float, busy: float = 0.15) -> bool:
             return False
 
 
+def family(pid: int) -> list[int]:
+    """Return a process and all that it has started, and those have started in turn."""
+    found = [pid]
+    for parent in found:
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{parent}/task").iterdir():
+                found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def cpu_of(pid: int) -> float:
+    """Return the CPU time, user and system, that a process and its family have used."""
+    return sum(map(_cpu_clock, family(pid)))
+
+
+def end_family(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that was started here, and its family."""
+    global _orphans
+    _, *descendants = family(process.pid)
+    _orphans += sum(map(_cpu_clock, descendants))
+    process.kill()
+    process.wait()
+    for pid in descendants:  # After their parent, which might replace them.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _cpu_clock(pid: int) -> float:
+    # The process's CPU clock: the utime + stime of /proc/PID/stat, in nanoseconds.
+    try:
+        return time.clock_gettime((~pid << 3) | 2)
+    except OSError:  # It has ended.
+        return 0.0
+
+
+# CPU seconds of processes that nobody will wait for: their parent was killed with them.
+_orphans = 0.0
+
+
 class Spare:
     """A budget of seconds, spent within `with` blocks."""
 
@@ -123,7 +164,7 @@ def _busy_seconds() -> float:
 
 def _own_seconds() -> float:
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages) + _orphans
 
 
 def _processor_times() -> tuple[int, int]:

@@ -7,8 +7,9 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from .machine import describe
+from .rounds import Row
 from .servers import SERVERS
-from .workloads import WORKLOADS, Row
+from .workloads import WORKLOADS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,10 +24,15 @@ HEADINGS = {
     "threads": "threads",
     "open_us": "us/open",
     "us": "us/delivery",
+    "send_us": "us/send",
+    "store_us": "store us/send",
+    "sends_s": "sends/s",
     "per_s": "deliveries/s",
     "p50_ms": "p50 ms",
     "p99_ms": "p99 ms",
     "delivered": "delivered",
+    "skips": "skips",
+    "least": "least",
     "patches": "patches",
     "listed": "listed",
     "first_kb": "KB 1st half",
@@ -34,7 +40,19 @@ HEADINGS = {
     "others": "others",
 }
 # The figure of each workload that is also shown as a multiple of ours.
-COMPARED = {"idle": "kb", "paced": "us", "burst": "per_s", "growth": "us", "presence": "us", "slow": "us"}
+COMPARED = {
+    "idle": "kb",
+    "paced": "us",
+    "burst": "per_s",
+    "growth": "us",
+    "presence": "us",
+    "slow": "us",
+    "latency": "p50_ms",
+    "throughput": "us",
+    "publishing": "send_us",
+}
+# Handoff mode, or Redis where there are several processes.
+OURS = ("handoff", "redis")
 PACKAGES = (
     "ds-broadcaster",
     "django",
@@ -43,11 +61,16 @@ PACKAGES = (
     "django-eventstream",
     "sse-starlette",
     "starlette",
+    "channels",
+    "channels-redis",
+    "wsproto",
+    "redis",
+    "hiredis",
 )
 
 
 def table(name: str, rows: list[Row]) -> str:
-    """Return the rows of one workload as text; "x" is the multiple of handoff mode with as many streams."""
+    """Return the rows of one workload as text; "x" is the multiple of ours with as many streams."""
     if not rows:
         return f"\n{name}: nothing could be measured"
     columns = [column for column in HEADINGS if any(column in row for row in rows)]
@@ -99,7 +122,7 @@ def _multiple(name: str, row: Row, rows: list[Row]) -> str:
     ours = [
         other
         for other in rows
-        if other["server"] == "handoff"
+        if other["server"] in OURS
         and other["streams"] == row["streams"]
         and all(other.get(key) == row.get(key) for key in ("stalled", "rate"))
     ]
@@ -114,6 +137,6 @@ def _cell(column: str, value: Any) -> str:
         return f"{value:.0f}" if value else "burst"
     if column == "others":
         return f"{value:.2f}"
-    if column == "delivered":
+    if column in ("delivered", "least"):
         return f"{value:.1%}"
     return f"{value:,.1f}" if isinstance(value, float) and value < 1000 else f"{value:,.0f}"

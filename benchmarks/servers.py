@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from .machine import HERE, CannotMeasure, compile_tool, cores, free_port, pinned
+from .machine import HERE, CannotMeasure, compile_tool, cores, cpu_of, end_family, family, free_port, pinned
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 START_SECONDS = 20.0
+ESTABLISHED = "01"  # in /proc/net/tcp
 
 
 @dataclass(frozen=True)
@@ -30,24 +33,59 @@ class Server:
     app: str = ""  # an ASGI application for uvicorn; the C loop has none
     needs: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
+    workers: int = 1
+    websocket: bool = False
+    store: str = ""  # what carries between its processes, see stores.py
+    publisher: str = ""  # what its publishing process does, see publisher.py
 
     def missing(self) -> list[str]:
-        """Return the modules that are not installed."""
-        return [name for name in self.needs if importlib.util.find_spec(name) is None]
+        """Return what is not installed: modules, and programs with a word on where they come from."""
+        modules = [name for name in self.needs if not _is_installed(name)]
+        return modules + ([PROGRAMS[self.store]] if self.store and program(self.store) is None else [])
 
     def command(self, port: int) -> list[str]:
         """Return the command that serves on this port.
 
-        All Python servers run on the same uvicorn: one worker, httptools, the asyncio loop, no access log.
+        All Python servers run on the same uvicorn: httptools, the asyncio loop, no access log.
         """
         if not self.app:
             return [str(compile_tool("writeloop")), str(port)]
         options = ["--http", "httptools", "--loop", "asyncio", "--no-access-log", "--log-level", "warning"]
+        if self.workers > 1:
+            options += ["--workers", str(self.workers)]
+        if self.websocket:
+            options += ["--ws", WEBSOCKETS]
         return [sys.executable, "-m", "uvicorn", self.app, "--port", str(port), "--backlog", "4096", *options]
 
 
+# The programs behind the stores, each with where to get it.
+PROGRAMS = {
+    "redis-server": "redis-server (apt-get install redis-server, or brew install redis)",
+    "postgres": "postgres (apt-get install postgresql, or brew install postgresql)",
+}
+
+
+def program(name: str) -> str | None:
+    """Return the path of a program; Debian keeps PostgreSQL's where no PATH looks."""
+    debian = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: float(path.parts[4]))
+    return shutil.which(name) or (str(debian[-1]) if debian else None)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # The package that it would be in.
+        return False
+
+
 UVICORN = ("uvicorn", "httptools")
+# Also tried: uvicorn's two on the websockets package, which are within the noise of this one, and daphne, which costs
+# Channels a quarter more.
+WEBSOCKETS = "wsproto"
 OURS = {"DJANGO_SETTINGS_MODULE": "benchmarks.apps.ours.settings"}
+REDIS = {"DJANGO_SETTINGS_MODULE": "benchmarks.apps.ours.redis_settings"}
+POSTGRES = {"DJANGO_SETTINGS_MODULE": "benchmarks.apps.ours.postgres_settings"}
+CHANNELS = {"DJANGO_SETTINGS_MODULE": "benchmarks.apps.channels_redis.settings"}
 EVENTSTREAM = {"DJANGO_SETTINGS_MODULE": "benchmarks.apps.eventstream.settings"}
 
 SERVERS = {
@@ -81,6 +119,45 @@ SERVERS = {
             ("sse_starlette", "starlette", *UVICORN),
         ),
         Server("writeloop", "bare write() loop in C"),
+        Server(
+            "redis",
+            "ds_broadcaster, Redis",
+            "benchmarks.apps.ours.handoff:application",
+            ("ds_broadcaster", "django", "redis", *UVICORN),
+            REDIS,
+            workers=2,
+            store="redis-server",
+            publisher="ours",
+        ),
+        Server(
+            "postgres",
+            "ds_broadcaster, PostgreSQL",
+            "benchmarks.apps.ours.handoff:application",
+            ("ds_broadcaster.brokers.postgres", "ds_broadcaster.contrib.postgres", "django", "psycopg", *UVICORN),
+            POSTGRES,
+            workers=2,
+            store="postgres",
+            publisher="ours",
+        ),
+        Server(
+            "channels",
+            "Channels, Redis pub/sub",
+            "benchmarks.apps.channels_redis.asgi:application",
+            ("channels", "channels_redis", "wsproto", "django", *UVICORN),
+            CHANNELS,
+            workers=2,
+            websocket=True,
+            store="redis-server",
+            publisher="channels",
+        ),
+        Server(
+            "channels-sync",
+            "Channels, async_to_sync",
+            needs=("channels", "channels_redis", "django"),
+            env=CHANNELS,
+            store="redis-server",
+            publisher="channels-sync",
+        ),
     ]
 }
 
@@ -88,18 +165,17 @@ SERVERS = {
 class Running:
     """A server process, from `with` to the end of the block, and what it has used so far."""
 
-    def __init__(self, server: Server) -> None:
-        """Remember what to start; nothing runs yet."""
+    def __init__(self, server: Server, env: Mapping[str, str] | None = None) -> None:
+        """Remember what to start, with what else in its environment; nothing runs yet."""
         self.server = server
         self.port = free_port()
+        self._env = environment(server, env)
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the server
 
     def __enter__(self) -> Running:
         """Start the server and wait until it answers on its port."""
-        path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH", "")]))
-        env = {**os.environ, "PYTHONPATH": path, **self.server.env}
         self.process = subprocess.Popen(
-            pinned(self.server.command(self.port), cores()[0]), env=env, stdout=self._log, stderr=self._log
+            pinned(self.server.command(self.port), cores()[0]), env=self._env, stdout=self._log, stderr=self._log
         )
         try:
             self._wait_until_up()
@@ -113,13 +189,17 @@ class Running:
         self._kill()
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time, user and system, that all threads of the server have used."""
-        # The process's CPU clock: the utime + stime of /proc/PID/stat, in nanoseconds.
-        return time.clock_gettime((~self.process.pid << 3) | 2)
+        """Return the CPU time, user and system, that all processes of the server have used."""
+        return cpu_of(self.process.pid)
 
     def rss_kb(self) -> int:
         """Return the resident memory in KB (VmRSS)."""
         return self._status("VmRSS:")
+
+    def streams(self) -> list[int]:
+        """Return how many connections each worker holds."""
+        counts = [_connections(pid, self.port) for pid in family(self.process.pid)]
+        return [count for count in counts if count]
 
     def threads(self) -> int:
         """Return the number of operating system threads."""
@@ -157,6 +237,21 @@ class Running:
         raise CannotMeasure(f"{self.server.title} does not start:\n{self.log()}")
 
     def _kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        end_family(self.process)
         self._log.close()
+
+
+def _connections(pid: int, port: int) -> int:
+    """Return how many connections to this port a process holds."""
+    ours = set()
+    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, state, *_rest = line.split()
+        if state == ESTABLISHED and int(local.rpartition(":")[2], 16) == port:
+            ours.add(f"socket:[{line.split()[9]}]")
+    return sum(str(link.readlink()) in ours for link in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def environment(server: Server, env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment for the processes of a server."""
+    path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path, **server.env, **(env or {})}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .workloads import Row
+from .rounds import Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -110,6 +110,35 @@ def _slow(rows: list[Row]) -> Iterator[Verdict]:
             yield Verdict(f"every other reader gets every event ({server})", f"{share:.2%}", share >= 1)
 
 
+def _latency(rows: list[Row]) -> Iterator[Verdict]:
+    for server, half, nearly_all in (("redis", 2, 10), ("postgres", 5, 20)):
+        row = _find(rows, server)
+        held = row is not None and row["per_s"] >= 0.98 * row["streams"] * row["rate"]
+        for figure, limit in (("p50_ms", half), ("p99_ms", nearly_all)):
+            promise = f"from process to process at 500 events/s: {figure[:3]} <= {limit} ms ({server})"
+            yield _most(promise, row[figure] if row and held else None, limit, " ms")
+        if row:
+            yield _all_there(row, server)
+
+
+def _throughput(rows: list[Row]) -> Iterator[Verdict]:
+    for rate, name in ((2, "at 2 events/s"), (20, "at 20 events/s"), (0, "back to back")):
+        ratio = _ratio([row for row in rows if row["rate"] == rate], "us", "channels", "redis")
+        promise = f"deliveries for the same CPU >= 10 x Channels', {name}"
+        if ratio is None:
+            yield Verdict(promise, "not measured", None)
+        else:
+            yield Verdict(promise, f"{ratio:.3g} x", ratio >= 10)
+        if row := _find(rows, "redis", rate=rate):
+            yield _all_there(row, name)
+
+
+def _all_there(row: Row, name: str) -> Verdict:
+    delivered, skips = row["delivered"], row["skips"]
+    measured = f"{delivered:.2%}, {skips:.0f} out of order"
+    return Verdict(f"every client gets every event once, in order ({name})", measured, delivered == 1 and not skips)
+
+
 JUDGES: dict[str, Callable[[list[Row]], Iterator[Verdict]]] = {
     "idle": _idle,
     "paced": _paced,
@@ -117,4 +146,6 @@ JUDGES: dict[str, Callable[[list[Row]], Iterator[Verdict]]] = {
     "growth": _growth,
     "presence": _presence,
     "slow": _slow,
+    "latency": _latency,
+    "throughput": _throughput,
 }

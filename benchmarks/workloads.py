@@ -1,52 +1,21 @@
-"""The workloads. Each runs its servers in turn, each measurement on a fresh process, and returns rows.
-
-Where a figure is taken in several rounds, the servers take turns within each round and the median is kept, so
-that a machine that grows slower on the way does so for all of them.
-"""
+"""The workloads of one process. Each measurement has a fresh one; rounds.py says how they are repeated."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from dataclasses import dataclass
-from statistics import median
 from threading import Timer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from .cluster import CLUSTER
 from .load import Load, warm_up
-from .machine import CannotMeasure, Others, Spare, raise_file_limit, wait_for_calm
-from .servers import SERVERS, Running, Server
+from .machine import CannotMeasure
+from .rounds import Row, Size, attempt, in_turn
+from .servers import Running, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Row = dict[str, Any]
 PEERS = ("handoff", "plain", "eventstream", "starlette")
 JOINING = 1000
-# On a machine that others use: the cores they may take before a measurement is repeated, how often it is made at
-# most, and the seconds to wait for them before each.
-CALM = 0.15
-TRIES = 3
-PATIENCE = 20.0
-spare = Spare(300.0)  # seconds that waiting and repeating may add to a whole run
-
-
-@dataclass(frozen=True)
-class Size:
-    """How long to measure: `make bench` takes the whole, --short a first impression."""
-
-    short: bool
-    only: frozenset[str] = frozenset()
-
-    @property
-    def rounds(self) -> int:
-        """Return how often the median's figures are taken."""
-        return 1 if self.short else 3
-
-    def servers(self, *keys: str) -> list[Server]:
-        """Return those of the servers that are installed and asked for."""
-        wanted = [SERVERS[key] for key in keys if not self.only or key in self.only]
-        return [server for server in wanted if not server.missing()]
 
 
 def idle(size: Size) -> list[Row]:
@@ -80,7 +49,7 @@ def paced(size: Size) -> list[Row]:
     arrived at all. At 20 a second a slow server is saturated: it then writes several events at once, and its
     `us` falls. At 5 a second every delivery is a write of its own.
     """
-    return _in_turn(size, (*PEERS, "writeloop"), [(1000, 100, 20.0), (1000, 25, 5.0)])
+    return in_turn(size, _broadcast, (*PEERS, "writeloop"), [(1000, 100, 20.0), (1000, 25, 5.0)])
 
 
 def burst(size: Size) -> list[Row]:
@@ -88,7 +57,7 @@ def burst(size: Size) -> list[Row]:
 
     `per_s`: deliveries a second, from the trigger to the last one.
     """
-    return _in_turn(size, (*PEERS, "writeloop"), [(1000, 100, 0.0)])
+    return in_turn(size, _broadcast, (*PEERS, "writeloop"), [(1000, 100, 0.0)])
 
 
 def growth(size: Size) -> list[Row]:
@@ -98,17 +67,7 @@ def growth(size: Size) -> list[Row]:
     server, which would then join events, and none lets it sleep so long that it is waking up what is measured.
     """
     steps = [(100, 1000, 200.0), (1000, 100, 20.0), (10_000, 20, 2.0)]
-    return _in_turn(size, ("handoff", "writeloop"), steps)
-
-
-def _in_turn(size: Size, keys: tuple[str, ...], steps: list[tuple[int, int, float]]) -> list[Row]:
-    taken: dict[tuple[str, int, float], list[Row]] = {}
-    for _ in range(size.rounds):
-        for streams, events, rate in steps:
-            for server in size.servers(*keys):
-                rows = attempt(_broadcast, server, streams, events, rate)
-                taken.setdefault((server.key, streams, rate), []).extend(rows)
-    return [_median(rows) for rows in taken.values() if rows]
+    return in_turn(size, _broadcast, ("handoff", "writeloop"), steps)
 
 
 def _broadcast(server: Server, streams: int, events: int, rate: float) -> Row:
@@ -198,34 +157,6 @@ def _slow(server: Server, streams: int, stalled: int, seconds: int) -> Row:
         }
 
 
-def attempt(measure: Callable[..., Row], server: Server, streams: int, *rest: object) -> list[Row]:
-    """Return the row of one measurement, or none if it failed, with the reason on stderr.
-
-    `others` is the cores that other programs used meanwhile. Where that was too much, it is measured again, as
-    long as there is time to spare, and the calmest row counts.
-    """
-    print(f"  {server.title}, {streams} streams", file=sys.stderr, flush=True)
-    rows: list[Row] = []
-    try:
-        raise_file_limit(streams)
-        while not rows or (len(rows) < TRIES and rows[-1]["others"] > CALM and spare.left() > 0):
-            with spare:
-                wait_for_calm(min(PATIENCE, spare.left()))
-            others = Others()
-            with spare if rows else contextlib.nullcontext():
-                row = measure(server, streams, *rest)
-            rows.append({"server": server.key, "streams": streams, **row, "others": others.cores()})
-    except CannotMeasure as error:
-        print(f"    failed: {error}", file=sys.stderr, flush=True)
-    return sorted(rows, key=lambda row: float(row["others"]))[:1]
-
-
-def _median(rows: list[Row]) -> Row:
-    return {
-        key: median(row[key] for row in rows) if isinstance(rows[0][key], float) else rows[0][key] for key in rows[0]
-    }
-
-
 WORKLOADS: dict[str, Callable[[Size], list[Row]]] = {
     "idle": idle,
     "paced": paced,
@@ -233,4 +164,7 @@ WORKLOADS: dict[str, Callable[[Size], list[Row]]] = {
     "growth": growth,
     "presence": presence,
     "slow": slow,
+    **CLUSTER,
 }
+# What a name on the command line may stand for.
+GROUPS = {"cluster": tuple(CLUSTER)}

@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 
-def stamped(size: int) -> str:
-    """Return `size` bytes of HTML that carry the time of this moment."""
-    html = f'<div id="bench" data-ts="{time.time_ns()}">'
+def stamped(size: int, number: int | None = None) -> str:
+    """Return `size` bytes of HTML that carry the time of this moment, and the number of the event."""
+    numbered = "" if number is None else f' data-n="{number}"'
+    html = f'<div id="bench" data-ts="{time.time_ns()}"{numbered}>'
     return html + "x" * (size - len(html) - 6) + "</div>"
 
 

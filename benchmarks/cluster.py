@@ -1,0 +1,100 @@
+"""The workloads of several processes: two workers that serve, and a process beside them that publishes.
+
+The workers share one core. The load client, the publisher and the store between them share the other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .load import Load, warm_up
+from .machine import CannotMeasure
+from .publisher import Publisher
+from .rounds import Row, Size, attempt, in_turn
+from .servers import Running, Server
+from .stores import store_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PUBLISHED = 5000
+
+
+def latency(size: Size) -> list[Row]:
+    """Measure how long an event is on its way from one process to a client of another: 500 a second, 10 clients.
+
+    `p50_ms`, `p99_ms`: from just before broadcast() to the moment the client has read the event. `per_s`:
+    deliveries a second, so a tenth of it is the rate that the publisher really held. `us`: CPU of the workers a
+    delivery; `store_us`, `send_us`: CPU of the store and of the publisher an event.
+    """
+    events = 1000 if size.short else 2500
+    return in_turn(size, _cluster, ("redis", "postgres"), [(10, events, 500.0)])
+
+
+def throughput(size: Size) -> list[Row]:
+    """Measure a broadcast to 1000 clients of two workers: 2 and 20 events a second, and 100 back to back.
+
+    `us`: CPU of both workers together a delivery, without the store's and the publisher's, which `store_us` and
+    `send_us` show an event. `least`: the share of the clients that the worker with fewer of them has.
+    Channels is saturated at 20 a second.
+    """
+    return in_turn(size, _cluster, ("redis", "channels"), [(1000, 20, 2.0), (1000, 100, 20.0), (1000, 100, 0.0)])
+
+
+def _cluster(server: Server, streams: int, events: int, rate: float) -> Row:
+    with store_of(server) as store, Running(server, store.env) as running, Publisher(server, store) as publisher:
+        warm_up(running, publisher)
+        with Load(running, streams, events=events, rate=rate, timeout=90, publisher=publisher) as load:
+            running.settle()
+            split = running.streams()
+            stored = store.cpu_seconds()
+            seen = load.measure()
+            stored = store.cpu_seconds() - stored
+        if not seen["events"]:
+            raise CannotMeasure(f"{server.title}: no event arrived.\n{running.log()}")
+    return {
+        "rate": rate,
+        "us": seen["cpu"] / seen["events"] * 1e6,
+        "store_us": stored / events * 1e6,
+        "send_us": seen["published"]["cpu"] / events * 1e6,
+        "per_s": seen["events"] / seen["seconds"],
+        "p50_ms": seen["p50_ms"],
+        "p99_ms": seen["p99_ms"],
+        "delivered": seen["events"] / seen["expected"],
+        "skips": seen["skips"],
+        "least": min(split) / sum(split) if len(split) > 1 else 0.0,
+    }
+
+
+def publishing(size: Size) -> list[Row]:
+    """Measure one process that publishes as fast as it can, one event after the other, to nobody.
+
+    `sends_s`: events a second. `send_us`, `store_us`: CPU of the publisher and of the store an event.
+    """
+    rows: dict[str, list[Row]] = {}
+    for _ in range(size.rounds):
+        for server in size.servers("redis", "postgres", "channels", "channels-sync"):
+            rows.setdefault(server.key, []).extend(attempt(_publishing, server, 0))
+    return [sorted(taken, key=lambda row: row["send_us"])[len(taken) // 2] for taken in rows.values() if taken]
+
+
+def _publishing(server: Server, streams: int) -> Row:
+    with store_of(server) as store, Publisher(server, store) as publisher:
+        publisher.begin(500)  # Ours has a history to trim from here on.
+        publisher.end()
+        stored = store.cpu_seconds()
+        publisher.begin(PUBLISHED)
+        figures = publisher.end()
+        stored = store.cpu_seconds() - stored
+    return {
+        "sends_s": PUBLISHED / figures["seconds"],
+        "send_us": figures["cpu"] / PUBLISHED * 1e6,
+        "store_us": stored / PUBLISHED * 1e6,
+    }
+
+
+CLUSTER: dict[str, Callable[[Size], list[Row]]] = {
+    "latency": latency,
+    "throughput": throughput,
+    "publishing": publishing,
+}

@@ -1,0 +1,146 @@
+"""A process that publishes and serves nothing: python -m benchmarks.publisher WAY, told what to send on its stdin.
+
+Each line on stdin, {"events": ..., "rate": ..., "size": ...}, is answered with one on stdout when all is published:
+the `seconds` and the `cpu` seconds that it took.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from .apps.payload import plan, stamped
+from .machine import CannotMeasure, cores, cpu_of, pinned
+from .servers import environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from .servers import Server
+    from .stores import Store
+
+TIMEOUT = 120.0
+
+
+class Publisher:
+    """Such a process, started for the length of a `with` block."""
+
+    def __init__(self, server: Server, store: Store) -> None:
+        """Prepare one that publishes as this server's applications would."""
+        self._server = server
+        self._command = pinned([sys.executable, "-m", "benchmarks.publisher", server.publisher], cores()[1])
+        self._env = environment(server, store.env)
+
+    def __enter__(self) -> Publisher:
+        """Start it, and wait until it has published once, to nobody."""
+        self._process = subprocess.Popen(
+            self._command, env=self._env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._watchdog = threading.Timer(TIMEOUT, self._process.kill)
+        self._watchdog.start()
+        try:
+            self.begin(1)
+            self.end()
+        except BaseException:
+            self._kill()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Kill it."""
+        self._kill()
+
+    def begin(self, events: int, rate: float = 0.0, size: int = 200) -> None:
+        """Have it publish so many events, `rate` a second by the clock (0: back to back), of `size` bytes each."""
+        stdin = self._process.stdin
+        assert stdin is not None
+        print(json.dumps({"events": events, "rate": rate, "size": size}), file=stdin, flush=True)
+
+    def end(self) -> dict[str, float]:
+        """Wait until it has; return its figures."""
+        stdout = self._process.stdout
+        assert stdout is not None
+        line = stdout.readline()
+        if not line:
+            raise CannotMeasure(f"{self._server.title}: the publisher has ended, see above.")
+        figures: dict[str, float] = json.loads(line)
+        return figures
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time, user and system, that it has used."""
+        return cpu_of(self._process.pid)
+
+    def _kill(self) -> None:
+        self._watchdog.cancel()
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def main() -> None:
+    """Publish what each line asks for."""
+    import django
+
+    django.setup()
+    publish_all = WAYS[sys.argv[1]]()
+    for line in sys.stdin:
+        cpu, start = time.process_time(), time.monotonic()
+        publish_all(json.loads(line))
+        figures = {"cpu": time.process_time() - cpu, "seconds": time.monotonic() - start}
+        print(json.dumps(figures), flush=True)
+
+
+def ours() -> Callable[[dict[str, Any]], None]:
+    """broadcast(), as a command, a cron job or a Celery task calls it."""
+    from ds_broadcaster import broadcast
+
+    return _one_by_one(lambda html: broadcast("bench", html))
+
+
+def channels_sync() -> Callable[[dict[str, Any]], None]:
+    """group_send() behind async_to_sync, as the documentation of Channels has it for sync code."""
+    from asgiref.sync import async_to_sync
+    from channels.layers import get_channel_layer
+
+    send = async_to_sync(get_channel_layer().group_send)
+    return _one_by_one(lambda html: send("bench", {"type": "bench.event", "html": html}))
+
+
+def channels() -> Callable[[dict[str, Any]], None]:
+    """group_send() on one loop that stays: the least that it can cost."""
+    from channels.layers import get_channel_layer
+
+    layer = get_channel_layer()
+    runner = asyncio.Runner()
+
+    async def publish_all(wanted: dict[str, Any]) -> None:
+        for number, (delay, size) in enumerate(plan(wanted)):
+            if delay:
+                await asyncio.sleep(delay)
+            await layer.group_send("bench", {"type": "bench.event", "html": stamped(size, number)})
+
+    return lambda wanted: runner.run(publish_all(wanted))
+
+
+def _one_by_one(publish: Callable[[str], object]) -> Callable[[dict[str, Any]], None]:
+    def publish_all(wanted: dict[str, Any]) -> None:
+        for number, (delay, size) in enumerate(plan(wanted)):
+            if delay:
+                time.sleep(delay)
+            publish(stamped(size, number))
+
+    return publish_all
+
+
+WAYS = {"ours": ours, "channels": channels, "channels-sync": channels_sync}
+
+if __name__ == "__main__":
+    main()
