@@ -32,13 +32,13 @@ def latency(size: Size) -> list[Row]:
 
 
 def throughput(size: Size) -> list[Row]:
-    """Measure a broadcast to 1000 clients of two workers: 2 and 20 events a second, and 100 back to back.
+    """Measure a broadcast to 1000 clients of two workers: 4 and 20 events a second, and 100 back to back.
 
     `us`: CPU of both workers together a delivery, without the store's and the publisher's, which `store_us` and
     `send_us` show an event. `least`: the share of the clients that the worker with fewer of them has.
     Channels is saturated at 20 a second.
     """
-    return in_turn(size, _cluster, ("redis", "channels"), [(1000, 20, 2.0), (1000, 100, 20.0), (1000, 100, 0.0)])
+    return in_turn(size, _cluster, ("redis", "channels"), [(1000, 40, 4.0), (1000, 100, 20.0), (1000, 100, 0.0)])
 
 
 def _cluster(server: Server, streams: int, events: int, rate: float) -> Row:

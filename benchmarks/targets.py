@@ -122,7 +122,7 @@ def _latency(rows: list[Row]) -> Iterator[Verdict]:
 
 
 def _throughput(rows: list[Row]) -> Iterator[Verdict]:
-    for rate, name in ((2, "at 2 events/s"), (20, "at 20 events/s"), (0, "back to back")):
+    for rate, name in ((4, "at 4 events/s"), (20, "at 20 events/s"), (0, "back to back")):
         ratio = _ratio([row for row in rows if row["rate"] == rate], "us", "channels", "redis")
         promise = f"deliveries for the same CPU >= 10 x Channels', {name}"
         if ratio is None:
