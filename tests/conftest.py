@@ -101,8 +101,21 @@ def chromium(_chromium):
     _chromium.close_tabs()
 
 
+# The files whose tests start Redis or PostgreSQL.
+BROKERS = {
+    "test_broker_contract",
+    "test_chaos",
+    "test_cluster",
+    "test_harness_brokers",
+    "test_postgres_broker",
+    "test_redis_broker",
+}
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
+        if item.path.stem in BROKERS:
+            item.add_marker("brokers")
         if "chromium" in getattr(item, "fixturenames", ()):
             item.add_marker("browser")
 

@@ -158,11 +158,17 @@ class PostgresBroker(Broker):
             task.add_done_callback(self._tasks.discard)
 
     async def _sweep(self) -> None:
-        with contextlib.suppress(BrokerUnavailable):  # Nobody waits for it, and the next one is not far.
-            async with self._session() as session, session.transaction() as connection:
-                cursor = await connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (statements.TRIM_LOCK,))
-                if (await cursor.fetchone())[0]:
-                    await connection.execute(statements.TRIM, self._limits)
+        # On a connection of its own: on the hub's, what is published meanwhile would wait.
+        session = Session(self.listening_alias)
+        try:
+            with contextlib.suppress(BrokerUnavailable):  # Nobody waits for it, and the next one is not far.
+                async with session.transaction() as connection:
+                    cursor = await connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (statements.TRIM_LOCK,))
+                    is_mine = await cursor.fetchone()
+                    if is_mine is not None and is_mine[0]:
+                        await connection.execute(statements.TRIM, self._limits)
+        finally:
+            await session.close()
 
     def check(self) -> list[CheckMessage]:
         options = connections.settings[self._alias].get("OPTIONS", {})
