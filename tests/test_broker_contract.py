@@ -8,6 +8,7 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import connections
 
+from cookbook.brokers.files import FileBroker
 from ds_broadcaster.brokers.memory import MemoryBroker
 from ds_broadcaster.brokers.postgres import PostgresBroker
 from ds_broadcaster.brokers.redis import RedisBroker
@@ -27,6 +28,22 @@ class TestMemoryBroker(BrokerContract):
         if self.broker is None:
             self.broker = MemoryBroker("", {}, History(**history))
         return self.broker
+
+
+class TestFileBroker(BrokerContract):
+    """The example of the page "Writing a broker"."""
+
+    @pytest.fixture(autouse=True)
+    def _brokers(self, tmp_path):
+        self.folder, self.brokers = tmp_path / "broker", []
+        yield
+        for broker in self.brokers:
+            broker.close()
+
+    def make_broker(self, **history):
+        broker = FileBroker(str(self.folder), {}, History(**history))
+        self.brokers.append(broker)
+        return broker
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,138 @@
+"""The file that everybody appends to."""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from ds_broadcaster import BrokerUnavailable
+from ds_broadcaster.ids import new_epoch
+
+# Seconds until a writer who holds up the others is given up.
+PATIENCE = 1.5
+# Bytes of the first line.
+HEAD = 100
+
+# What the machine's last start is known by, where it tells.
+_boot = Path("/proc/sys/kernel/random/boot_id")
+BOOT = _boot.read_text().strip() if _boot.exists() else ""
+
+
+class Head(NamedTuple):
+    """The first line: the epoch, the start of the machine, and how many bytes of records came before this file's."""
+
+    epoch: str
+    boot: str
+    base: int
+
+
+class Record(NamedTuple):
+    """Every other line: an "event", a "command", or a "roster" that changed; `at` is when it was written."""
+
+    sequence: int
+    channel: str
+    kind: str
+    at: float
+    text: str
+
+
+class Journal:
+    """Records in the order in which they were written. The sequence of each is how many bytes there were behind it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self._path = folder / "journal"
+
+    # --8<-- [start:write]
+    @contextlib.contextmanager
+    def turn(self):
+        """Let one thread of one process write, and the others wait; raises BrokerUnavailable when that takes long."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        deadline = time.monotonic() + PATIENCE
+        # Closing the file ends the turn. So does the end of the process, whatever ends it.
+        with (self.folder / "lock").open("w") as lock:
+            while not _is_locked(lock):
+                if time.monotonic() > deadline:
+                    raise BrokerUnavailable(f"Another process does not let go of {lock.name}.")
+                time.sleep(0.001)
+            self._mend()
+            yield
+
+    def append(self, channel, kind, text, limit):
+        """Write a record, in one's turn, and return its sequence. Of a file over the limit the older half goes."""
+        line = json.dumps([channel, kind, time.time(), text]).encode() + b"\n"
+        if self._path.stat().st_size > limit:
+            self._cut()
+        with self._path.open("r+b", buffering=0) as file:
+            base = _head(file).base
+            end = file.seek(0, os.SEEK_END) + len(line)
+            if file.write(line) < len(line):
+                raise OSError(f"{self._path} cannot grow: the disk is full.")
+        return base + end - HEAD
+
+    def _mend(self):
+        """Leave a file that can be appended to."""
+        with contextlib.suppress(FileNotFoundError), self._path.open("r+b") as file:
+            # A machine that loses its power may lose the last records, and must not give their sequences again.
+            if _head(file).boot == BOOT:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # Somebody died while writing. Nobody has read it.
+                    file.seek(0)
+                    file.truncate(file.read().rindex(b"\n") + 1)
+                return
+        self._replace(Head(new_epoch(), BOOT, 0), b"")
+
+    def _cut(self):
+        with self._path.open("rb") as file:
+            head, records = _head(file), file.read()
+        kept = records[len(records) // 2 :].partition(b"\n")[2]
+        self._replace(head._replace(base=head.base + len(records) - len(kept)), kept)
+
+    def _replace(self, head, records):
+        write(self._path, json.dumps(head).encode().ljust(HEAD - 1) + b"\n" + records)
+
+    # --8<-- [end:write]
+
+    # --8<-- [start:read]
+    def read(self, epoch, position):
+        """Return the head, and the records behind a position of this epoch: all of them if there is another by now."""
+        with contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
+            head = _head(file)
+            if head.boot == BOOT:
+                begin = max(position, head.base) if epoch == head.epoch else head.base
+                file.seek(HEAD + begin - head.base)
+                # Behind the last line break is what somebody is writing at this moment.
+                return head, list(_records(begin, file.read().split(b"\n")[:-1]))
+        with self.turn():  # Which leaves a file to read.
+            pass
+        return self.read(epoch, position)
+
+    # --8<-- [end:read]
+
+
+def write(path, content):
+    """Put a file in the place of another, in one step for whoever reads it."""
+    new = path.with_suffix(".new")
+    new.write_bytes(content)
+    new.replace(path)
+
+
+def _is_locked(file):
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _head(file):
+    return Head(*json.loads(file.read(HEAD)))
+
+
+def _records(position, lines):
+    for line in lines:
+        position += len(line) + 1
+        yield Record(position, *json.loads(line))
