@@ -19,8 +19,9 @@ from redis.sentinel import Sentinel
 TIMEOUT = 0.9
 # Seconds for each of the sentinels, which are asked in turn.
 SENTINEL_TIMEOUT = 0.25
-# Connections that the publishers of a process share.
-CONNECTIONS = 16
+# Connections that the threads of a process share. A crowd that opens its streams at once asks from as many threads,
+# and with 16 of them 50 streams were once too many on a busy machine.
+CONNECTIONS = 64
 
 EXAMPLE = "redis://127.0.0.1:6379/0"
 
@@ -88,7 +89,7 @@ class Servers:
         if self._is_secure:
             theirs["ssl"] = self._options["ssl"] = True
         self._sentinel = Sentinel(addresses, sentinel_kwargs=theirs)
-        # Those that are open are shared; more than these at a time are a mistake somewhere.
+        # Here nobody waits for a free one, so there are to be more than anybody needs.
         self.client = self._sentinel.master_for(
             service, max_connections=4 * CONNECTIONS, retry=_once(), **self._options
         )
@@ -102,7 +103,7 @@ class Servers:
             self._options["ssl"] = True
         self._nodes = nodes
         self.client = _Late(
-            lambda: RedisCluster(startup_nodes=nodes, max_connections=CONNECTIONS, retry=_once(), **self._options)
+            lambda: RedisCluster(startup_nodes=nodes, max_connections=4 * CONNECTIONS, retry=_once(), **self._options)
         )
 
     def listening(self) -> Any:
