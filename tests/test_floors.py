@@ -19,6 +19,7 @@ FLOORS = [
         "brokers",
         "brokers.base",
         "brokers.memory",
+        "brokers.listening",
         "brokers.packing",
         "brokers.postgres",
         "brokers.postgres.broker",

@@ -2,9 +2,8 @@
 
 import asyncio
 import contextlib
-import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -15,21 +14,20 @@ from django.db import DEFAULT_DB_ALIAS, connections
 
 from ...conf import History
 from ...exceptions import BrokerUnavailable, Gap
-from ...ids import format_id, parse_id
-from ..base import COMMANDS_KEPT, EVERYWHERE, Answer, Broker, Change, Command, Place, Receiver, Share, frame, share_of
+from ...ids import parse_id
+from ..base import COMMANDS_KEPT, EVERYWHERE, Answer, Change, Command, Place, Receiver, Share, frame
+from ..listening import ListeningBroker, T
 from ..packing import decoded, encoded, pack_command, unpack_command, unpack_user
 from . import statements
 from .listener import Listener
 from .roster import share
 from .session import Session, asking, bounded
 
-logger = logging.getLogger("ds_broadcaster")
-
 # Seconds between two sweeps of a process.
 SWEEP_INTERVAL = 10
 
 
-class PostgresBroker(Broker):
+class PostgresBroker(ListeningBroker):
     """Carries over a PostgreSQL database of the project; needs "ds_broadcaster.contrib.postgres" in INSTALLED_APPS.
 
     LOCATION is an alias in DATABASES, "default" without one. What is sent inside of a transaction on that database is
@@ -38,6 +36,8 @@ class PostgresBroker(Broker):
     - `listen`: the alias by which hubs reach the server, where LOCATION goes through a pooler in transaction mode;
     - `lease`: see LEASE.
     """
+
+    server = "PostgreSQL"
 
     def __init__(self, location: str | Sequence[str], options: Mapping[str, Any], history: History) -> None:
         super().__init__(location, options, history)
@@ -54,25 +54,16 @@ class PostgresBroker(Broker):
                 "run `manage.py migrate`."
             )
         self._limits = statements.limits_of(history)
-        self._listeners: dict[Receiver, Listener] = {}
         self._swept = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
-        self.epoch = ""
 
     # Publishing.
 
     def publish(self, channel: str, payload: bytes) -> int | None:
         return self._publish(channel, "", payload)
 
-    async def apublish(self, channel: str, payload: bytes) -> int | None:
-        # In the thread where an async view's queries run, and its transaction.
-        return await sync_to_async(self.publish)(channel, payload)
-
     def command(self, channel: str, command: Command) -> None:
         self._publish(channel, command.verb, pack_command(channel, command))
-
-    async def acommand(self, channel: str, command: Command) -> None:
-        await sync_to_async(self.command)(channel, command)
 
     def _publish(self, channel: str, verb: str, payload: bytes) -> int | None:
         values = (statements.key_of(channel), encoded(channel), verb, payload)
@@ -94,13 +85,6 @@ class PostgresBroker(Broker):
 
     # Where clients stand.
 
-    def cursor(self) -> str:
-        place = self.locate((), None)
-        return format_id(place.epoch, place.granted)
-
-    async def acursor(self) -> str:
-        return await sync_to_async(self.cursor)()
-
     def locate(self, channels: Sequence[str], event_id: str | None) -> Place:
         parsed = parse_id(event_id) if event_id else None
         epoch, sequence = parsed or ("", 0)
@@ -115,9 +99,6 @@ class PostgresBroker(Broker):
         is_foreign = epoch != now or sequence > granted
         gaps = frozenset(name for name, is_there in zip(channels, covered, strict=True) if is_foreign or not is_there)
         return Place(now, granted, granted if len(gaps) == len(channels) else sequence, gaps)
-
-    async def alocate(self, channels: Sequence[str], event_id: str | None) -> Place:
-        return await sync_to_async(self.locate)(channels, event_id)
 
     async def ask_where(self, session: Session, keys: list[bytes], cursor: int) -> Any:
         """Return the epoch, the newest sequence, and for each key whether its channel covers the cursor."""
@@ -135,19 +116,6 @@ class PostgresBroker(Broker):
             raise Gap(f"{channel!r} no longer holds what came after {cursor}.")
         self.know(rows[0][0])
         return [(number, frame(epoch, number, payload)) for epoch, _, number, payload in rows if number is not None]
-
-    def know(self, epoch: str) -> bool:
-        """Take note of the epoch that the server is in; True for another one, after which nothing can go on."""
-        if epoch == self.epoch:
-            return False
-        before, self.epoch = self.epoch, epoch
-        if not before:
-            return False
-        logger.warning("PostgreSQL may have lost some events: every client starts from a snapshot.")
-        for receiver, listener in list(self._listeners.items()):
-            listener.forget()
-            receiver.reset(epoch)
-        return True
 
     def sweep(self) -> None:
         now = time.monotonic()
@@ -182,28 +150,14 @@ class PostgresBroker(Broker):
             )
         ]
 
-    def close(self) -> None:
-        for receiver in list(self._listeners):
-            self.detach(receiver)
-
     # Hubs.
 
-    def attach(self, receiver: Receiver) -> int:
-        self._listeners[receiver] = Listener(self, receiver)
-        return 0  # Nothing is carried before subscribe().
+    def listen(self, receiver: Receiver) -> Listener:
+        return Listener(self, receiver)
 
-    def detach(self, receiver: Receiver) -> None:
-        listener = self._listeners.pop(receiver, None)
-        if listener is not None:
-            listener.close()
-
-    async def subscribe(self, receiver: Receiver, channel: str) -> int:
-        return await self._listeners[receiver].subscribe(channel)
-
-    async def unsubscribe(self, receiver: Receiver, channel: str) -> None:
-        listener = self._listeners.get(receiver)
-        if listener is not None:
-            listener.unsubscribe(channel)
+    async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        # In the one where an async view's queries run, and in its transaction.
+        return await sync_to_async(function)(*args)
 
     # Who is there.
 
@@ -222,10 +176,9 @@ class PostgresBroker(Broker):
         async with session.transaction() as connection:
             return await share(connection, receiver.process, changes, lease)
 
-    def users(self, channel: str) -> list[Any]:
-        found = [user for receiver in list(self._listeners) for user in receiver.users(channel)]
-        rows = self._ask(statements.USERS, (statements.key_of(channel), self._here()))
-        return found + [unpack_user(who) for who, connections in rows for _ in range(connections)]
+    def users_but(self, channel: str, processes: list[str]) -> list[Any]:
+        rows = self._ask(statements.USERS, (statements.key_of(channel), processes))
+        return [unpack_user(who) for who, connections in rows for _ in range(connections)]
 
     def elsewhere(self, receiver: Receiver, channel: str) -> list[Any]:
         # On the hub's own connection: a presence callback that needs no database is not to open one.
@@ -234,26 +187,13 @@ class PostgresBroker(Broker):
         rows = asyncio.run_coroutine_threadsafe(asking, listener.loop).result()
         return [unpack_user(who) for who, _ in rows]
 
-    async def ausers(self, channel: str) -> list[Any]:
-        return await sync_to_async(self.users)(channel)
-
-    def channels(self) -> list[str]:
-        return list(dict.fromkeys(name for share in self.shares() for name in share.channels))
-
-    async def achannels(self) -> list[str]:
-        return await sync_to_async(self.channels)()
-
-    def shares(self) -> list[Share]:
-        found = [share_of(receiver) for receiver in list(self._listeners)]
-        others: dict[str, dict[str, int]] = {}
-        for process, channel, count in self._ask(statements.SHARES, (self._here(),)):
-            held = others.setdefault(process, {})
+    def shares_but(self, processes: list[str]) -> list[Share]:
+        found: dict[str, dict[str, int]] = {}
+        for process, channel, count in self._ask(statements.SHARES, (processes,)):
+            held = found.setdefault(process, {})
             if channel is not None:
                 held[decoded(channel)] = count
-        return found + [Share(process, held) for process, held in others.items()]
-
-    def _here(self) -> list[str]:
-        return [receiver.process for receiver in list(self._listeners)]
+        return [Share(process, held) for process, held in found.items()]
 
     def _ask(self, statement: str, parameters: Any) -> list[Any]:
         with asking(), connections[self._alias].cursor() as cursor:

@@ -72,7 +72,7 @@ class Listener:
         assert self._head is not None
         return self._head
 
-    def unsubscribe(self, channel: str) -> None:
+    async def unsubscribe(self, channel: str) -> None:
         """Carry a channel no longer."""
         self._channels.pop(statements.key_of(channel), None)
 

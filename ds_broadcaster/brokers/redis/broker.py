@@ -6,23 +6,21 @@ loop of its hub: see listener.py.
 
 import asyncio
 import contextlib
-import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import redis
 
 from ...conf import History
 from ...exceptions import BrokerUnavailable, Gap
-from ...ids import format_id, new_epoch, parse_id
-from ..base import COMMANDS_KEPT, EVERYWHERE, Answer, Broker, Change, Command, Place, Receiver, Share, frame, share_of
+from ...ids import new_epoch, parse_id
+from ..base import COMMANDS_KEPT, EVERYWHERE, Answer, Change, Command, Place, Receiver, Share, frame
+from ..listening import ListeningBroker, T
 from ..packing import decoded, encoded, pack_command, pack_user, unpack_command, unpack_user
 from . import scripts
 from .listener import Listener
 from .servers import Servers
-
-logger = logging.getLogger("ds_broadcaster")
 
 # Seconds between two sweeps of a process, and channels that one lets go of at the most.
 SWEEP_INTERVAL = 30
@@ -31,7 +29,7 @@ SWEPT = 100
 REPLICAS_WAIT = 600
 
 
-class RedisBroker(Broker):
+class RedisBroker(ListeningBroker):
     """Carries over a Redis server, a primary that sentinels watch, or a cluster, of which it uses one slot.
 
     LOCATION is a URL, as in `redis://:password@host:6379/0`, `rediss://...` for TLS, or `unix:///path`. Of OPTIONS it
@@ -47,6 +45,8 @@ class RedisBroker(Broker):
     The others go to redis-py's connections.
     """
 
+    server = "Redis"
+
     def __init__(self, location: str | Sequence[str], options: Mapping[str, Any], history: History) -> None:
         super().__init__(location, options, history)
         rest = {name: value for name, value in options.items() if name != "lease"}
@@ -55,9 +55,7 @@ class RedisBroker(Broker):
         sentinel, cluster = rest.pop("sentinel", None), rest.pop("cluster", False)
         self._state = [f"{self.prefix}:{name}" for name in ("state", "last", "floor", "size", "times")]
         self.servers = Servers(location, self._state[0], sentinel=sentinel, cluster=cluster, options=rest)
-        self._listeners: dict[Receiver, Listener] = {}
         self._swept = 0.0
-        self.epoch = ""
 
     # Publishing.
 
@@ -68,17 +66,11 @@ class RedisBroker(Broker):
         arguments += [limits.max_total_bytes, self.history_of(b"")]
         return int(self._write(scripts.PUBLISH, [self.history_of(name)], arguments)[1])
 
-    async def apublish(self, channel: str, payload: bytes) -> int:
-        return await asyncio.to_thread(self.publish, channel, payload)
-
     def command(self, channel: str, command: Command) -> None:
         name = encoded(channel)
         keys = [self.history_of(name), f"{self.prefix}:commands"]
         arguments = [name, pack_command(channel, command), command.verb, _ms(COMMANDS_KEPT), self.topic_of(name)]
         self._write(scripts.COMMAND, keys, arguments)
-
-    async def acommand(self, channel: str, command: Command) -> None:
-        await asyncio.to_thread(self.command, channel, command)
 
     async def commands(self, channel: str, after: int) -> list[Command]:
         found = await asyncio.to_thread(self.commands_since, after)
@@ -93,13 +85,6 @@ class RedisBroker(Broker):
 
     # Where clients stand.
 
-    def cursor(self) -> str:
-        place = self.locate((), None)
-        return format_id(place.epoch, place.granted)
-
-    async def acursor(self) -> str:
-        return await asyncio.to_thread(self.cursor)
-
     def locate(self, channels: Sequence[str], event_id: str | None) -> Place:
         parsed = parse_id(event_id) if event_id else None
         names = [encoded(channel) for channel in channels]
@@ -111,9 +96,6 @@ class RedisBroker(Broker):
             return Place(now.decode(), granted, granted)
         gaps = frozenset(channel for channel, is_covered in zip(channels, covered, strict=True) if not is_covered)
         return Place(now.decode(), granted, granted if len(gaps) == len(channels) else sequence, gaps)
-
-    async def alocate(self, channels: Sequence[str], event_id: str | None) -> Place:
-        return await asyncio.to_thread(self.locate, channels, event_id)
 
     async def read(self, channel: str, cursor: int) -> list[tuple[int, bytes]]:
         return await asyncio.to_thread(self._read, channel, cursor)
@@ -166,16 +148,6 @@ class RedisBroker(Broker):
         self.know(answer[0].decode())
         return answer
 
-    def know(self, epoch: str) -> None:
-        """Take note of the epoch that the server is in; after another one nothing that was given can go on."""
-        if epoch != self.epoch:
-            before, self.epoch = self.epoch, epoch
-            if before:
-                logger.warning("Redis has lost its memory: every client starts from a snapshot.")
-                for receiver, listener in list(self._listeners.items()):
-                    listener.forget()
-                    receiver.reset(epoch)
-
     def sweep(self) -> None:
         now = time.monotonic()
         if now - self._swept > SWEEP_INTERVAL:
@@ -187,28 +159,16 @@ class RedisBroker(Broker):
             self._run(scripts.SWEEP, [], [_ms(self.limits.max_age), SWEPT, self.history_of(b"")])
 
     def close(self) -> None:
-        for receiver in list(self._listeners):
-            self.detach(receiver)
+        super().close()
         self.servers.close()
 
     # Hubs.
 
-    def attach(self, receiver: Receiver) -> int:
-        self._listeners[receiver] = Listener(self, receiver)
-        return 0  # Nothing is carried before subscribe().
+    def listen(self, receiver: Receiver) -> Listener:
+        return Listener(self, receiver)
 
-    def detach(self, receiver: Receiver) -> None:
-        listener = self._listeners.pop(receiver, None)
-        if listener is not None:
-            listener.close()
-
-    async def subscribe(self, receiver: Receiver, channel: str) -> int:
-        return await self._listeners[receiver].subscribe(channel)
-
-    async def unsubscribe(self, receiver: Receiver, channel: str) -> None:
-        listener = self._listeners.get(receiver)
-        if listener is not None:
-            await listener.unsubscribe(channel)
+    async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        return await asyncio.to_thread(function, *args)
 
     # Who is there.
 
@@ -229,9 +189,9 @@ class RedisBroker(Broker):
         _, was_there, next_end, joined, left = answer
         return Answer(_pairs(joined), _pairs(left), not was_there, next_end / 1000)
 
-    def users(self, channel: str) -> list[Any]:
-        found = [user for receiver in list(self._listeners) for user in receiver.users(channel)]
-        for people in self._ask_others(self._people, b":" + encoded(channel), "all", self._here()).values():
+    def users_but(self, channel: str, processes: list[str]) -> list[Any]:
+        found = []
+        for people in self._ask_others(self._people, b":" + encoded(channel), "all", processes).values():
             for user, connections in zip(people[::2], people[1::2], strict=True):
                 found += [unpack_user(user)] * int(connections)
         return found
@@ -240,18 +200,9 @@ class RedisBroker(Broker):
         people = self._ask_others(self._people, b":" + encoded(channel), "keys", [receiver.process])
         return [unpack_user(user) for users in people.values() for user in users]
 
-    async def ausers(self, channel: str) -> list[Any]:
-        return await asyncio.to_thread(self.users, channel)
-
-    def channels(self) -> list[str]:
-        return list(dict.fromkeys(name for share in self.shares() for name in share.channels))
-
-    async def achannels(self) -> list[str]:
-        return await asyncio.to_thread(self.channels)
-
-    def shares(self) -> list[Share]:
-        found = [share_of(receiver) for receiver in list(self._listeners)]
-        for process, holdings in self._ask_others(self._holdings, b"", "all", self._here()).items():
+    def shares_but(self, processes: list[str]) -> list[Share]:
+        found = []
+        for process, holdings in self._ask_others(self._holdings, b"", "all", processes).items():
             pairs = zip(holdings[::2], holdings[1::2], strict=True)
             found.append(Share(process, {decoded(name): int(count) for name, count in pairs if int(count)}))
         return found
@@ -263,9 +214,6 @@ class RedisBroker(Broker):
     @property
     def _people(self) -> str:
         return f"{self.prefix}:u:"
-
-    def _here(self) -> list[str]:
-        return [receiver.process for receiver in list(self._listeners)]
 
     def _ask_others(self, prefix: str, suffix: bytes, what: str, but: list[str]) -> dict[str, list[bytes]]:
         """Return what each process has under a key."""

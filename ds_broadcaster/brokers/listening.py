@@ -1,0 +1,133 @@
+"""What the brokers over a network share: their hubs listen, each on a connection of its own."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from ..conf import History
+from ..ids import format_id
+from .base import Broker, Command, Place, Receiver, Share, share_of
+
+logger = logging.getLogger("ds_broadcaster")
+
+T = TypeVar("T")
+
+
+class Listener(Protocol):
+    """What listens for one hub, on its loop."""
+
+    async def subscribe(self, channel: str) -> int:
+        """Carry a channel; return a sequence after which nothing on it will be missed."""
+
+    async def unsubscribe(self, channel: str) -> None:
+        """Carry a channel no longer."""
+
+    def forget(self) -> None:
+        """Take note that the sequences begin again."""
+
+    def close(self) -> None:
+        """Stop listening."""
+
+
+class ListeningBroker(Broker):
+    """A broker with a listener for each hub. What is asked in a thread has an async twin that asks in one."""
+
+    # What this is called in messages.
+    server: str
+
+    def __init__(self, location: str | Sequence[str], options: Mapping[str, Any], history: History) -> None:
+        super().__init__(location, options, history)
+        self.epoch = ""
+        self._listeners: dict[Receiver, Any] = {}
+
+    @abstractmethod
+    def listen(self, receiver: Receiver) -> Listener:
+        """Return what listens for a hub from now on; called on its loop."""
+
+    @abstractmethod
+    async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        """Call what may wait in a thread where it may."""
+
+    @abstractmethod
+    def users_but(self, channel: str, processes: list[str]) -> list[Any]:
+        """Return the user of each connection that the other processes have told of."""
+
+    @abstractmethod
+    def shares_but(self, processes: list[str]) -> list[Share]:
+        """Return what the other processes hold."""
+
+    def know(self, epoch: str) -> bool:
+        """Take note of the epoch that the server is in; True for another one, after which nothing can go on."""
+        if epoch == self.epoch:
+            return False
+        before, self.epoch = self.epoch, epoch
+        if not before:
+            return False
+        logger.warning("%s has lost its memory, or some of it: every client starts from a snapshot.", self.server)
+        for receiver, listener in list(self._listeners.items()):
+            listener.forget()
+            receiver.reset(epoch)
+        return True
+
+    # The async twins.
+
+    async def apublish(self, channel: str, payload: bytes) -> int | None:
+        return await self.in_thread(self.publish, channel, payload)
+
+    async def acommand(self, channel: str, command: Command) -> None:
+        await self.in_thread(self.command, channel, command)
+
+    async def alocate(self, channels: Sequence[str], event_id: str | None) -> Place:
+        return await self.in_thread(self.locate, channels, event_id)
+
+    def cursor(self) -> str:
+        place = self.locate((), None)
+        return format_id(place.epoch, place.granted)
+
+    async def acursor(self) -> str:
+        return await self.in_thread(self.cursor)
+
+    async def ausers(self, channel: str) -> list[Any]:
+        return await self.in_thread(self.users, channel)
+
+    async def achannels(self) -> list[str]:
+        return await self.in_thread(self.channels)
+
+    # Hubs.
+
+    def attach(self, receiver: Receiver) -> int:
+        self._listeners[receiver] = self.listen(receiver)
+        return 0  # Nothing is carried before subscribe().
+
+    def detach(self, receiver: Receiver) -> None:
+        listener = self._listeners.pop(receiver, None)
+        if listener is not None:
+            listener.close()
+
+    async def subscribe(self, receiver: Receiver, channel: str) -> int:
+        begin: int = await self._listeners[receiver].subscribe(channel)
+        return begin
+
+    async def unsubscribe(self, receiver: Receiver, channel: str) -> None:
+        listener = self._listeners.get(receiver)
+        if listener is not None:
+            await listener.unsubscribe(channel)
+
+    def close(self) -> None:
+        for receiver in list(self._listeners):
+            self.detach(receiver)
+
+    # Who is there: the hubs of this process know it for themselves, and newer than they have told it.
+
+    def users(self, channel: str) -> list[Any]:
+        here = list(self._listeners)
+        found = [user for receiver in here for user in receiver.users(channel)]
+        return found + self.users_but(channel, [receiver.process for receiver in here])
+
+    def channels(self) -> list[str]:
+        return list(dict.fromkeys(name for share in self.shares() for name in share.channels))
+
+    def shares(self) -> list[Share]:
+        here = list(self._listeners)
+        return [*map(share_of, here), *self.shares_but([receiver.process for receiver in here])]
