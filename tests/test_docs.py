@@ -164,10 +164,23 @@ def test_start_page_shows_the_product_in_thirty_lines():
 
 
 def runs():
-    """Return the files that serve when a recipe is served."""
-    folders = [*FOLDERS.values(), RECIPES / "_base"]
+    """Return the files that serve when a recipe is served, and the broker that test_file_broker.py is about."""
+    folders = [*FOLDERS.values(), RECIPES / "_base", COOKBOOK / "brokers"]
     files = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".html", ".css")]
-    return [COOKBOOK / "serve.py", *files]
+    return [COOKBOOK / "serve.py", COOKBOOK / "compose.yml", *files]
+
+
+def test_compose_file_has_the_servers_and_what_they_keep():
+    if find_spec("yaml") is None:
+        _missing("needs PyYAML, which mkdocs brings: the package's extra `docs`")
+    import yaml
+
+    compose = yaml.safe_load((COOKBOOK / "compose.yml").read_text())
+    assert set(compose["services"]) == {"redis", "postgres"}
+    for service in compose["services"].values():
+        [port], [volume] = service["ports"], service["volumes"]
+        assert port.startswith("127.0.0.1:"), "Nobody else is to reach it."
+        assert volume.partition(":")[0] in compose["volumes"]
 
 
 # Recipes, pages and tests belong together

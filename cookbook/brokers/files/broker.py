@@ -13,11 +13,10 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ds_broadcaster import BrokerUnavailable
 from ds_broadcaster.brokers import EVERYWHERE, Broker, Command, Place, Share, share_of
-from ds_broadcaster.brokers.base import COMMANDS_KEPT, sequence_of
+from ds_broadcaster.brokers.base import COMMANDS_KEPT, frame, sequence_of
 from ds_broadcaster.brokers.packing import pack_command, unpack_command, unpack_user
 from ds_broadcaster.ids import format_id
 from ds_broadcaster.log import Log
-from ds_broadcaster.sse import with_id
 
 from .journal import Journal
 from .rosters import Rosters
@@ -92,7 +91,7 @@ class FileBroker(Broker):
                     receiver.attended(channel)
             return
         if kind == "event":
-            item = with_id(format_id(self.epoch, sequence), text.encode("utf-8", "surrogateescape"))
+            item = frame(self.epoch, sequence, text.encode("utf-8", "surrogateescape"))
             self._logs.setdefault(channel, Log(self._floor)).append(sequence, item, at)
             self._log(channel)
         else:
@@ -124,6 +123,7 @@ class FileBroker(Broker):
         for receiver, channels in self._wanted.items():
             for channel in channels - {EVERYWHERE}:
                 receiver.missed(channel)
+                receiver.attended(channel)
             # There may have been commands. Whoever was to go is not let in again.
             receiver.deliver(EVERYWHERE, position, Command("recheck"))
 
