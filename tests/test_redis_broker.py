@@ -83,6 +83,7 @@ def test_server_is_reached_as_its_url_says(options):
         (["redis://a", "redis://b"], {}, '"sentinel"'),
         (["redis://a"], {"sentinel": "main", "cluster": True}, "not both"),
         ([], {}, "LOCATION"),
+        (["redis://a"], {"cluster": True, "replicas": 1}, "min-replicas-to-write"),
     ],
 )
 def test_location_that_makes_no_sense_is_refused_with_what_to_write(location, options, says):

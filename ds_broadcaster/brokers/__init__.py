@@ -4,9 +4,25 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from ..conf import Settings
-from .base import EVERYWHERE, GONE, LEASE, Answer, Broker, Change, Command, Place, Receiver, Share, share_of
+from .base import (
+    COMMANDS_KEPT,
+    EVERYWHERE,
+    GONE,
+    LEASE,
+    Answer,
+    Broker,
+    Change,
+    Command,
+    Place,
+    Receiver,
+    Share,
+    frame,
+    sequence_of,
+    share_of,
+)
 
 __all__ = [
+    "COMMANDS_KEPT",
     "EVERYWHERE",
     "GONE",
     "LEASE",
@@ -18,6 +34,8 @@ __all__ = [
     "Receiver",
     "Share",
     "create_broker",
+    "frame",
+    "sequence_of",
     "share_of",
 ]
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import redis
+from django.core.exceptions import ImproperlyConfigured
 
 from ...conf import History
 from ...exceptions import BrokerUnavailable, Gap
@@ -53,6 +54,12 @@ class RedisBroker(ListeningBroker):
         self.prefix = f"{{{rest.pop('prefix', 'ds_broadcaster')}}}"
         self._replicas = rest.pop("replicas", 0)
         sentinel, cluster = rest.pop("sentinel", None), rest.pop("cluster", False)
+        if cluster and self._replicas:
+            raise ImproperlyConfigured(
+                "DS_BROADCASTER_BROKER['OPTIONS'] must not have replicas for a cluster: they are waited for behind a "
+                "single server or sentinels alone. A cluster's nodes can refuse what too few replicas would get, with "
+                "Redis' own min-replicas-to-write."
+            )
         self._state = [f"{self.prefix}:{name}" for name in ("state", "last", "floor", "size", "times")]
         self.servers = Servers(location, self._state[0], sentinel=sentinel, cluster=cluster, options=rest)
         self._swept = 0.0
