@@ -12,8 +12,17 @@ from pathlib import Path
 from django.core.exceptions import ImproperlyConfigured
 
 from ds_broadcaster import BrokerUnavailable
-from ds_broadcaster.brokers import EVERYWHERE, Broker, Command, Place, Share, share_of
-from ds_broadcaster.brokers.base import COMMANDS_KEPT, frame, sequence_of
+from ds_broadcaster.brokers import (
+    COMMANDS_KEPT,
+    EVERYWHERE,
+    Broker,
+    Command,
+    Place,
+    Share,
+    frame,
+    sequence_of,
+    share_of,
+)
 from ds_broadcaster.brokers.packing import pack_command, unpack_command, unpack_user
 from ds_broadcaster.ids import format_id
 from ds_broadcaster.log import Log
