@@ -109,8 +109,8 @@ class Listener:
             raise BrokerUnavailable(_NOT_HEARD)
         async with self._fetching:
             if self._head is not None:
-                for key in await self._uncovered(self._head):
-                    self._receiver.missed(self._channels[key])
+                for channel in await self._uncovered(self._head):
+                    self._receiver.missed(channel)
                 for channel in self._channels.values():
                     self._receiver.attended(channel)  # Who came and went meanwhile was not heard either.
             await self._fetch()
@@ -141,11 +141,11 @@ class Listener:
 
     # What is heard.
 
-    async def _uncovered(self, cursor: int) -> list[bytes]:
+    async def _uncovered(self, cursor: int) -> list[str]:
         """Return the channels that have events after a sequence which are no longer there."""
-        keys = [key for key, channel in self._channels.items() if channel != EVERYWHERE]
-        _, _, covered = await self._broker.ask_where(self.session, keys, cursor)
-        return [key for key, is_covered in zip(keys, covered, strict=True) if not is_covered]
+        channels = {key: channel for key, channel in self._channels.items() if channel != EVERYWHERE}
+        _, _, covered = await self._broker.ask_where(self.session, list(channels), cursor)
+        return [channel for channel, is_covered in zip(channels.values(), covered, strict=True) if not is_covered]
 
     async def _fetch(self) -> None:
         """Hand over what is new; whoever calls this has the lock."""
