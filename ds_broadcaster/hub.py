@@ -43,6 +43,8 @@ BACKLOG_WAIT = 1.0
 Item = bytes | Command | None
 # Stands behind the last event of an epoch, in place of a channel's with the name of the next one.
 RESET = Command("reset")
+# Stands where some events of a channel should, which are gone.
+MISSED = Command("missed")
 
 
 class Hub:
@@ -104,7 +106,8 @@ class Hub:
         self.deliver("", sequence, None)
 
     def missed(self, channel: str) -> None:
-        self.soon(self.orders.start_anew, [channel])
+        # In the line of the events too: with one from behind the gap nobody could tell that there was one.
+        self.deliver(channel, 0, MISSED)
 
     def reset(self, epoch: str) -> None:
         # In the line of the events: those before it are of the old epoch.
@@ -210,7 +213,9 @@ class Hub:
             elif isinstance(item, Command):
                 self._pump(changed)
                 changed = {}
-                if channel is not None or name == EVERYWHERE:
+                if item is MISSED:
+                    self.orders.start_anew([name])
+                elif channel is not None or name == EVERYWHERE:
                     self.orders.obey(channel, item, sequence)
             elif channel is not None and channel.append(sequence, item, now):
                 changed[channel] = None

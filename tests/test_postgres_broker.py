@@ -15,12 +15,12 @@ from django.core.management import call_command
 from django.db import connection, connections, transaction
 from django.test import override_settings
 
-from ds_broadcaster.brokers import Command
+from ds_broadcaster.brokers import EVERYWHERE, Command
 from ds_broadcaster.brokers.postgres import PostgresBroker, statements
 from ds_broadcaster.conf import History
 from ds_broadcaster.exceptions import BrokerUnavailable, Gap
 from ds_broadcaster.testing.cluster import apart
-from ds_broadcaster.testing.ear import ATTENDED, RESET, Ear
+from ds_broadcaster.testing.ear import ATTENDED, MISSED, RESET, Ear
 from tests.harness.postgres import PgBouncer, PostgresServer
 from tests.harness.programs import wait_until
 from tests.harness.server import Server
@@ -275,6 +275,60 @@ def test_killed_channel_stays_forgotten_when_the_command_is_trimmed(database):
         sweep(broker)
         with pytest.raises(Gap):
             asyncio.run(broker.read("a", sequence - 1))
+
+
+@pytest.mark.parametrize("behind", [3, 10])
+def test_what_is_trimmed_before_a_listener_has_read_it_is_a_gap(database, behind):
+    with new_broker(max_events=5) as broker:
+
+        async def test(ear):
+            async with broker._listeners[ear]._fetching:  # As in a process that is busy with something else.
+                for number in range(behind):
+                    await apart(broker.publish, "a", b"%d\n\n" % number)
+                await apart(broker.publish, "b", b"x\n\n")
+                await broker._sweep()
+            await ear.hears("b", await apart(broker.publish, "b", b"y\n\n"))
+
+        ear = listening(broker, test, "ab")
+        assert MISSED not in ear.sequences("b")
+        if behind > 5:
+            assert ear.sequences("a")[0] == MISSED
+        else:
+            assert len(payloads(ear)) == behind
+
+
+def test_commands_that_are_too_old_to_be_read_again_are_made_up_for(broker, database):
+    async def test(ear):
+        async with broker._listeners[ear]._fetching:
+            await apart(broker.command, EVERYWHERE, Command("recheck", 7))
+            database.call("update ds_broadcaster_event set created = created - interval '1 hour'")
+            await broker._sweep()
+        await ear.hears("a", await apart(broker.publish, "a", b"x\n\n"))
+
+    ear = listening(broker, test)
+    assert Command("recheck") in [item for _, _, item in ear.heard]
+
+
+def test_listening_begins_however_much_others_are_told_meanwhile(broker, database, caplog):
+    done = threading.Event()
+
+    def tell_others():
+        with contextlib.closing(database.connect()) as connection:
+            while not done.is_set():
+                connection.execute(statements.NOTIFY, (statements.TOPIC, "e" + statements.key_of("other").hex()))
+
+    async def test(ear):
+        pass
+
+    telling = threading.Thread(target=tell_others)
+    telling.start()
+    try:
+        for _ in range(10):
+            listening(broker, test)
+    finally:
+        done.set()
+        telling.join()
+    assert "does not notify" not in caplog.text
 
 
 # Servers that come and go

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from ...exceptions import BrokerUnavailable
-from ..base import EVERYWHERE, Receiver, frame
+from ..base import EVERYWHERE, Command, Receiver, frame
 from ..packing import unpack_command
 from . import statements
 from .session import TIMEOUT, Session, connect
@@ -104,7 +104,10 @@ class Listener:
         async with asyncio.timeout(TIMEOUT):
             await connection.execute(f"LISTEN {statements.TOPIC}")
             await self.session.fetch(statements.NOTIFY, (statements.TOPIC, "?"))
-            await self._wait(connection, TIMEOUT / 2)
+            # What others are told comes over this connection too, and may come before the answer.
+            end = self.loop.time() + TIMEOUT / 2
+            while not self._news and (left := end - self.loop.time()) > 0:
+                await self._wait(connection, left)
         if not self._news:
             raise BrokerUnavailable(_NOT_HEARD)
         async with self._fetching:
@@ -149,27 +152,36 @@ class Listener:
 
     async def _fetch(self) -> None:
         """Hand over what is new; whoever calls this has the lock."""
+        are_orders_lost = False
         while True:
             begin, self._fetched_at = self._head, self.loop.time()
             after = 0 if begin is None else begin
-            rows: list[Any] = await self.session.fetch(statements.FETCH, (after, list(self._channels), BATCH))
-            epoch, head = rows[0][:2] if rows else (None, None)
+            parameters = {"cursor": after, "keys": list(self._channels), "count": BATCH}
+            rows: list[Any] = await self.session.fetch(statements.FETCH, parameters)
+            epoch, head, trimmed = rows[0][:3] if rows else (None, None, [])
             if epoch is None:
                 await self._broker.begin(self.session)
                 continue
             if self._broker.know(epoch) or begin is None:
                 self._head = head
                 return
-            for _, _, sequence, key, verb, payload in rows:
+            for key in trimmed:
+                if (name := self._channels.get(key)) is not None:
+                    # Somebody swept away what was not read here yet: after a burst, or while this process was busy.
+                    self._receiver.missed(name)
+                    are_orders_lost |= name == EVERYWHERE
+            for *_, sequence, key, verb, payload in rows:
                 channel = self._channels.get(key)
                 if sequence is not None and channel is not None:
                     item = unpack_command(payload)[1] if verb else frame(epoch, sequence, payload)
                     self._receiver.deliver(channel, sequence, item)
             if len(rows) < BATCH:
                 self._head = head
-                self._receiver.reached(rows[0][1])
+                if are_orders_lost:  # Whoever was to go is no longer let in.
+                    self._receiver.deliver(EVERYWHERE, head, Command("recheck"))
+                self._receiver.reached(head)
                 return
-            self._head = rows[-1][2]
+            self._head = rows[-1][3]
 
     def forget(self) -> None:
         """Take note that the sequences begin again."""

@@ -88,13 +88,20 @@ WHERE key = ANY(%s) AND sequence > %s AND verb <> '' AND created > clock_timesta
 ORDER BY sequence
 """
 
-# What is new for a listener. The newest sequence is of the same snapshot: nothing up to it is still to come.
+# What is new for a listener, and of which channels some of it is gone. The newest sequence is of the same snapshot:
+# nothing up to it is still to come.
 FETCH = f"""
-SELECT now.epoch, now.head, event.sequence, event.key, event.verb, event.payload
-FROM (SELECT {_EPOCH} AS epoch, {_HEAD} AS head) now
+SELECT now.epoch, now.head, now.trimmed, event.sequence, event.key, event.verb, event.payload
+FROM (
+    SELECT {_EPOCH} AS epoch, {_HEAD} AS head, CASE
+        WHEN (SELECT trimmed FROM ds_broadcaster_state) > %(cursor)s THEN ARRAY(
+            SELECT floor.key FROM ds_broadcaster_floor floor
+            WHERE floor.sequence > %(cursor)s AND floor.key = ANY(%(keys)s)
+        ) ELSE '{{}}'::bytea[] END AS trimmed
+) now
 LEFT JOIN LATERAL (
     SELECT sequence, key, verb, payload FROM ds_broadcaster_event
-    WHERE sequence > %s AND key = ANY(%s) ORDER BY sequence LIMIT %s
+    WHERE sequence > %(cursor)s AND key = ANY(%(keys)s) ORDER BY sequence LIMIT %(count)s
 ) event ON true
 ORDER BY event.sequence
 """
