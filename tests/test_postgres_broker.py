@@ -203,6 +203,50 @@ def test_thousand_events_of_a_transaction_are_one_notification_a_channel(broker,
         assert len(list(listener.notifies(timeout=1))) == 1
 
 
+def test_publishers_and_foreign_keys_do_not_wait_for_each_other_for_good(broker, database):
+    database.call("create table room (id int primary key)")
+    database.call("create table message (room int references room deferrable initially deferred)")
+    database.call("insert into room values (1)")
+    errors = []
+    is_locked, is_written = threading.Event(), threading.Event()
+
+    def write():
+        broker.publish("a", b"x\n\n")
+        assert is_locked.wait(5)
+        connections[ALIAS].cursor().execute("insert into message values (1)")
+        is_written.set()
+
+    def lock():
+        connections[ALIAS].cursor().execute("select * from room for update")
+        is_locked.set()
+        assert is_written.wait(5)
+        time.sleep(0.3)  # Meanwhile the other one waits for the row, at its end.
+        broker.publish("a", b"y\n\n")
+
+    def run(work):
+        try:
+            with transaction.atomic(using=ALIAS):
+                work()
+        except Exception as error:
+            errors.append(error)
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=run, args=(work,)) for work in (write, lock)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert [payload.partition(b"\n")[2] for _, payload in stored(broker)] == [b"y\n\n", b"x\n\n"]
+
+
+def test_first_transaction_that_asks_for_a_cursor_keeps_nobody_waiting(broker):
+    with transaction.atomic(using=ALIAS):
+        broker.cursor()
+        asyncio.run(apart(broker.publish, "a", b"x\n\n"))
+
+
 # Trimming
 
 

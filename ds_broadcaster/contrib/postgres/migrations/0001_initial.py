@@ -51,7 +51,20 @@ BEGIN
 END;
 $$;
 
-CREATE CONSTRAINT TRIGGER ds_broadcaster_number AFTER INSERT ON ds_broadcaster_event
+-- Foreign keys that are checked at the end lock rows. Whoever did that with the lock above in hand, and had to wait for
+-- a transaction that waits for it, would wait for good: what one deferred trigger leaves to another comes behind all.
+CREATE FUNCTION ds_broadcaster_defer() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE ds_broadcaster_event SET created = clock_timestamp() WHERE id = NEW.id;
+    RETURN NULL;
+END;
+$$;
+
+CREATE CONSTRAINT TRIGGER ds_broadcaster_defer AFTER INSERT ON ds_broadcaster_event
+DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.sequence IS NULL)
+EXECUTE FUNCTION ds_broadcaster_defer();
+
+CREATE CONSTRAINT TRIGGER ds_broadcaster_number AFTER UPDATE ON ds_broadcaster_event
 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.sequence IS NULL)
 EXECUTE FUNCTION ds_broadcaster_number();
 
@@ -60,11 +73,16 @@ SELECT ds_broadcaster_begin();
 -- What processes say of themselves is worth nothing after a crash of the server.
 ALTER TABLE ds_broadcaster_process SET UNLOGGED;
 ALTER TABLE ds_broadcaster_holding SET UNLOGGED;
+
+-- Now: by whoever asks first it would be done in a transaction of theirs, and all others would wait for its end.
+SELECT ds_broadcaster_begin();
 """
 
 BACKWARDS = """
 DROP TRIGGER ds_broadcaster_number ON ds_broadcaster_event;
+DROP TRIGGER ds_broadcaster_defer ON ds_broadcaster_event;
 DROP FUNCTION ds_broadcaster_number();
+DROP FUNCTION ds_broadcaster_defer();
 DROP FUNCTION ds_broadcaster_publish(bytea, bytea, text, bytea);
 DROP FUNCTION ds_broadcaster_begin();
 DROP SEQUENCE ds_broadcaster_sequence;
