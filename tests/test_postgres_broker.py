@@ -17,6 +17,7 @@ from django.test import override_settings
 
 from ds_broadcaster.brokers import EVERYWHERE, Command
 from ds_broadcaster.brokers.postgres import PostgresBroker, statements
+from ds_broadcaster.brokers.postgres.session import TIMEOUT
 from ds_broadcaster.conf import History
 from ds_broadcaster.exceptions import BrokerUnavailable, Gap
 from ds_broadcaster.testing.cluster import apart
@@ -303,6 +304,19 @@ def test_nothing_stays_of_channels_that_nobody_uses_any_more(database):
             assert later.publish("channel-3", b"x\n\n") == given[-1] + 1
 
 
+def test_table_that_is_long_is_trimmed_however_long_that_takes(database):
+    database.call(f"""
+        create function take_long() returns trigger language plpgsql as
+        'begin perform pg_sleep({TIMEOUT + 0.5}); return null; end';
+        create trigger take_long after delete on ds_broadcaster_event execute function take_long()
+    """)
+    with new_broker(max_events=1) as broker:
+        for _ in range(3):
+            broker.publish("a", b"x\n\n")
+        sweep(broker)
+        assert database.call("select count(*) from ds_broadcaster_event")[0]["count"] == 1
+
+
 def test_cap_over_all_channels_is_kept(database):
     with new_broker(max_total_bytes=50_000) as broker:
         for number in range(20):
@@ -426,6 +440,18 @@ def test_restart_in_the_middle_of_publishing_loses_nothing_that_was_acknowledged
             ear = listening(broker, test)
             heard = [each for each in ear.sequences("a") if each != ATTENDED]
             assert heard == sorted(set(heard))
+
+
+def test_process_without_requests_publishes_again_when_the_server_is_back(server, broker):
+    broker.publish("a", b"x\n\n")
+    server.cut()
+    with pytest.raises(BrokerUnavailable):
+        broker.publish("a", b"x\n\n")
+    broker.publish("a", b"x\n\n")
+    server.cut()
+    with pytest.raises(BrokerUnavailable):
+        broker.cursor()
+    broker.cursor()
 
 
 def test_replica_that_takes_over_has_what_was_acknowledged_and_clients_start_anew(django_db_blocker):

@@ -25,6 +25,8 @@ from .session import Session, asking, bounded
 
 # Seconds between two sweeps of a process.
 SWEEP_INTERVAL = 10
+# And that one may take. A table that has become too long for it would grow without end.
+SWEEP_PATIENCE = 120
 
 
 class PostgresBroker(ListeningBroker):
@@ -67,8 +69,7 @@ class PostgresBroker(ListeningBroker):
 
     def _publish(self, channel: str, verb: str, payload: bytes) -> int | None:
         values = (statements.key_of(channel), encoded(channel), verb, payload)
-        with asking():
-            connection = connections[self._alias]
+        with asking(self._alias) as connection:
             with connection.cursor() as cursor:
                 if not connection.get_autocommit():
                     cursor.execute(statements.PUBLISH_LATER, values)
@@ -119,7 +120,7 @@ class PostgresBroker(ListeningBroker):
 
     def sweep(self) -> None:
         now = time.monotonic()
-        if now - self._swept > SWEEP_INTERVAL:
+        if now - self._swept > SWEEP_INTERVAL and not self._tasks:
             self._swept = now
             task = asyncio.get_running_loop().create_task(self._sweep())
             self._tasks.add(task)
@@ -127,7 +128,7 @@ class PostgresBroker(ListeningBroker):
 
     async def _sweep(self) -> None:
         # On a connection of its own: on the hub's, what is published meanwhile would wait.
-        session = Session(self.listening_alias)
+        session = Session(self.listening_alias, SWEEP_PATIENCE)
         try:
             with contextlib.suppress(BrokerUnavailable):  # Nobody waits for it, and the next one is not far.
                 async with session.transaction() as connection:
@@ -196,7 +197,7 @@ class PostgresBroker(ListeningBroker):
         return [Share(process, held) for process, held in found.items()]
 
     def _ask(self, statement: str, parameters: Any) -> list[Any]:
-        with asking(), connections[self._alias].cursor() as cursor:
+        with asking(self._alias) as connection, connection.cursor() as cursor:
             cursor.execute(statement, parameters)
             return cursor.fetchall() if cursor.description is not None else []
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 from django.db import InterfaceError, OperationalError, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from ...exceptions import BrokerUnavailable
 
@@ -31,11 +32,15 @@ async def connect(alias: str) -> psycopg.AsyncConnection[Any]:
 
 
 @contextlib.contextmanager
-def asking() -> Iterator[None]:
-    """Raise BrokerUnavailable for what keeps the server from doing what it was asked to."""
+def asking(alias: str) -> Iterator[BaseDatabaseWrapper]:
+    """Give Django's connection; raise BrokerUnavailable for what keeps the server from doing what it was asked to."""
+    connection = connections[alias]
     try:
-        yield
+        yield connection
     except (OperationalError, InterfaceError) as error:
+        if connection.connection is not None and connection.connection.closed and not connection.in_atomic_block:
+            # Django does this between requests. A job that runs for days, or a shell, has none.
+            connection.close()
         raise BrokerUnavailable(f"PostgreSQL could not be asked: {error}") from error
 
 
@@ -56,10 +61,14 @@ def _end(number: int) -> None:
 
 
 class Session:
-    """One connection for all that a hub asks, opened when it is needed, and again when it was lost."""
+    """One connection for all that a hub asks, opened when it is needed, and again when it was lost.
 
-    def __init__(self, alias: str) -> None:
+    What takes longer than `patience`, in seconds, is given up.
+    """
+
+    def __init__(self, alias: str, patience: float = TIMEOUT) -> None:
         self._alias = alias
+        self._patience = patience
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._turn = asyncio.Lock()
 
@@ -93,7 +102,7 @@ class Session:
     @contextlib.asynccontextmanager
     async def _in_turn(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         try:
-            async with asyncio.timeout(TIMEOUT), self._turn:
+            async with asyncio.timeout(self._patience), self._turn:
                 if self._connection is None:
                     self._connection = await connect(self._alias)
                 try:
