@@ -12,6 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ds_broadcaster.brokers import Command
 from ds_broadcaster.brokers.redis import RedisBroker
+from ds_broadcaster.brokers.redis.broker import SWEPT
 from ds_broadcaster.brokers.redis.scripts import JUMP
 from ds_broadcaster.conf import History
 from ds_broadcaster.exceptions import BrokerUnavailable, Gap
@@ -103,6 +104,34 @@ def test_projects_with_prefixes_of_their_own_do_not_meet(server):
     with broker_at(server.url, {"prefix": "one"}) as one, broker_at(server.url, {"prefix": "other"}) as other:
         assert publish(one, 3) == publish(other, 3) == [1, 2, 3]
         assert parse_id(one.cursor())[0] != parse_id(other.cursor())[0]
+
+
+def test_projects_in_databases_of_their_own_do_not_meet(server):
+    """What Redis publishes it tells the clients of all its databases."""
+
+    async def test():
+        ear = Ear()
+        one.attach(ear)
+        await one.subscribe(ear, "a")
+        for broker in (other, one):
+            newest = await asyncio.to_thread(broker.publish, "a", b"x\n\n")
+        await ear.hears("a", newest)
+        assert len(ear.heard) == 1
+
+    url = server.url.removesuffix("/0")
+    with broker_at(f"{url}/0") as one, broker_at(f"{url}/1") as other:
+        asyncio.run(test())
+    with broker_at(url) as one, broker_at(url, {"db": 1}) as other:
+        asyncio.run(test())
+
+
+def test_nothing_stays_of_channels_that_nobody_uses_any_more(server, channel):
+    with broker_at(server.url, {"prefix": channel}, max_age=0.1) as broker:
+        for number in range(2 * SWEPT + 50):
+            broker.publish(f"channel-{number}", b"x\n\n")
+        time.sleep(0.15)
+        broker._sweep()
+        assert server.call("zcard", f"{{{channel}}}:times") == 0
 
 
 # Servers that are away, full, or forget
@@ -326,6 +355,33 @@ def published(broker):
 
 
 # What is missed while nothing is heard
+
+
+def test_subscriber_who_gives_up_takes_nothing_from_the_next_one(broker):
+    async def test():
+        ear = Ear()
+        broker.attach(ear)
+        answers = []
+
+        async def locate(*arguments):
+            place = await locate_at_once(*arguments)
+            answers.append(asyncio.get_running_loop().create_future())
+            await answers[-1]
+            return place
+
+        locate_at_once, broker.alocate = broker.alocate, locate
+        first, next_one = (asyncio.create_task(broker.subscribe(ear, "a")) for _ in range(2))
+        while len(answers) < 2:
+            await asyncio.sleep(0.01)
+        first.cancel()
+        sequence = await asyncio.to_thread(broker.publish, "a", b"x\n\n")
+        await asyncio.sleep(0.2)
+        assert not ear.heard
+        answers[1].set_result(None)
+        assert await next_one < sequence
+        await ear.hears("a", sequence)
+
+    asyncio.run(test())
 
 
 def test_commands_that_are_too_old_to_be_read_again_are_made_up_for(server, broker, monkeypatch):

@@ -69,14 +69,13 @@ class PostgresBroker(ListeningBroker):
 
     def _publish(self, channel: str, verb: str, payload: bytes) -> int | None:
         values = (statements.key_of(channel), encoded(channel), verb, payload)
-        with asking(self._alias) as connection:
-            with connection.cursor() as cursor:
-                if not connection.get_autocommit():
-                    cursor.execute(statements.PUBLISH_LATER, values)
-                    return None
-                with bounded(connection.connection):
-                    cursor.execute(statements.PUBLISH, values)
-                return int(cursor.fetchone()[0])
+        with asking(self._alias) as connection, connection.cursor() as cursor:
+            if not connection.get_autocommit():
+                cursor.execute(statements.PUBLISH_LATER, values)
+                return None
+            with bounded(connection.connection):
+                cursor.execute(statements.PUBLISH, values)
+            return int(cursor.fetchone()[0])
 
     async def commands(self, channel: str, after: int) -> list[Command]:
         keys = [statements.key_of(channel), statements.key_of(EVERYWHERE)]

@@ -23,7 +23,7 @@ from . import scripts
 from .listener import Listener
 from .servers import Servers
 
-# Seconds between two sweeps of a process, and channels that one lets go of at the most.
+# Seconds between two sweeps of a process, and channels that are let go of in one step: the server does nothing else.
 SWEEP_INTERVAL = 30
 SWEPT = 100
 # Milliseconds that replicas may take to confirm an event: less than the server has for its answer.
@@ -40,7 +40,7 @@ class RedisBroker(ListeningBroker):
     - `cluster`: True, if LOCATION has the URLs of some nodes of a cluster;
     - `replicas`: how many replicas must have an event before publish() returns, 0 without it. What Redis has confirmed
       without them may be lost when one of them takes over; clients are told of the gap then;
-    - `prefix`: what all keys begin with, "ds_broadcaster" without it: two projects on one server need two;
+    - `prefix`: what all keys begin with, "ds_broadcaster" without it: two projects in one database need two;
     - `lease`: see LEASE.
 
     The others go to redis-py's connections.
@@ -125,7 +125,8 @@ class RedisBroker(ListeningBroker):
 
     def topic_of(self, name: bytes) -> bytes:
         """Return what a process that serves the channel subscribes to."""
-        return b"%b:c:%b" % (self.prefix.encode(), name)
+        # What is told reaches all databases of a server, whichever of them it is about.
+        return b"%b:%d:c:%b" % (self.prefix.encode(), self.servers.database, name)
 
     def _write(self, script: scripts.Script, keys: Sequence[Any], arguments: Sequence[Any]) -> Any:
         """Run a script, and wait for the replicas that must have what it wrote."""
@@ -163,7 +164,9 @@ class RedisBroker(ListeningBroker):
 
     def _sweep(self) -> None:
         with contextlib.suppress(BrokerUnavailable):  # Nobody waits for it, and the next one is not far.
-            self._run(scripts.SWEEP, [], [_ms(self.limits.max_age), SWEPT, self.history_of(b"")])
+            arguments = [_ms(self.limits.max_age), SWEPT, self.history_of(b"")]
+            while self._run(scripts.SWEEP, [], arguments)[1] == SWEPT:
+                pass
 
     def close(self) -> None:
         super().close()

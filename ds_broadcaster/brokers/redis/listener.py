@@ -60,7 +60,8 @@ class Listener:
             self._confirmed[channel] = self.loop.create_future()
             self._last[channel] = None
             await self._say("SUBSCRIBE", channel)
-        early = self._early.setdefault(channel, [])
+        # One that goes on from that of a subscriber before, who may be gone first and would let go of what comes now.
+        early = self._early[channel] = list(self._early.get(channel, ()))
         try:
             async with asyncio.timeout(2 * TIMEOUT):
                 while True:

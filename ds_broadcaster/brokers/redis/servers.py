@@ -66,6 +66,8 @@ class Servers:
             "socket_keepalive": True,
             **options,
         }
+        # The URLs of sentinels are not about a database, and those of a server come first.
+        self.database = int({"db": 0, **options, **({} if sentinel is not None else parsed[0])}["db"])
         self._is_secure = any(urlsplit(url).scheme == "rediss" for url in urls)
         self._sentinel: Sentinel | None = None
         self.client: Any
