@@ -32,6 +32,14 @@ class Beginning:
 
         Raises Gap when what was there a moment ago is gone, or cannot be asked for.
         """
+        try:
+            return await self._frames(connection, opening)
+        except BrokerUnavailable as error:
+            # For each client that comes meanwhile the server would log an error of its own.
+            logger.warning("A stream of channel %r could not begin: %s", opening.channels[0], error)
+            raise Gap(str(error)) from error
+
+    async def _frames(self, connection: Connection, opening: Opening) -> bytes:
         if self._hub.closing:
             self._hub.ending.end(connection)
             return b""

@@ -282,6 +282,7 @@ class Broadcaster(Sender):
 
     def _forget(self) -> None:
         """Begin anew, as in a process that was just forked: the parent's streams and ids are not ours."""
+        self._lock = threading.RLock()  # One of the parent's threads may have held it, and none of them is here.
         self._created_broker = None
         self._hubs = {}
         self._declared = {}

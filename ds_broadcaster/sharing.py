@@ -68,15 +68,17 @@ class Sharing:
     async def _run(self) -> None:
         renewal = self._hub.broker.lease / RENEWALS
         pause = 0.0
-        is_away = False
-        while not self._closing.is_set():
+        is_away = is_last = False
+        while not is_last:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._news.wait()
             await asyncio.sleep(TOGETHER)
             self._news.clear()
+            # Here, once: what is told while the end begins is not the last.
+            is_last = self._closing.is_set()
             try:
-                if self._closing.is_set():
+                if is_last:
                     await self._tell(ON_THEIR_WAY + self._hub.settings.presence_grace)
                 else:
                     pause = min(renewal, await self._tell(self._hub.broker.lease))

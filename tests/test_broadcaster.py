@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import json
+import os
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -625,3 +626,25 @@ def test_snapshot_is_rendered_for_the_channels_that_miss_something(world):
     assert asked == ["busy"]
     assert client.told_of_gap
     assert client.texts == ["<p id=snapshot-busy>", "<p id=quiet>"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forked_process_waits_for_no_thread_of_its_parent():
+    broadcaster = Broadcaster()
+    is_held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with broadcaster._lock:
+            is_held.set()
+            done.wait(10)
+
+    holding = threading.Thread(target=hold)
+    holding.start()
+    is_held.wait(10)
+    child = os.fork()
+    if not child:
+        os._exit(not broadcaster._lock.acquire(timeout=2))
+    done.set()
+    holding.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -22,8 +22,11 @@ from hypothesis.stateful import (
 
 from ds_broadcaster import signals
 from ds_broadcaster.brokers import EVERYWHERE, Command
+from ds_broadcaster.brokers.base import frame
+from ds_broadcaster.exceptions import BrokerUnavailable
 from ds_broadcaster.ids import parse_id
 from ds_broadcaster.log import Log
+from ds_broadcaster.plain import StreamCut
 from ds_broadcaster.workers import Workers
 from tests.fakes import FACTOR, KINDS, FakeClient, virtual_world
 
@@ -890,3 +893,37 @@ def test_events_of_channels_without_a_connection_are_not_kept_by_the_hub(world):
     world.broadcast("elsewhere", "<p id=a>")
     world.settle()
     assert list(world.hub.known) == ["room"]
+
+
+def test_nobody_gets_what_comes_behind_a_gap_without_being_told(world):
+    """An event that was waiting already makes a flush due before anything that is said of the gap."""
+    client = world.client("room")
+    epoch = world.broker.epoch
+    world.hub.deliver("room", 1, frame(epoch, 1, b"event: before\n\n"))
+    world.loop.turn()
+    world.hub.missed("room")
+    world.hub.deliver("room", 9, frame(epoch, 9, b"event: behind\n\n"))
+    world.settle()
+    assert client.end == "cut"
+    assert client.last_id == f"{epoch}-1"
+
+
+@pytest.mark.parametrize("question", ["commands", "read"])
+@pytest.mark.parametrize("kind", ["driven", "task", "plain"])
+def test_stream_that_cannot_begin_without_its_broker_comes_again(world, caplog, question, kind):
+    async def be_away(*arguments):
+        raise BrokerUnavailable("It is away.")
+
+    world.client("room")
+    world.broadcast("other", "<p id=a>")
+    with patch.object(world.broker, question, be_away), patch.object(world.broker, "subscribe", subscribe_late):
+        client = world.client("other", kind=kind, cursor=f"{world.broker.epoch}-0")
+    assert client.end == "cut"
+    assert not client.task.cancelled()
+    assert isinstance(client.task.exception(), (type(None), StreamCut))
+    assert "It is away." in caplog.text
+    assert list(world.hub.known) == ["room"]
+
+
+async def subscribe_late(hub, channel):
+    return 1

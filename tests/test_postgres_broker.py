@@ -16,7 +16,7 @@ from django.db import connection, connections, transaction
 from django.test import override_settings
 
 from ds_broadcaster.brokers import EVERYWHERE, Command
-from ds_broadcaster.brokers.postgres import PostgresBroker, statements
+from ds_broadcaster.brokers.postgres import PostgresBroker, listener, statements
 from ds_broadcaster.brokers.postgres.session import TIMEOUT
 from ds_broadcaster.conf import History
 from ds_broadcaster.exceptions import BrokerUnavailable, Gap
@@ -367,6 +367,54 @@ def test_commands_that_are_too_old_to_be_read_again_are_made_up_for(broker, data
     assert Command("recheck") in [item for _, _, item in ear.heard]
 
 
+def test_burst_is_read_in_parts_that_come_in_time(broker, monkeypatch):
+    sizes = [1000, 20, 20, 3000, 990, 20, *[40] * 60, 1000]
+    monkeypatch.setattr(listener, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(listener, "BATCH", 20)
+
+    async def test(ear):
+        fetched = []
+        session = broker._listeners[ear].session
+        fetch = session.fetch
+
+        async def watched(statement, parameters=None):
+            rows = await fetch(statement, parameters)
+            if statement == statements.FETCH:
+                fetched.append([len(row[-1] or b"") for row in rows])
+            return rows
+
+        def publish():
+            with transaction.atomic(using=ALIAS):
+                for size in sizes:
+                    broker.publish("a", b"x" * (size - 2) + b"\n\n")
+
+        monkeypatch.setattr(session, "fetch", watched)
+        await apart(publish)
+        await ear.hears("a", await apart(broker.publish, "a", b"x\n\n"))
+        assert all(len(part) <= 20 and sum(part[:-1]) < 1000 for part in fetched)
+
+    ear = listening(broker, test)
+    assert [len(payload) for payload in payloads(ear)] == [*sizes, 3]
+
+
+def test_hub_assumes_the_role_of_the_project(broker, database):
+    owned = ["event", "floor", "state", "process", "holding"]
+    database.call(
+        "; ".join(
+            ["create role owner; create role visitor login password 'x' noinherit; grant owner to visitor"]
+            + [f"alter table ds_broadcaster_{name} owner to owner" for name in owned]
+            + ["alter sequence ds_broadcaster_sequence owner to owner"]
+        )
+    )
+    connections[ALIAS].close()
+    connections.settings[ALIAS] |= {"USER": "visitor", "PASSWORD": "x", "OPTIONS": {"assume_role": "owner"}}
+
+    async def test(ear):
+        await ear.hears("a", await apart(broker.publish, "a", b"x\n\n"))
+
+    listening(broker, test)
+
+
 def test_listening_begins_however_much_others_are_told_meanwhile(broker, database, caplog):
     done = threading.Event()
 
@@ -493,6 +541,27 @@ def test_nothing_is_sent_in_bounded_time_while_the_server_is_away_or_frozen(djan
                 assert time.monotonic() - begin < 2.5
                 end()
                 connections[ALIAS].close()
+
+
+def test_thread_does_not_wait_for_a_loop_that_has_ended(broker):
+    """It would keep the process from ending."""
+
+    async def begin():
+        broker.attach(ear)
+        await broker.subscribe(ear, "a")
+
+    ear = Ear()
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    try:
+        with pytest.raises(BrokerUnavailable, match="Nobody answered"):
+            broker.elsewhere(ear, "a")
+        broker.detach(ear)
+        with pytest.raises(BrokerUnavailable, match="about to stop"):
+            broker.elsewhere(ear, "a")
+    finally:
+        loop.run_until_complete(asyncio.sleep(0.1))
+        loop.close()
 
 
 def test_pooler_in_transaction_mode_publishes_and_listening_says_what_it_needs(

@@ -117,6 +117,7 @@ def test_projects_in_databases_of_their_own_do_not_meet(server):
             newest = await asyncio.to_thread(broker.publish, "a", b"x\n\n")
         await ear.hears("a", newest)
         assert len(ear.heard) == 1
+        one.detach(ear)
 
     url = server.url.removesuffix("/0")
     with broker_at(f"{url}/0") as one, broker_at(f"{url}/1") as other:
@@ -361,25 +362,26 @@ def test_subscriber_who_gives_up_takes_nothing_from_the_next_one(broker):
     async def test():
         ear = Ear()
         broker.attach(ear)
-        answers = []
+        asked = asyncio.Barrier(3)
+        answer = asyncio.Event()
 
         async def locate(*arguments):
             place = await locate_at_once(*arguments)
-            answers.append(asyncio.get_running_loop().create_future())
-            await answers[-1]
+            await asked.wait()
+            await answer.wait()
             return place
 
         locate_at_once, broker.alocate = broker.alocate, locate
         first, next_one = (asyncio.create_task(broker.subscribe(ear, "a")) for _ in range(2))
-        while len(answers) < 2:
-            await asyncio.sleep(0.01)
+        await asked.wait()
         first.cancel()
         sequence = await asyncio.to_thread(broker.publish, "a", b"x\n\n")
         await asyncio.sleep(0.2)
         assert not ear.heard
-        answers[1].set_result(None)
+        answer.set()
         assert await next_one < sequence
         await ear.hears("a", sequence)
+        broker.detach(ear)
 
     asyncio.run(test())
 

@@ -21,7 +21,7 @@ from ..packing import decoded, encoded, pack_command, unpack_command, unpack_use
 from . import statements
 from .listener import Listener
 from .roster import share
-from .session import Session, asking, bounded
+from .session import TIMEOUT, Session, asking, bounded
 
 # Seconds between two sweeps of a process.
 SWEEP_INTERVAL = 10
@@ -182,9 +182,15 @@ class PostgresBroker(ListeningBroker):
 
     def elsewhere(self, receiver: Receiver, channel: str) -> list[Any]:
         # On the hub's own connection: a presence callback that needs no database is not to open one.
-        listener = self._listeners[receiver]
-        asking = listener.session.fetch(statements.USERS, (statements.key_of(channel), [receiver.process]))
-        rows = asyncio.run_coroutine_threadsafe(asking, listener.loop).result()
+        listener = self._listeners.get(receiver)
+        if listener is None or listener.loop.is_closed():
+            raise BrokerUnavailable("The process is about to stop.")
+        coroutine = listener.session.fetch(statements.USERS, (statements.key_of(channel), [receiver.process]))
+        try:
+            # A loop that ends meanwhile answers nobody.
+            rows = asyncio.run_coroutine_threadsafe(coroutine, listener.loop).result(3 * TIMEOUT)
+        except TimeoutError as error:
+            raise BrokerUnavailable("Nobody answered who is elsewhere.") from error
         return [unpack_user(who) for who, _ in rows]
 
     def shares_but(self, processes: list[str]) -> list[Share]:

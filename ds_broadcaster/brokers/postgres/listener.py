@@ -27,8 +27,9 @@ logger = logging.getLogger("ds_broadcaster")
 RECONNECT = (0.1, 5.0)
 # Seconds of silence after which the table is looked at all the same: a connection may be dead and nobody says so.
 SILENCE = 2.0
-# Events that are read at a time.
+# Events that are read at a time, and bytes: over any line that is worth the name they come in time.
 BATCH = 500
+BATCH_BYTES = 1 << 18
 
 _NOT_HEARD = (
     "PostgreSQL does not notify over this connection: is there a pooler in transaction mode, such as pgbouncer, in "
@@ -156,7 +157,7 @@ class Listener:
         while True:
             begin, self._fetched_at = self._head, self.loop.time()
             after = 0 if begin is None else begin
-            parameters = {"cursor": after, "keys": list(self._channels), "count": BATCH}
+            parameters = {"cursor": after, "keys": list(self._channels), "count": BATCH, "size": BATCH_BYTES}
             rows: list[Any] = await self.session.fetch(statements.FETCH, parameters)
             epoch, head, trimmed = rows[0][:3] if rows else (None, None, [])
             if epoch is None:
@@ -175,7 +176,7 @@ class Listener:
                 if sequence is not None and channel is not None:
                     item = unpack_command(payload)[1] if verb else frame(epoch, sequence, payload)
                     self._receiver.deliver(channel, sequence, item)
-            if len(rows) < BATCH:
+            if len(rows) < BATCH and sum(len(payload or b"") for *_, payload in rows) < BATCH_BYTES:
                 self._head = head
                 if are_orders_lost:  # Whoever was to go is no longer let in.
                     self._receiver.deliver(EVERYWHERE, head, Command("recheck"))

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 from django.db import InterfaceError, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import sql
 
 from ...exceptions import BrokerUnavailable
 
@@ -28,7 +29,14 @@ async def connect(alias: str) -> psycopg.AsyncConnection[Any]:
     for name in _DJANGO_ONLY:
         parameters.pop(name, None)
     # Behind a pooler the next statement may find itself on another server connection, without what was prepared.
-    return await psycopg.AsyncConnection.connect(**parameters, autocommit=True, prepare_threshold=None)
+    connection = await psycopg.AsyncConnection.connect(**parameters, autocommit=True, prepare_threshold=None)
+    if role := connections.settings[alias].get("OPTIONS", {}).get("assume_role"):
+        try:
+            await connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
+        except BaseException:
+            await connection.close()
+            raise
+    return connection
 
 
 @contextlib.contextmanager

@@ -100,8 +100,12 @@ FROM (
         ) ELSE '{{}}'::bytea[] END AS trimmed
 ) now
 LEFT JOIN LATERAL (
-    SELECT sequence, key, verb, payload FROM ds_broadcaster_event
-    WHERE sequence > %(cursor)s AND key = ANY(%(keys)s) ORDER BY sequence LIMIT %(count)s
+    SELECT sequence, key, verb, payload FROM (
+        SELECT *, sum(octet_length(payload)) OVER (ORDER BY sequence) - octet_length(payload) AS size_before FROM (
+            SELECT sequence, key, verb, payload FROM ds_broadcaster_event
+            WHERE sequence > %(cursor)s AND key = ANY(%(keys)s) ORDER BY sequence LIMIT %(count)s
+        ) found
+    ) sized WHERE size_before < %(size)s
 ) event ON true
 ORDER BY event.sequence
 """
