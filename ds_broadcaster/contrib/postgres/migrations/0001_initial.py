@@ -68,8 +68,6 @@ CREATE CONSTRAINT TRIGGER ds_broadcaster_number AFTER UPDATE ON ds_broadcaster_e
 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.sequence IS NULL)
 EXECUTE FUNCTION ds_broadcaster_number();
 
-SELECT ds_broadcaster_begin();
-
 -- What processes say of themselves is worth nothing after a crash of the server.
 ALTER TABLE ds_broadcaster_process SET UNLOGGED;
 ALTER TABLE ds_broadcaster_holding SET UNLOGGED;
