@@ -415,6 +415,16 @@ def test_hub_assumes_the_role_of_the_project(broker, database):
     listening(broker, test)
 
 
+@pytest.mark.parametrize("rubbish", ["", "r", "exyz", "r a xyz", "?"])
+def test_listening_goes_on_whatever_others_notify(broker, database, caplog, rubbish):
+    async def test(ear):
+        database.call(f"notify {statements.TOPIC}, '{rubbish}'")
+        await ear.hears("a", await apart(broker.publish, "a", b"x\n\n"))
+
+    listening(broker, test)
+    assert not caplog.records
+
+
 def test_listening_begins_however_much_others_are_told_meanwhile(broker, database, caplog):
     done = threading.Event()
 

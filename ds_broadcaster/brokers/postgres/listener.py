@@ -5,6 +5,7 @@ that also does everything else the hub asks.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 from contextvars import Context
@@ -131,7 +132,8 @@ class Listener:
     async def _wait(self, connection: psycopg.AsyncConnection[Any], seconds: float) -> None:
         """Wait until something is notified, or for so many seconds."""
         async for notification in connection.notifies(timeout=seconds, stop_after=1):
-            self._take(notification)
+            with contextlib.suppress(ValueError):  # Anybody who may connect can notify whatever they like.
+                self._take(notification)
 
     def _take(self, notification: psycopg.Notify) -> None:
         kind, content = notification.payload[:1], notification.payload[1:]
