@@ -84,6 +84,7 @@ def test_server_is_reached_as_its_url_says(options):
         (["redis://a", "redis://b"], {}, '"sentinel"'),
         (["redis://a"], {"sentinel": "main", "cluster": True}, "not both"),
         ([], {}, "LOCATION"),
+        ("redis://a", {"prefix": ""}, "myproject"),
         (["redis://a"], {"cluster": True, "replicas": 1}, "min-replicas-to-write"),
     ],
 )

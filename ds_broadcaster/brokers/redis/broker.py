@@ -51,7 +51,13 @@ class RedisBroker(ListeningBroker):
     def __init__(self, location: str | Sequence[str], options: Mapping[str, Any], history: History) -> None:
         super().__init__(location, options, history)
         rest = {name: value for name, value in options.items() if name != "lease"}
-        self.prefix = f"{{{rest.pop('prefix', 'ds_broadcaster')}}}"
+        prefix = rest.pop("prefix", "ds_broadcaster")
+        if not isinstance(prefix, str) or not prefix or "}" in prefix:
+            raise ImproperlyConfigured(
+                f"DS_BROADCASTER_BROKER['OPTIONS']['prefix'] must be a name such as \"myproject\", not {prefix!r}."
+            )
+        # In braces, so that all keys are in one slot of a cluster.
+        self.prefix = f"{{{prefix}}}"
         self._replicas = rest.pop("replicas", 0)
         sentinel, cluster = rest.pop("sentinel", None), rest.pop("cluster", False)
         if cluster and self._replicas:
