@@ -15,6 +15,10 @@ from tests.harness.redis import GivenRedis, RedisCluster, RedisSentinel, RedisSe
 from tests.harness.server import Server, descendants
 
 
+# Of the servers that other tests start: one Python is enough to see that they come and go.
+pytestmark = pytest.mark.slow
+
+
 def is_gone(*programs):
     return not any(program.alive or program.folder.exists() for program in programs)
 
