@@ -14,7 +14,6 @@ from tests.harness.programs import Program
 from tests.harness.redis import GivenRedis, RedisCluster, RedisSentinel, RedisServer, any_redis
 from tests.harness.server import Server, descendants
 
-
 # Of the servers that other tests start: one Python is enough to see that they come and go.
 pytestmark = pytest.mark.slow
 
