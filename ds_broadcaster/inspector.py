@@ -94,9 +94,7 @@ class Inspector:
     def _perform(self, action: Action, form: QueryDict) -> str:
         """Do what was asked for and say what came of it; raises what the verbs raise."""
         verb, channel, user = action
-        here = sum(
-            len(each.connections) for hub in self.broadcast.hubs() for each in hub.live() if each.name == channel
-        )
+        connections = sum(share.channels.get(channel, 0) for share in self.broadcast.shares())
         if verb == "elements":
             html, mode = form.get("html", ""), form.get("mode") or None
             if not html.strip() and mode != ElementPatchMode.REMOVE:
@@ -110,12 +108,12 @@ class Inspector:
             self.broadcast.signals(channel, signals, only_if_missing="only_if_missing" in form)
         elif verb == "kill":
             self.broadcast.kill(channel)
-            return f"Killed {cut(channel)}: {_connections(here)} closed."
+            return f"Killed {cut(channel)}: {_connections(connections)} closed."
         else:
             theirs = sum(str(each) == user for each in self.broadcast.get_users(channel))
             self.broadcast.disconnect(channel, user)
             return f"Disconnected user {cut(user)} from {cut(channel)}: {_connections(theirs)} closed."
-        return f"Sent to {cut(channel)}: {_connections(here)}."
+        return f"Sent to {cut(channel)}: {_connections(connections)}."
 
     def _page(self, request: HttpRequest, status: int = 200, **context: Any) -> HttpResponse:
         # Django's own middleware keeps the nonce under the second name, django-csp under the first.

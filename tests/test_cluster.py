@@ -167,8 +167,9 @@ def test_killed_worker_leaves_no_ghosts(workers, people, channel):
     begin = time.monotonic()
     survivors = [client for client in clients if not ended(client)]
     shows(survivors, len(survivors), LEASE + 2)
-    assert time.monotonic() - begin < LEASE + 1
-    assert len(workers.call("get_users", channel)) == len(survivors)
+    # Also where nobody is left who could be shown it.
+    until(lambda: len(workers.call("get_users", channel)) == len(survivors), LEASE + 2)
+    assert time.monotonic() - begin < LEASE + 1.5
 
 
 def ended(client):
