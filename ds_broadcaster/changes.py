@@ -211,10 +211,8 @@ def refetch(changes: list[Change]) -> None:
 
 
 def _has_expressions(instance: Model) -> bool:
-    for value in instance.__dict__.values():  # noqa: SIM110 - any() takes twice as long, on each save.
-        if hasattr(value, "resolve_expression"):
-            return True
-    return False
+    # A list takes half as long as a generator, on each save.
+    return any([hasattr(value, "resolve_expression") for value in instance.__dict__.values()])  # noqa: C419
 
 
 def _send(change: Change) -> None:
@@ -222,11 +220,17 @@ def _send(change: Change) -> None:
     if not channels:
         return
     # Everybody gets the same, so nothing in it is as the one who saved would like to see it.
-    with timezone.override(None), _speaking(change.context):
+    with _default_time(), _speaking(change.context):
         payloads = list(_encode(change))
     for payload in payloads:
         for channel in channels:
             broadcast._publish(channel, payload, change.tab)
+
+
+def _default_time() -> AbstractContextManager[Any]:
+    # Nearly nobody has activated another one, and to put the same in its place takes 10 us.
+    is_default = timezone.get_current_timezone() is timezone.get_default_timezone()
+    return nullcontext() if is_default else timezone.override(None)
 
 
 def _speaking(context: Context | None) -> AbstractContextManager[Any]:
