@@ -163,14 +163,8 @@ class PostgresBroker(ListeningBroker):
 
     async def share(self, receiver: Receiver, changes: Sequence[Change], lease: float) -> Answer:
         async with self._session() as session:
-            is_fresh = session.is_fresh
-            try:
-                return await self._share(session, receiver, changes, lease)
-            except BrokerUnavailable:
-                if is_fresh:
-                    raise
-                # The connection was lost since the last time, and nothing was written: see Session.fetch().
-                return await self._share(session, receiver, changes, lease)
+            answer: Answer = await session.asked(lambda: self._share(session, receiver, changes, lease))
+            return answer
 
     async def _share(self, session: Session, receiver: Receiver, changes: Sequence[Change], lease: float) -> Answer:
         async with session.transaction() as connection:

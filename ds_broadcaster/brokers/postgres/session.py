@@ -5,8 +5,8 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, TypeVar
 
 import psycopg
 from django.db import InterfaceError, OperationalError, connections
@@ -14,6 +14,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 
 from ...exceptions import BrokerUnavailable
+
+T = TypeVar("T")
 
 # Seconds in which the server must let somebody in, and answer.
 CONNECT_TIMEOUT = 2
@@ -80,11 +82,6 @@ class Session:
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._turn = asyncio.Lock()
 
-    @property
-    def is_fresh(self) -> bool:
-        """Tell whether the next statement opens a connection; one that is open may be lost, and nobody knows yet."""
-        return self._connection is None
-
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         """Give a connection with a transaction, which ends with the block. Raises BrokerUnavailable."""
@@ -93,14 +90,18 @@ class Session:
 
     async def fetch(self, statement: str, parameters: Any = None) -> list[Any]:
         """Execute a statement that may be executed twice, and return its rows. Raises BrokerUnavailable."""
-        is_fresh = self.is_fresh
+        return await self.asked(lambda: self._fetch(statement, parameters))
+
+    async def asked(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Return what asking gives, asked again on a new connection where the open one was lost. See fetch()."""
+        is_fresh = self._connection is None
         try:
-            return await self._fetch(statement, parameters)
+            return await ask()
         except BrokerUnavailable:
             if is_fresh:
                 raise
             # The server was restarted, say, since the last time. What it is now a new connection tells.
-            return await self._fetch(statement, parameters)
+            return await ask()
 
     async def _fetch(self, statement: str, parameters: Any) -> list[Any]:
         async with self._in_turn() as connection:
