@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import os
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import redis
@@ -99,6 +101,27 @@ def test_making_a_broker_asks_nobody():
     for location, options in [("redis://127.0.0.1:1", {}), (["redis://127.0.0.1:1"], {"sentinel": "main"})]:
         RedisBroker(location, options, History()).close()
     RedisBroker(["redis://127.0.0.1:1"], {"cluster": True}, History()).close()
+
+
+def sockets():
+    """Return the sockets that this process has open (Linux)."""
+    found = set()
+    for each in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(each))
+    return {each for each in found if each.startswith("socket:")}
+
+
+def test_closed_broker_leaves_no_connection_behind(server):
+    """Here it lives on, so that nothing but close() can have closed them."""
+    with RedisSentinel() as servers:
+        watched = [f"redis://{host}:{port}" for host, port in servers.addresses]
+        for location, options in [(server.url, {}), (watched, {"sentinel": servers.name})]:
+            before = sockets()
+            with broker_at(location, options) as broker:
+                publish(broker, 1)
+                assert sockets() - before
+            assert sockets() <= before
 
 
 def test_projects_with_prefixes_of_their_own_do_not_meet(server):

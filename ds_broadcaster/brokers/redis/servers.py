@@ -82,7 +82,7 @@ class Servers:
             pool = redis.BlockingConnectionPool.from_url(
                 self._url, max_connections=CONNECTIONS, timeout=TIMEOUT, retry=_once(), **self._options
             )
-            self.client = redis.Redis(connection_pool=pool)
+            self.client = redis.Redis.from_pool(pool)  # Which closes it, unlike one that is given its pool.
 
     def _use_sentinels(self, parsed: list[dict[str, Any]], service: str) -> None:
         addresses = [(each.get("host", "localhost"), each.get("port", 26379)) for each in parsed]
@@ -126,6 +126,9 @@ class Servers:
     def close(self) -> None:
         """Let go of the connections."""
         self.client.close()
+        if self._sentinel is not None:
+            for sentinel in self._sentinel.sentinels:
+                sentinel.close()
 
 
 class _Late:
