@@ -48,6 +48,10 @@ class _Lines(str):
             lines.pop()
         return lines
 
+    def __html__(self) -> "_Lines":
+        # The generator asks for it, and finds out that a class has none much more slowly than that it has one.
+        return self
+
 
 def encode_elements(
     html: object,
