@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import shutil
 import threading
 import time
@@ -108,7 +107,7 @@ def sockets():
     found = set()
     for each in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
-            found.add(os.readlink(each))
+            found.add(str(each.readlink()))
     return {each for each in found if each.startswith("socket:")}
 
 
