@@ -23,9 +23,9 @@ from ds_broadcaster.exceptions import BrokerUnavailable, Gap
 from ds_broadcaster.testing.cluster import apart
 from ds_broadcaster.testing.ear import ATTENDED, MISSED, RESET, Ear
 from tests.harness.postgres import PgBouncer, PostgresServer
-from tests.harness.programs import wait_until
 from tests.harness.server import Server
 from tests.live import BARE, open_many, until
+from tests.publishing import Publisher
 
 APPS = [*django_settings.INSTALLED_APPS, "ds_broadcaster.contrib.postgres"]
 BACKEND = "ds_broadcaster.brokers.postgres.PostgresBroker"
@@ -450,37 +450,6 @@ def test_listening_begins_however_much_others_are_told_meanwhile(broker, databas
 # Servers that come and go
 
 
-class Publisher(threading.Thread):
-    """Publishes until it is told to stop, again and again where the broker is away."""
-
-    def __init__(self, broker):
-        super().__init__()
-        self.broker, self.acknowledged, self.refused = broker, [], 0
-        self.done = threading.Event()
-
-    def run(self):
-        while not self.done.is_set():
-            try:
-                self.acknowledged.append(self.broker.publish("a", b"x\n\n"))
-            except BrokerUnavailable:
-                self.refused += 1
-                connections[ALIAS].close_if_unusable_or_obsolete()
-                time.sleep(0.01)
-        connections.close_all()
-
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *error):
-        self.done.set()
-        self.join()
-
-    def goes_on(self, count=50):
-        goal = len(self.acknowledged) + count
-        wait_until(lambda: len(self.acknowledged) >= goal, "more to be acknowledged", 20)
-
-
 def test_restart_in_the_middle_of_publishing_loses_nothing_that_was_acknowledged(django_db_blocker):
     async def test(ear):
         with Publisher(broker) as publisher:
@@ -553,6 +522,7 @@ def test_nothing_is_sent_in_bounded_time_while_the_server_is_away_or_frozen(djan
                 connections[ALIAS].close()
 
 
+@pytest.mark.slow
 def test_thread_does_not_wait_for_a_loop_that_has_ended(broker):
     """It would keep the process from ending."""
 
@@ -650,6 +620,7 @@ def test_other_databases_of_the_project_get_tables_that_nobody_uses(settings):
 # What streams cost the database
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["handoff", "plain"])
 def test_open_streams_hold_no_connection_of_the_database(server, template, mode):
     database = server.database(like=template)

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import shutil
-import threading
 import time
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from ds_broadcaster.ids import parse_id
 from ds_broadcaster.testing.ear import ATTENDED, MISSED, RESET, Ear
 from tests.harness.programs import wait_until
 from tests.harness.redis import RedisCluster, RedisSentinel, RedisServer
+from tests.publishing import Publisher
 
 
 @contextlib.contextmanager
@@ -269,37 +269,6 @@ STATE = "{ds_broadcaster}:state"
 # Sentinel and cluster
 
 
-class Publisher(threading.Thread):
-    """Publishes numbers until it is told to stop, again and again where the broker is away."""
-
-    def __init__(self, broker):
-        super().__init__()
-        self.broker = broker
-        self.acknowledged = []
-        self.refused = 0
-        self.done = threading.Event()
-
-    def run(self):
-        while not self.done.is_set():
-            try:
-                self.acknowledged.append(self.broker.publish("a", b"x\n\n"))
-            except BrokerUnavailable:
-                self.refused += 1
-
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *error):
-        self.done.set()
-        self.join()
-
-    def goes_on(self, count=50):
-        """Wait until so many more are acknowledged."""
-        goal = len(self.acknowledged) + count
-        wait_until(lambda: len(self.acknowledged) >= goal, "more to be acknowledged", 20)
-
-
 async def hears_all_of(ear, broker, acknowledged):
     """Wait until all this has come; behind a gap, whoever returns reads it in the history."""
     await ear.until(lambda: {MISSED, acknowledged[-1]} & {*ear.sequences("a")}, "the last event, or a gap")
@@ -313,6 +282,7 @@ async def hears_all_of(ear, broker, acknowledged):
     assert set(acknowledged) <= set(heard)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", ["stop", "freeze"])
 def test_sentinel_failover_loses_nothing_that_was_acknowledged(trouble):
     async def test():
@@ -345,6 +315,7 @@ def test_event_that_too_few_replicas_have_is_not_acknowledged():
             broker.publish("a", b"x\n\n")
 
 
+@pytest.mark.slow
 def test_cluster_goes_on_when_its_slot_moves_and_when_its_node_dies():
     async def test():
         ear = Ear()

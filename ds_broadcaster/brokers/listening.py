@@ -1,11 +1,15 @@
 """What the brokers over a network share: their hubs listen, each on a connection of its own."""
 
+import asyncio
 import logging
-from abc import abstractmethod
+import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from contextvars import Context
+from typing import Any, TypeVar
 
 from ..conf import History
+from ..exceptions import BrokerUnavailable
 from ..ids import format_id
 from .base import Broker, Command, Place, Receiver, Share, share_of
 
@@ -13,21 +17,64 @@ logger = logging.getLogger("ds_broadcaster")
 
 T = TypeVar("T")
 
+# Seconds before a lost connection is tried again: doubled each time, with jitter, so that not all come at once.
+RECONNECT = (0.1, 5.0)
 
-class Listener(Protocol):
-    """What listens for one hub, on its loop."""
 
+class Listener(ABC):
+    """What listens for one hub, on its loop: one connection after the other, as long as it is not closed.
+
+    `server` is what the server is called in messages, and `failures` are what its library raises when it is away.
+    """
+
+    def __init__(self, server: str, failures: tuple[type[Exception], ...]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._server = server
+        self._failures: tuple[type[Exception], ...] = (*failures, OSError, BrokerUnavailable)
+        self._pause = RECONNECT[0]
+        self._task = self.loop.create_task(self._run(), context=Context())
+
+    @abstractmethod
     async def subscribe(self, channel: str) -> int:
         """Carry a channel; return a sequence after which nothing on it will be missed."""
 
+    @abstractmethod
     async def unsubscribe(self, channel: str) -> None:
         """Carry a channel no longer."""
 
+    @abstractmethod
     def forget(self) -> None:
         """Take note that the sequences begin again."""
 
+    @abstractmethod
+    async def hear(self) -> None:
+        """Connect, bring the hub up to date, call is_up(), and hear what comes until the connection ends."""
+
+    def is_up(self) -> None:
+        """Take note that the server is there: when it is lost, it is soon tried again."""
+        self._pause = RECONNECT[0]
+
+    async def let_go(self) -> None:  # noqa: B027
+        """Close what outlives a connection."""
+
     def close(self) -> None:
         """Stop listening."""
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._task.cancel)
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                try:
+                    await self.hear()
+                except self._failures as error:
+                    logger.warning("The connection to %s is lost and will be tried again: %r", self._server, error)
+                except Exception:
+                    logger.exception("Listening to %s failed, and will be tried again.", self._server)
+                await asyncio.sleep(self._pause * random.uniform(0.5, 1))
+                self._pause = min(2 * self._pause, RECONNECT[1])
+        finally:
+            await self.let_go()
 
 
 class ListeningBroker(Broker):

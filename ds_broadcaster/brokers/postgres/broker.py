@@ -19,7 +19,7 @@ from ..base import COMMANDS_KEPT, EVERYWHERE, Answer, Change, Command, Place, Re
 from ..listening import ListeningBroker, T
 from ..packing import decoded, encoded, pack_command, unpack_command, unpack_user
 from . import statements
-from .listener import Listener
+from .listener import PostgresListener
 from .roster import share
 from .session import TIMEOUT, Session, asking, bounded
 
@@ -152,8 +152,8 @@ class PostgresBroker(ListeningBroker):
 
     # Hubs.
 
-    def listen(self, receiver: Receiver) -> Listener:
-        return Listener(self, receiver)
+    def listen(self, receiver: Receiver) -> PostgresListener:
+        return PostgresListener(self, receiver)
 
     async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
         # In the one where an async view's queries run, and in its transaction.

@@ -6,15 +6,13 @@ that also does everything else the hub asks.
 
 import asyncio
 import contextlib
-import logging
-import random
-from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 
 from ...exceptions import BrokerUnavailable
 from ..base import EVERYWHERE, Command, Receiver, frame
+from ..listening import Listener
 from ..packing import unpack_command
 from . import statements
 from .session import TIMEOUT, Session, connect
@@ -22,10 +20,6 @@ from .session import TIMEOUT, Session, connect
 if TYPE_CHECKING:
     from .broker import PostgresBroker
 
-logger = logging.getLogger("ds_broadcaster")
-
-# Seconds before a lost connection is tried again: doubled each time, with jitter, so that not all come at once.
-RECONNECT = (0.1, 5.0)
 # Seconds of silence after which the table is looked at all the same: a connection may be dead and nobody says so.
 SILENCE = 2.0
 # Events that are read at a time, and bytes: over any line that is worth the name they come in time.
@@ -39,11 +33,11 @@ _NOT_HEARD = (
 )
 
 
-class Listener:
+class PostgresListener(Listener):
     """What is published goes to the hub in the order of the sequences, whose newest one here is `_head`."""
 
     def __init__(self, broker: "PostgresBroker", receiver: Receiver) -> None:
-        self.loop = asyncio.get_running_loop()
+        super().__init__("PostgreSQL", (psycopg.OperationalError, psycopg.InterfaceError))
         self.session = Session(broker.listening_alias)
         self._broker = broker
         self._receiver = receiver
@@ -54,15 +48,8 @@ class Listener:
         self._fetched_at = 0.0
         self._news = False
         self._listening = asyncio.Event()
-        self._task = self.loop.create_task(self._run(), context=Context())
-
-    def close(self) -> None:
-        """Stop listening."""
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self._task.cancel)
 
     async def subscribe(self, channel: str) -> int:
-        """Carry a channel; return a sequence after which nothing on it will be missed."""
         try:
             async with asyncio.timeout(TIMEOUT):
                 await self._listening.wait()
@@ -75,30 +62,21 @@ class Listener:
         return self._head
 
     async def unsubscribe(self, channel: str) -> None:
-        """Carry a channel no longer."""
         self._channels.pop(statements.key_of(channel), None)
 
     # The connection.
 
-    async def _run(self) -> None:
-        pause = RECONNECT[0]
+    async def hear(self) -> None:
         try:
-            while True:
-                try:
-                    async with await connect(self._broker.listening_alias) as connection:
-                        await self._begin(connection)
-                        pause = RECONNECT[0]
-                        await self._listen(connection)
-                except (psycopg.OperationalError, psycopg.InterfaceError, BrokerUnavailable, OSError) as error:
-                    logger.warning("The connection to PostgreSQL is lost and will be tried again: %s", error)
-                except Exception:
-                    logger.exception("Listening to PostgreSQL failed, and will be tried again.")
-                finally:
-                    self._listening.clear()
-                await asyncio.sleep(pause * random.uniform(0.5, 1))
-                pause = min(2 * pause, RECONNECT[1])
+            async with await connect(self._broker.listening_alias) as connection:
+                await self._begin(connection)
+                self.is_up()
+                await self._listen(connection)
         finally:
-            await self.session.close()
+            self._listening.clear()
+
+    async def let_go(self) -> None:
+        await self.session.close()
 
     async def _begin(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Listen, then bring the hub up to date on what it missed meanwhile."""
@@ -187,5 +165,4 @@ class Listener:
             self._head = rows[-1][3]
 
     def forget(self) -> None:
-        """Take note that the sequences begin again."""
         self._head = None

@@ -20,7 +20,7 @@ from ..base import COMMANDS_KEPT, EVERYWHERE, Answer, Change, Command, Place, Re
 from ..listening import ListeningBroker, T
 from ..packing import decoded, encoded, pack_command, pack_user, unpack_command, unpack_user
 from . import scripts
-from .listener import Listener
+from .listener import RedisListener
 from .servers import Servers
 
 # Seconds between two sweeps of a process, and channels that are let go of in one step: the server does nothing else.
@@ -180,8 +180,8 @@ class RedisBroker(ListeningBroker):
 
     # Hubs.
 
-    def listen(self, receiver: Receiver) -> Listener:
-        return Listener(self, receiver)
+    def listen(self, receiver: Receiver) -> RedisListener:
+        return RedisListener(self, receiver)
 
     async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
         return await asyncio.to_thread(function, *args)

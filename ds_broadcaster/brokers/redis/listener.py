@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
-import random
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
@@ -11,27 +9,24 @@ import redis
 
 from ...exceptions import BrokerUnavailable, Gap
 from ..base import COMMANDS_KEPT, EVERYWHERE, LEASE, Command, Receiver, frame
+from ..listening import Listener
 from ..packing import decoded, encoded, unpack_command
 from .servers import TIMEOUT
 
 if TYPE_CHECKING:
     from .broker import RedisBroker
 
-logger = logging.getLogger("ds_broadcaster")
-
-# Seconds before a lost connection is tried again: doubled each time, with jitter, so that not all come at once.
-RECONNECT = (0.1, 5.0)
 # Seconds. After half of it in silence the server is asked whether it is still there, and has one more to say so.
 PING = 1.5
 # Messages after which other tasks have their turn, however many more are waiting.
 IN_A_ROW = 100
 
 
-class Listener:
+class RedisListener(Listener):
     """One connection that listens for a hub: what it hears goes to the hub, in the order of the server."""
 
     def __init__(self, broker: "RedisBroker", receiver: Receiver) -> None:
-        self.loop = asyncio.get_running_loop()
+        super().__init__("Redis", (redis.RedisError,))
         self._broker = broker
         self._receiver = receiver
         self._prefix = len(broker.topic_of(b""))
@@ -47,15 +42,8 @@ class Listener:
         self._connection: Any = None
         # How many connections there were.
         self._begun = 0
-        self._task = self.loop.create_task(self._run(), context=Context())
-
-    def close(self) -> None:
-        """Stop listening."""
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self._task.cancel)
 
     async def subscribe(self, channel: str) -> int:
-        """Listen to a channel; return a sequence after which nothing on it will be missed."""
         if channel not in self._confirmed:
             self._confirmed[channel] = self.loop.create_future()
             self._last[channel] = None
@@ -79,7 +67,6 @@ class Listener:
         return granted
 
     async def unsubscribe(self, channel: str) -> None:
-        """Stop listening to a channel."""
         self._confirmed.pop(channel, None)
         self._last.pop(channel, None)
         await self._say("UNSUBSCRIBE", channel)
@@ -99,24 +86,15 @@ class Listener:
 
     # The connection.
 
-    async def _run(self) -> None:
-        pause = RECONNECT[0]
-        while True:
-            try:
-                connection = await asyncio.to_thread(self._broker.servers.listening)
-                try:
-                    await self._begin(connection)
-                    pause = RECONNECT[0]
-                    await self._listen(connection)
-                finally:
-                    self._connection = None
-                    await connection.disconnect()
-            except (redis.RedisError, OSError, BrokerUnavailable, TimeoutError) as error:
-                logger.warning("The connection to Redis is lost and will be tried again: %r", error)
-            except Exception:
-                logger.exception("Listening to Redis failed, and will be tried again.")
-            await asyncio.sleep(pause * random.uniform(0.5, 1))
-            pause = min(2 * pause, RECONNECT[1])
+    async def hear(self) -> None:
+        connection = await asyncio.to_thread(self._broker.servers.listening)
+        try:
+            await self._begin(connection)
+            self.is_up()
+            await self._listen(connection)
+        finally:
+            self._connection = None
+            await connection.disconnect()
 
     async def _begin(self, connection: Any) -> None:
         """Subscribe to everything, then bring the hub up to date on what it missed meanwhile."""
@@ -232,7 +210,6 @@ class Listener:
             self._receiver.deliver(channel, sequence, item)
 
     def forget(self) -> None:
-        """Take note that the sequences begin again."""
         self._head = 0
         for channel in list(self._last):
             self._last[channel] = None
