@@ -228,6 +228,7 @@ def test_client_that_returns_to_another_worker_reads_on_where_it_was(workers, ch
         assert numbers(again) == list(range(10, 20))
 
 
+@pytest.mark.slow
 def test_deploy_is_no_leave_and_leaves_no_ghosts(workers, broker, people, channel):
     watching = people[0].connect(channel, presence="html")
     with Server(settings=workers.settings) as leaving:
