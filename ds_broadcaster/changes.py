@@ -3,32 +3,28 @@
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, copy_context
 from itertools import count
 from typing import Any
 from weakref import ref
 
 from django.db.models import Model
-from django.utils import timezone, translation
-from pydantic import BaseModel
 
 from .broadcaster import broadcast
-from .conf import get_settings
-from .exceptions import BrokerUnavailable
-from .ids import dom_id, key_of
+from .ids import key_of
 from .news import remember
-from .rules import MODES, Rules, channels_of, guarded
-from .sse import encode_elements, encode_remove, encode_signals
+from .payloads import CREATED, DELETED, EITHER, UPDATED, payloads_of
+from .rules import Rules, channels_of
+from .sending import ready
 from .tabs import current_tab
 
 logger = logging.getLogger("ds_broadcaster")
 
-# EITHER is for an object of which nobody knows whether pages show it: it is sent as changed, then as created.
-CREATED, UPDATED, DELETED, EITHER = "created", "updated", "deleted", "saved"
-
 # Objects of one model that one query fetches again; SQLite used to stop at 999 parameters.
 FETCHED = 500
+
+# Events, and bytes, that are published in one step: the broker does nothing else meanwhile.
+AT_ONCE, AT_ONCE_BYTES = 100, 1 << 20
 
 _PENDING = "_ds_broadcaster_pending"
 
@@ -146,19 +142,39 @@ def flush(changes: list[Change]) -> None:
         if len(changes) > 1:
             changes = merged(changes)
         refetch(changes)
-        for position, change in enumerate(changes):
+        begin = 0
+        for end, events in _batches(changes):
             try:
-                _send(change)
-            except BrokerUnavailable:
-                log_failure(change.rules, change.instance, change.kind)
-                if rest := len(changes) - position - 1:
-                    # Each would wait for the broker as long as the first.
+                broadcast._publish_all(events)
+            except Exception:
+                first = changes[begin]
+                log_failure(first.rules, first.instance, first.kind)
+                if rest := len(changes) - begin - 1:
+                    # The broker is not asked again: each time may take as long as the first.
                     logger.error("%d further changes of the same transaction were not broadcast.", rest)
                 return
-            except Exception:
-                log_failure(change.rules, change.instance, change.kind)
+            begin = end
     except Exception:
         logger.exception("%d changes were saved, but not broadcast.", len(changes))
+
+
+def _batches(changes: Sequence[Change]) -> Iterator[tuple[int, list[tuple[str, bytes]]]]:
+    """Yield what is to be published in one step, with the number of changes that are done then."""
+    events: list[tuple[str, bytes]] = []
+    size = 0
+    for number, change in enumerate(changes, 1):
+        try:
+            found = _events(change)
+        except Exception:
+            log_failure(change.rules, change.instance, change.kind)
+            continue
+        events += found
+        size += sum(len(payload) for _, payload in found)
+        if len(events) >= AT_ONCE or size >= AT_ONCE_BYTES:
+            yield number, events
+            events, size = [], 0
+    if events:
+        yield len(changes), events
 
 
 def merged(changes: Sequence[Change]) -> list[Change]:
@@ -215,78 +231,12 @@ def _has_expressions(instance: Model) -> bool:
     return any([hasattr(value, "resolve_expression") for value in instance.__dict__.values()])  # noqa: C419
 
 
-def _send(change: Change) -> None:
+def _events(change: Change) -> list[tuple[str, bytes]]:
     channels = change.channels if change.kind is DELETED else channels_of(change.rules.channel(change.instance))
     if not channels:
-        return
-    # Everybody gets the same, so nothing in it is as the one who saved would like to see it.
-    with _default_time(), _speaking(change.context):
-        payloads = list(_encode(change))
-    for payload in payloads:
-        for channel in channels:
-            broadcast._publish(channel, payload, change.tab)
-
-
-def _default_time() -> AbstractContextManager[Any]:
-    # Nearly nobody has activated another one, and to put the same in its place takes 10 us.
-    is_default = timezone.get_current_timezone() is timezone.get_default_timezone()
-    return nullcontext() if is_default else timezone.override(None)
-
-
-def _speaking(context: Context | None) -> AbstractContextManager[Any]:
-    language = get_settings().language
-    if language is None:
-        if context is None:
-            return nullcontext()
-        language = context.run(translation.get_language)
-    return translation.override(language)
-
-
-def _encode(change: Change) -> Iterator[bytes]:
-    rules, instance = change.rules, change.instance
-    if change.kind is DELETED:
-        html, signals = _parts(rules, "deleted", rules.deleted(instance))
-        if html is not None:
-            yield encode_elements(html) if html.strip() else encode_remove(f"#{dom_id(instance)}")
-        if signals is not None:
-            yield encode_signals(signals)
-    if change.kind in (UPDATED, EITHER):
-        html, signals = _parts(rules, "updated", rules.updated(instance))
-        if html and html.strip():
-            yield encode_elements(html)
-        if signals is not None:
-            yield encode_signals(signals)
-    if change.kind in (CREATED, EITHER):
-        html, signals = _parts(rules, "created", rules.created(instance))
-        if html and html.strip():
-            yield _encode_created(rules, instance, html)
-        if signals is not None:
-            yield encode_signals(signals)
-
-
-def _encode_created(rules: Rules, instance: Model, html: str) -> bytes:
-    target = rules.target(instance)
-    if target is None:
-        return encode_elements(html)
-    mode = rules.mode(instance)
-    if mode not in MODES:
-        raise ValueError(f"{rules.prefix}mode must be one of {', '.join(MODES)}, got {mode!r}.")
-    return encode_elements(html, guarded(target, mode, instance), mode)
-
-
-def _parts(rules: Rules, hook: str, fragment: Any) -> tuple[str | None, Mapping[str, Any] | BaseModel | None]:
-    if isinstance(fragment, (Mapping, BaseModel)):
-        return None, fragment
-    if isinstance(fragment, tuple) and len(fragment) == 2:
-        return fragment
-    if fragment is None or isinstance(fragment, str):
-        return fragment, None
-    if hasattr(fragment, "__html__"):
-        return str(fragment.__html__()), None
-    raise TypeError(
-        f"{rules.prefix}{hook}() must return HTML, a dict of signals, a tuple of both, or None, "
-        f"not {type(fragment).__name__}."
-    )
+        return []
+    payloads = payloads_of(change.rules, change.instance, change.kind, change.context)
+    return [(channel, ready(payload, change.tab)) for payload in payloads for channel in channels]
 
 
 def log_failure(rules: Rules, instance: Model, kind: str) -> None:

@@ -10,9 +10,10 @@ from django.db import router, transaction
 from django.db.models import Model, QuerySet
 from django.db.models.signals import post_init, post_save, pre_delete, pre_save
 
-from .changes import CREATED, DELETED, EITHER, UPDATED, Change, flush, log_failure
+from .changes import Change, flush, log_failure
 from .ids import has_key
 from .news import doubt, forget, is_news, remember, values_of
+from .payloads import CREATED, DELETED, EITHER, UPDATED
 from .rules import Rules, channels_of, registered, rules_of
 
 P = ParamSpec("P")

@@ -134,11 +134,15 @@ class Sender:
         await self.aelements(channel, html, selector, mode, exclude=exclude)
 
     def _publish(self, channel: "ChannelLike", payload: bytes, exclude: "Exclude") -> None:
-        self._broker.publish(channel_name(channel), _ready(payload, exclude))
+        self._broker.publish(channel_name(channel), ready(payload, exclude))
+
+    def _publish_all(self, events: Sequence[tuple[str, bytes]]) -> None:
+        self._broker.publish_all(events)
 
     async def _apublish(self, channel: "ChannelLike", payload: bytes, exclude: "Exclude") -> None:
-        await self._broker.apublish(channel_name(channel), _ready(payload, exclude))
+        await self._broker.apublish(channel_name(channel), ready(payload, exclude))
 
 
-def _ready(payload: bytes, exclude: "Exclude") -> bytes:
+def ready(payload: bytes, exclude: "Exclude") -> bytes:
+    """Return an encoded event as brokers carry it; raises EventTooLarge, and for `exclude` what excluded() does."""
     return leaving_out(excluded(exclude), check_size(payload, get_settings().max_event_bytes))

@@ -11,7 +11,7 @@ from django.utils import translation
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ds_broadcaster import BrokerUnavailable, changes
+from ds_broadcaster import BrokerUnavailable, broadcast, changes
 from ds_broadcaster.changes import pending_of
 from tests.chat.models import Article, Job, LoudMessage, Message, Reply, Room
 from tests.chat.recording import Page, record
@@ -237,6 +237,21 @@ def test_many_saves_of_one_object_are_one_render_of_the_last_state(sent, room, m
             message.save()
     assert sent.texts() == ["999 0 Yes"]
     assert len(renders) == 1
+
+
+def test_many_changes_are_published_in_few_steps_and_one_that_fails_is_left_out(room, monkeypatch, caplog):
+    steps = []
+    monkeypatch.setattr(broadcast._broker, "publish_all", lambda events: steps.append(len(events)))
+    monkeypatch.setattr(changes, "AT_ONCE_BYTES", 40_000)
+    render = Message.render_broadcast
+    monkeypatch.setattr(Message, "render_broadcast", lambda self: 1 / 0 if self.text == "bad" else render(self))
+    with transaction.atomic():
+        for number in range(250):
+            Message.objects.create(room=room, text="bad" if number == 50 else "x")
+        for _ in range(3):
+            Message.objects.create(room=room, text="x" * 30_000)
+    assert steps == [100, 100, 51, 1]
+    assert len([each for each in caplog.records if each.name == "ds_broadcaster"]) == 1
 
 
 def test_many_saves_are_one_flush(sent, room, monkeypatch):

@@ -98,6 +98,24 @@ def payloads(ear, channel="a"):
 # Transactions
 
 
+def test_several_events_wait_for_their_transaction_in_their_order(broker):
+    def publish():
+        with transaction.atomic(using=ALIAS):
+            broker.publish("a", b"0\n\n")
+            broker.publish_all([("a", b"%d\n\n" % number) for number in range(1, 5)])
+            broker.publish_all([])
+            with contextlib.suppress(ValueError), transaction.atomic(using=ALIAS):
+                broker.publish_all([("a", b"taken back\n\n")])
+                raise ValueError
+            assert stored(broker) == []
+        return broker.publish("a", b"5\n\n")
+
+    async def test(ear):
+        await ear.hears("a", await apart(publish))
+
+    assert payloads(listening(broker, test)) == [b"%d\n\n" % number for number in range(6)]
+
+
 def test_event_is_sent_if_its_transaction_commits_and_when_it_does(broker):
     def publish():
         with transaction.atomic(using=ALIAS):

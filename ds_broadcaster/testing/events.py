@@ -29,6 +29,27 @@ class EventsContract(Cluster):
         assert second is not None
         assert second > first
 
+    def test_several_are_published_one_after_the_other(self) -> None:
+        """publish_all() is as good as publish() for each: in this order, over all channels, kept like all others."""
+
+        async def test() -> None:
+            listening, publishing, ear = self.make_broker(), self.make_broker(), Ear()
+            listening.attach(ear)
+            begin = max([await listening.subscribe(ear, channel) for channel in ("a", "b")])
+            events = [("b" if number % 3 else "a", b"%d\n\n" % number) for number in range(10)]
+            await apart(publishing.publish_all, events)
+            await apart(publishing.publish_all, [])
+            newest = await self.apublish(publishing, "a", b"10\n\n")
+            await ear.hears("a", newest)
+            heard = [(name, item.partition(b"\n")[2]) for name, _, item in ear.heard if isinstance(item, bytes)]
+            assert heard == [*events, ("a", b"10\n\n")]
+            given = [sequence for _, sequence, item in ear.heard if isinstance(item, bytes)]
+            assert given == sorted(set(given))
+            kept = await publishing.read("b", begin)
+            assert [frame.partition(b"\n")[2] for _, frame in kept] == [item for name, item in events if name == "b"]
+
+        self.run(test())
+
     def test_threads_and_processes_publish_without_losing_or_doubling(self) -> None:
         """Ten publishers at a time: every sequence is given once, and whoever listens hears all of them, ascending."""
 

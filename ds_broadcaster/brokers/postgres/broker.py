@@ -62,20 +62,25 @@ class PostgresBroker(ListeningBroker):
     # Publishing.
 
     def publish(self, channel: str, payload: bytes) -> int | None:
-        return self._publish(channel, "", payload)
+        return self._publish([(channel, "", payload)])
+
+    def publish_all(self, events: Sequence[tuple[str, bytes]]) -> None:
+        if events:
+            self._publish([(channel, "", payload) for channel, payload in events])
 
     def command(self, channel: str, command: Command) -> None:
-        self._publish(channel, command.verb, pack_command(channel, command))
+        self._publish([(channel, command.verb, pack_command(channel, command))])
 
-    def _publish(self, channel: str, verb: str, payload: bytes) -> int | None:
-        values = (statements.key_of(channel), encoded(channel), verb, payload)
+    def _publish(self, items: Sequence[tuple[str, str, bytes]]) -> int | None:
+        channels, verbs, payloads = map(list, zip(*items, strict=True))
+        values = (list(map(statements.key_of, channels)), list(map(encoded, channels)), verbs, payloads)
         with asking(self._alias) as connection, connection.cursor() as cursor:
             if not connection.get_autocommit():
                 cursor.execute(statements.PUBLISH_LATER, values)
                 return None
             with bounded(connection.connection):
                 cursor.execute(statements.PUBLISH, values)
-            return int(cursor.fetchone()[0])
+            return int(cursor.fetchall()[-1][0])
 
     async def commands(self, channel: str, after: int) -> list[Command]:
         keys = [statements.key_of(channel), statements.key_of(EVERYWHERE)]

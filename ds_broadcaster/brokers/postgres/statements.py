@@ -38,11 +38,17 @@ _HEAD = """(
 
 BEGIN = "SELECT ds_broadcaster_begin()"
 
-PUBLISH = "SELECT ds_broadcaster_publish(%s, %s, %s, %s)"
+# One or several, as an array of each column.
+_ITEMS = """
+unnest(%s::bytea[], %s::bytea[], %s::text[], %s::bytea[]) WITH ORDINALITY AS item(key, channel, verb, payload)
+"""
 
-# For a transaction that goes on: a trigger gives it its sequence when that commits.
-PUBLISH_LATER = """
-INSERT INTO ds_broadcaster_event (key, channel, verb, payload, created) VALUES (%s, %s, %s, %s, clock_timestamp())
+PUBLISH = f"SELECT ds_broadcaster_publish(key, channel, verb, payload) FROM {_ITEMS} ORDER BY ordinality"
+
+# For a transaction that goes on: a trigger gives them their sequences when that commits.
+PUBLISH_LATER = f"""
+INSERT INTO ds_broadcaster_event (key, channel, verb, payload, created)
+SELECT key, channel, verb, payload, clock_timestamp() FROM {_ITEMS} ORDER BY ordinality
 """
 
 # Whether everything behind a cursor on a channel is there, and within the limits: these hold whether what exceeds them

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import redis
@@ -73,11 +74,17 @@ class RedisBroker(ListeningBroker):
     # Publishing.
 
     def publish(self, channel: str, payload: bytes) -> int:
+        return self._publish([(encoded(channel), payload)])
+
+    def publish_all(self, events: Sequence[tuple[str, bytes]]) -> None:
+        if events:
+            self._publish([(encoded(channel), payload) for channel, payload in events])
+
+    def _publish(self, events: Sequence[tuple[bytes, bytes]]) -> int:
         limits = self.limits
-        name = encoded(channel)
-        arguments = [name, payload, limits.max_events, limits.max_bytes, _ms(limits.max_age), self.topic_of(name)]
-        arguments += [limits.max_total_bytes, self.history_of(b"")]
-        return int(self._write(scripts.PUBLISH, [self.history_of(name)], arguments)[1])
+        arguments: list[Any] = [limits.max_events, limits.max_bytes, _ms(limits.max_age), limits.max_total_bytes]
+        arguments += [self.history_of(b""), self.topic_of(b""), *chain.from_iterable(events)]
+        return int(self._write(scripts.PUBLISH, [self.history_of(name) for name, _ in events], arguments)[1])
 
     def command(self, channel: str, command: Command) -> None:
         name = encoded(channel)
