@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import Context, copy_context
 from itertools import count
 from typing import Any
@@ -142,39 +142,34 @@ def flush(changes: list[Change]) -> None:
         if len(changes) > 1:
             changes = merged(changes)
         refetch(changes)
-        begin = 0
-        for end, events in _batches(changes):
+        events: list[tuple[str, bytes]] = []
+        size = begin = 0
+        for number, change in enumerate(changes, 1):
             try:
-                broadcast._publish_all(events)
+                for event in _events(change):
+                    events.append(event)
+                    size += len(event[1])
             except Exception:
-                first = changes[begin]
-                log_failure(first.rules, first.instance, first.kind)
-                if rest := len(changes) - begin - 1:
-                    # The broker is not asked again: each time may take as long as the first.
-                    logger.error("%d further changes of the same transaction were not broadcast.", rest)
-                return
-            begin = end
+                log_failure(change.rules, change.instance, change.kind)
+            if events and (number == len(changes) or len(events) >= AT_ONCE or size >= AT_ONCE_BYTES):
+                if not _publish(events, changes[begin:]):
+                    return
+                events, size, begin = [], 0, number
     except Exception:
         logger.exception("%d changes were saved, but not broadcast.", len(changes))
 
 
-def _batches(changes: Sequence[Change]) -> Iterator[tuple[int, list[tuple[str, bytes]]]]:
-    """Yield what is to be published in one step, with the number of changes that are done then."""
-    events: list[tuple[str, bytes]] = []
-    size = 0
-    for number, change in enumerate(changes, 1):
-        try:
-            found = _events(change)
-        except Exception:
-            log_failure(change.rules, change.instance, change.kind)
-            continue
-        events += found
-        size += sum(len(payload) for _, payload in found)
-        if len(events) >= AT_ONCE or size >= AT_ONCE_BYTES:
-            yield number, events
-            events, size = [], 0
-    if events:
-        yield len(changes), events
+def _publish(events: list[tuple[str, bytes]], changes: Sequence[Change]) -> bool:
+    """Publish in one step; tell whether that went well, or log which changes are left."""
+    try:
+        broadcast._publish_all(events)
+    except Exception:
+        log_failure(changes[0].rules, changes[0].instance, changes[0].kind)
+        if rest := len(changes) - 1:
+            # The broker is not asked again: each time may take as long as the first.
+            logger.error("%d further changes of the same transaction were not broadcast.", rest)
+        return False
+    return True
 
 
 def merged(changes: Sequence[Change]) -> list[Change]:
