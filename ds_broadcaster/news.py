@@ -57,9 +57,8 @@ def values_of(rules: Rules, instance: Model, names: Collection[str] | None = Non
 
 
 def is_news(rules: Rules, instance: Model, update_fields: Collection[str] | None) -> bool:
-    """Tell whether an update changed one of the fields that matter."""
-    if rules.fields is None:
-        return True
+    """Tell whether an update changed one of the fields that matter; not for rules to which all of them do."""
+    assert rules.fields is not None
     if update_fields is not None and not _is_everything_loaded(instance, update_fields):
         return any(name in update_fields or attribute in update_fields for name, attribute in rules.fields)
     seen = getattr(instance._state, _SEEN, {})

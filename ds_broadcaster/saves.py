@@ -178,7 +178,7 @@ def _saved(
     kind = CREATED if created else UPDATED
     try:
         mark_known(instance)
-        if not created and not is_news(rules, instance, update_fields):
+        if rules.fields is not None and not created and not is_news(rules, instance, update_fields):
             return
         values = values_of(rules, instance, update_fields) if rules.fields else None
         if raw or is_silenced(sender):
