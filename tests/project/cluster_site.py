@@ -1,5 +1,7 @@
 """The live site, with a line in the log for each user who joins or leaves. It is a ROOT_URLCONF."""
 
+import os
+
 from django.dispatch import receiver
 
 from ds_broadcaster import signals
@@ -8,4 +10,6 @@ from tests.project.live_site import urlpatterns  # noqa: F401
 
 @receiver([signals.user_joined, signals.user_left])
 def told(signal, channel, user_id, **kwargs):
-    print("attendance", "joined" if signal is signals.user_joined else "left", channel, user_id, flush=True)
+    verb = "joined" if signal is signals.user_joined else "left"
+    # At once: print() writes word by word, and the other worker or whoever reads the log may come between them.
+    os.write(1, f"attendance {verb} {channel} {user_id}\n".encode())
