@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from contextvars import Context, copy_context
 from itertools import count
@@ -136,40 +137,77 @@ def snapshot(instance: Model) -> Model:
     return copy
 
 
+class _Steps:
+    """What the changes of one transaction say, on its way to the broker: many events a step. Failures are logged."""
+
+    __slots__ = ("_begin", "_changes", "_events", "_size", "is_given_up")
+
+    def __init__(self, changes: Sequence[Change]) -> None:
+        self._changes = changes
+        self._events: list[tuple[str, bytes]] = []
+        self._size = 0
+        # The first change that the next step is about.
+        self._begin = 0
+        # The broker is not asked again: each time may take as long as the first.
+        self.is_given_up = False
+
+    def add(self, number: int, events: Sequence[tuple[str, bytes]]) -> None:
+        """Add what a change says, and publish what is enough for a step; one change may be worth several."""
+        for event in events:
+            if not self._events:
+                self._begin = number
+            self._events.append(event)
+            self._size += len(event[1])
+            if len(self._events) >= AT_ONCE or self._size >= AT_ONCE_BYTES:
+                self.publish()
+
+    def publish(self) -> None:
+        """Publish what was added so far."""
+        events, self._events, self._size = self._events, [], 0
+        if not events or self.is_given_up:
+            return
+        try:
+            broadcast._publish_all(events)
+        except Exception:
+            self.is_given_up = True
+            first = self._changes[self._begin]
+            log_failure(first.rules, first.instance, first.kind)
+            if rest := len(self._changes) - self._begin - 1:
+                logger.error("Up to %d further changes of the same transaction were not broadcast.", rest)
+
+
+class _Flushing(threading.local):
+    """What a thread is publishing: a hook that saves something has another flush within the one that called it."""
+
+    steps: _Steps | None = None
+
+
+_flushing = _Flushing()
+
+
 def flush(changes: list[Change]) -> None:
     """Send the changes of one transaction. What goes wrong is logged: they are saved, whatever happens here."""
+    outer = _flushing.steps
     try:
+        if outer is not None:
+            # They were saved before, and what is saved now may be newer.
+            outer.publish()
         if len(changes) > 1:
             changes = merged(changes)
         refetch(changes)
-        events: list[tuple[str, bytes]] = []
-        size = begin = 0
-        for number, change in enumerate(changes, 1):
+        steps = _flushing.steps = _Steps(changes)
+        for number, change in enumerate(changes):
             try:
-                for event in _events(change):
-                    events.append(event)
-                    size += len(event[1])
+                steps.add(number, _events(change))
             except Exception:
                 log_failure(change.rules, change.instance, change.kind)
-            if events and (number == len(changes) or len(events) >= AT_ONCE or size >= AT_ONCE_BYTES):
-                if not _publish(events, changes[begin:]):
-                    return
-                events, size, begin = [], 0, number
+            if steps.is_given_up:
+                return
+        steps.publish()
     except Exception:
         logger.exception("%d changes were saved, but not broadcast.", len(changes))
-
-
-def _publish(events: list[tuple[str, bytes]], changes: Sequence[Change]) -> bool:
-    """Publish in one step; tell whether that went well, or log which changes are left."""
-    try:
-        broadcast._publish_all(events)
-    except Exception:
-        log_failure(changes[0].rules, changes[0].instance, changes[0].kind)
-        if rest := len(changes) - 1:
-            # The broker is not asked again: each time may take as long as the first.
-            logger.error("%d further changes of the same transaction were not broadcast.", rest)
-        return False
-    return True
+    finally:
+        _flushing.steps = outer
 
 
 def merged(changes: Sequence[Change]) -> list[Change]:
@@ -231,7 +269,9 @@ def _events(change: Change) -> list[tuple[str, bytes]]:
     if not channels:
         return []
     payloads = payloads_of(change.rules, change.instance, change.kind, change.context)
-    return [(channel, ready(payload, change.tab)) for payload in payloads for channel in channels]
+    # Once for all channels, of which there may be thousands.
+    payloads = [ready(payload, change.tab) for payload in payloads]
+    return [(channel, payload) for payload in payloads for channel in channels]
 
 
 def log_failure(rules: Rules, instance: Model, kind: str) -> None:

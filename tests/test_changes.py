@@ -254,6 +254,30 @@ def test_many_changes_are_published_in_few_steps_and_one_that_fails_is_left_out(
     assert len([each for each in caplog.records if each.name == "ds_broadcaster"]) == 1
 
 
+def test_one_change_for_many_channels_is_published_in_steps_too(says, monkeypatch):
+    steps = []
+    monkeypatch.setattr(broadcast._broker, "publish_all", lambda events: steps.append([each for each, _ in events]))
+    says["channel"] = channels = [f"user-{number}" for number in range(250)]
+    Job.objects.create()
+    assert [len(step) for step in steps] == [100, 100, 50]
+    assert [channel for step in steps for channel in step] == channels
+
+
+def test_what_a_hook_saves_comes_behind_what_was_saved_before_it(sent, says):
+    def created(job):
+        if job.state == "other":
+            Job.objects.get(pk=first.pk).save()
+        return f"<p>{job.state}</p>"
+
+    says["created"] = created
+    says["updated"] = lambda job: f"<p>{job.state}, saved by a hook</p>"
+    with transaction.atomic():
+        first = Job.objects.create(state="first")
+        Job.objects.create(state="other")
+        Job.objects.create(state="last")
+    assert sent.texts() == ["first", "first, saved by a hook", "other", "last"]
+
+
 def test_many_saves_are_one_flush(sent, room, monkeypatch):
     flushes = []
     flush = changes.flush
@@ -383,7 +407,7 @@ def test_broker_that_is_down_is_asked_once(sent, room, caplog):
     assert sent.attempts == 1
     first, second = [each.getMessage() for each in caplog.records if each.name == "ds_broadcaster"]
     assert first.startswith("chat.Message ")
-    assert second == "9 further changes of the same transaction were not broadcast."
+    assert second == "Up to 9 further changes of the same transaction were not broadcast."
 
 
 def test_error_about_one_object_leaves_the_others(sent, says, caplog):
