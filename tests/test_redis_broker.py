@@ -219,6 +219,22 @@ def test_cap_over_all_channels_is_kept(server, channel):
         assert not broker.locate(["channel-29"], id_of(broker, given[29] - 1)).gaps
 
 
+def test_cap_over_all_channels_is_kept_within_a_step_too(server, channel):
+    with broker_at(server.url, {"prefix": channel}, max_total_bytes=2000) as broker:
+        before = [(name, b"x" * 398 + b"\n\n") for name in "zyxwv"]
+        broker.publish_all([*before, ("b", b"x" * 998 + b"\n\n")])
+        assert int(server.call("HGET", f"{broker.prefix}:state", "total")) <= 2000
+        assert broker.locate(["z", "y", "x", "w", "v", "b"], id_of(broker, 0)).gaps == {"z", "y", "x"}
+
+
+def test_event_that_takes_the_place_of_another_is_not_over_the_cap(server, channel):
+    with broker_at(server.url, {"prefix": channel}, max_events=2, max_total_bytes=1000) as broker:
+        quiet = broker.publish("quiet", b"x" * 98 + b"\n\n")
+        for _ in range(5):
+            broker.publish("busy", b"x" * 398 + b"\n\n")
+        assert broker.locate(["quiet"], id_of(broker, quiet - 1)).gaps == frozenset()
+
+
 def test_what_was_kept_of_another_epoch_is_not_shown(server, channel):
     with broker_at(server.url, {"prefix": channel}) as broker:
         old = id_of(broker, publish(broker, 5)[-1])

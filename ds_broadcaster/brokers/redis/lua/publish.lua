@@ -16,9 +16,11 @@ for number = 6, #KEYS do
     redis.call('XADD', history, seq .. '-0', 't', now, 'p', payload)
     redis.call('HSET', last, channel, seq)
     redis.call('HINCRBY', size, channel, #payload)
-    local total = redis.call('HINCRBY', state, 'total', #payload)
-    redis.call('ZADD', times, now, channel)
+    redis.call('HINCRBY', state, 'total', #payload)
+    -- The time is that of all: what comes later here counts as later by a part of a millisecond.
+    redis.call('ZADD', times, now + number / 1000, channel)
     trim(channel, history, max_events, max_bytes, max_age)
+    local total = tonumber(redis.call('HGET', state, 'total'))
     -- Over the cap, those channels lose their history to which nothing was sent for the longest time.
     while total > tonumber(ARGV[5]) do
         local quiet = redis.call('ZRANGE', times, 0, 0)[1]
