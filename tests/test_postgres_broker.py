@@ -541,6 +541,37 @@ def test_nothing_is_sent_in_bounded_time_while_the_server_is_away_or_frozen(djan
 
 
 @pytest.mark.slow
+def test_nobody_waits_for_long_for_a_server_that_is_frozen(django_db_blocker):
+    """A hub may ask twice, because its connection alone may be dead."""
+
+    async def test(ear):
+        for ask in (lambda: broker.read("a", 0), lambda: broker.subscribe(ear, "b")):
+            await broker.read("a", 0)
+            server.freeze()
+            try:
+                begin = time.monotonic()
+                with pytest.raises(BrokerUnavailable, match="PostgreSQL"):
+                    await ask()
+                assert time.monotonic() - begin < 2 * TIMEOUT + 1
+            finally:
+                server.thaw()
+
+    with PostgresServer() as server:
+        database = server.database().migrate(INSTALLED_APPS=APPS)
+        with used(database, django_db_blocker.unblock), new_broker() as broker:
+            broker.cursor()
+            server.freeze()
+            try:
+                begin = time.monotonic()
+                with pytest.raises(BrokerUnavailable, match="PostgreSQL"):
+                    broker.cursor()
+                assert time.monotonic() - begin < TIMEOUT + 0.7
+            finally:
+                server.thaw()
+            listening(broker, test)
+
+
+@pytest.mark.slow
 def test_thread_does_not_wait_for_a_loop_that_has_ended(broker):
     """It would keep the process from ending."""
 

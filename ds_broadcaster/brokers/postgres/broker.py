@@ -202,7 +202,10 @@ class PostgresBroker(ListeningBroker):
 
     def _ask(self, statement: str, parameters: Any) -> list[Any]:
         with asking(self._alias) as connection, connection.cursor() as cursor:
-            cursor.execute(statement, parameters)
+            # A transaction is its owner's, who may have waited for longer than that before.
+            limit = bounded(connection.connection) if connection.get_autocommit() else contextlib.nullcontext()
+            with limit:
+                cursor.execute(statement, parameters)
             return cursor.fetchall() if cursor.description is not None else []
 
     @contextlib.asynccontextmanager

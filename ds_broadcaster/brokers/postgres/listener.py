@@ -15,7 +15,7 @@ from ..base import EVERYWHERE, Command, Receiver, frame
 from ..listening import Listener
 from ..packing import unpack_command
 from . import statements
-from .session import TIMEOUT, Session, connect
+from .session import TIMEOUT, Session, connect, ended_at
 
 if TYPE_CHECKING:
     from .broker import PostgresBroker
@@ -53,11 +53,14 @@ class PostgresListener(Listener):
         try:
             async with asyncio.timeout(TIMEOUT):
                 await self._listening.wait()
-                async with self._fetching:
-                    self._channels[statements.key_of(channel)] = channel
-                    await self._fetch()
+                await self._fetching.acquire()
         except TimeoutError as error:
             raise BrokerUnavailable("PostgreSQL could not be reached: nothing is heard of it.") from error
+        try:
+            self._channels[statements.key_of(channel)] = channel
+            await self._fetch()
+        finally:
+            self._fetching.release()
         assert self._head is not None
         return self._head
 
@@ -81,13 +84,13 @@ class PostgresListener(Listener):
     async def _begin(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Listen, then bring the hub up to date on what it missed meanwhile."""
         self._news = False
-        async with asyncio.timeout(TIMEOUT):
+        with ended_at(connection, self.loop.time() + TIMEOUT):
             await connection.execute(f"LISTEN {statements.TOPIC}")
-            await self.session.fetch(statements.NOTIFY, (statements.TOPIC, "?"))
-            # What others are told comes over this connection too, and may come before the answer.
-            end = self.loop.time() + TIMEOUT / 2
-            while not self._news and (left := end - self.loop.time()) > 0:
-                await self._wait(connection, left)
+        await self.session.fetch(statements.NOTIFY, (statements.TOPIC, "?"))
+        # What others are told comes over this connection too, and may come before the answer.
+        end = self.loop.time() + TIMEOUT / 2
+        while not self._news and (left := end - self.loop.time()) > 0:
+            await self._wait(connection, left)
         if not self._news:
             raise BrokerUnavailable(_NOT_HEARD)
         async with self._fetching:

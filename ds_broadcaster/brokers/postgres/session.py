@@ -65,6 +65,19 @@ def bounded(connection: Any) -> Iterator[None]:
         waiting.cancel()
 
 
+@contextlib.contextmanager
+def ended_at(connection: psycopg.AsyncConnection[Any], when: float) -> Iterator[None]:
+    """End a connection at this time of the loop, if the block has not ended by then.
+
+    To cancel what waits does not do it: psycopg then asks the server to cancel, and waits for seconds, or for good.
+    """
+    waiting = asyncio.get_running_loop().call_at(when, _end, connection.fileno())
+    try:
+        yield
+    finally:
+        waiting.cancel()
+
+
 def _end(number: int) -> None:
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as ending:
         ending.shutdown(socket.SHUT_RDWR)
@@ -110,12 +123,15 @@ class Session:
 
     @contextlib.asynccontextmanager
     async def _in_turn(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        end = asyncio.get_running_loop().time() + self._patience
         try:
-            async with asyncio.timeout(self._patience), self._turn:
+            async with asyncio.timeout_at(end) as patience, self._turn:
                 if self._connection is None:
                     self._connection = await connect(self._alias)
+                patience.reschedule(None)
                 try:
-                    yield self._connection
+                    with ended_at(self._connection, end):
+                        yield self._connection
                 except BaseException:
                     # Whatever it was: half of an answer may still be on its way.
                     await self._let_go()
