@@ -1,7 +1,7 @@
 """`manage.py check` finds what a request to a channel view could only answer with an error."""
 
 import pytest
-from django.contrib.auth.mixins import PermissionRequiredMixin
+from django.contrib.auth.mixins import LoginRequiredMixin, PermissionRequiredMixin, UserPassesTestMixin
 from pydantic import BaseModel
 
 from ds_broadcaster import BroadcastChannelView
@@ -75,6 +75,25 @@ class TooLate(Fine, PermissionRequiredMixin):
 
 @pytest.mark.parametrize("view, expected", [(Allowed, []), (Stricter, []), (Hiding, ["E025"]), (TooLate, ["E025"])])
 def test_permission_that_nobody_asks_for_is_named(view, expected):
+    assert ids(view) == expected
+
+
+class AskedTooLate(Fine, UserPassesTestMixin):
+    def test_func(self):
+        return self.request.user.is_staff
+
+
+class LoginTooLate(Fine, LoginRequiredMixin):
+    def has_permission(self):
+        return True
+
+
+class InTime(LoginRequiredMixin, Fine):
+    pass
+
+
+@pytest.mark.parametrize("view, expected", [(AskedTooLate, ["E026"]), (LoginTooLate, ["E026"]), (InTime, [])])
+def test_mixin_that_is_named_behind_the_view_is_named(view, expected):
     assert ids(view) == expected
 
 
