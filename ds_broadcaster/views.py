@@ -210,7 +210,7 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
 
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """Open the stream."""
-        asked = self.channel_name()
+        asked: Any = self.channel_name()
         try:
             names = channel_names(asked)
             "".join(names).encode()
@@ -218,6 +218,12 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
             # Part of a URL or a signal can be empty, or hold a line break or half a surrogate pair: there is no such
             # channel.
             raise Http404(str(error)) from error
+        except TypeError as error:
+            if iscoroutine(asked):
+                asked.close()
+            raise TypeError(
+                f"{type(self).__name__}.channel_name() must return a channel, or a list of several: {error}"
+            ) from error
         return broadcast.grant(
             names,
             request,

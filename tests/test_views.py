@@ -358,8 +358,17 @@ def test_a_view_under_wsgi_says_that_it_needs_asgi(rf):
 @pytest.mark.parametrize("returned", [7, None, b"name", ["a", 7], object()])
 def test_a_channel_that_is_none_is_the_views_mistake(returned):
     view = define("WrongView", channel_name=lambda self: returned).as_view()
-    with pytest.raises(TypeError, match="channel must be a string or a saved model instance"):
+    told = r"WrongView\.channel_name\(\) must return a channel.*: channel must be a string or a saved model instance"
+    with pytest.raises(TypeError, match=told):
         call(view)
+
+
+def test_an_async_channel_name_is_named():
+    async def channel_name(self):
+        return "x"
+
+    with pytest.raises(TypeError, match=r"WrongView\.channel_name\(\) must .*, not coroutine"):
+        call(define("WrongView", channel_name=channel_name).as_view())
 
 
 @pytest.mark.parametrize("returned", ["", "a\nb", "a\rb", "a\0b", "\ud800", [], ["a", ""], ["a", "b\n"]])
