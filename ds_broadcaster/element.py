@@ -13,6 +13,7 @@ from django.utils.safestring import SafeString, mark_safe
 from .broadcaster import broadcast
 from .grant import CURSOR_PARAMETER, ELEMENT_PARAMETER
 from .middleware import CURSOR_ATTRIBUTE
+from .subscriptions import URL_NAME
 from .tabs import TAB
 
 NAMESPACE = "ds_broadcaster"
@@ -72,6 +73,17 @@ def stream_url(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], current
         'BroadcastChannelView, such as "room-channel" for RoomChannel, whose URLs are under '
         f'include("{NAMESPACE}.urls"), or a view of your own.'
     )
+
+
+def subscription_url(token: str, current_app: str | None) -> str:
+    """Return the URL of the stream that a token opens."""
+    try:
+        return reverse(f"{NAMESPACE}:{URL_NAME}", args=[token], current_app=current_app)
+    except NoReverseMatch as error:
+        raise NoReverseMatch(
+            f'broadcast_subscribe needs path("events/", include("{NAMESPACE}.urls")) in the project\'s urls, and not '
+            f"inside of another namespace: {error}."
+        ) from error
 
 
 def page_cursor(request: Any) -> str | None:

@@ -203,6 +203,18 @@ def test_name_that_is_none_is_an_error_that_says_where_it_was_looked_for():
         assert part in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["room_channel", "channel"])
+def test_name_without_quotes_is_an_error_that_says_so(name):
+    with pytest.raises(TemplateSyntaxError, match="must be the name of a view, in quotes"):
+        render("{% broadcast_connect " + name + " pk=1 %}", channel=7)
+
+
+def test_subscription_says_which_urls_it_needs(settings):
+    settings.ROOT_URLCONF = ()
+    with pytest.raises(NoReverseMatch, match=r'broadcast_subscribe needs .*include\("ds_broadcaster.urls"\)'):
+        render('{% broadcast_subscribe "a" user %}', user=user())
+
+
 def test_wrong_arguments_are_an_error_that_shows_them():
     with pytest.raises(NoReverseMatch, match=r"'room': 7.*tag\\\\-rooms/"):
         render('{% broadcast_connect "tag-room" room=7 %}')

@@ -6,15 +6,13 @@ from typing import Any
 from django import template
 from django.db.models import Model
 from django.template import Context, TemplateSyntaxError
-from django.urls import reverse
 from django.utils.functional import Promise
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from .. import ids
 from ..conf import get_settings
-from ..element import NAMESPACE, connect_element, nonce_of, page_cursor, stream_url
-from ..subscriptions import URL_NAME
+from ..element import connect_element, nonce_of, page_cursor, stream_url, subscription_url
 from ..tabs import TAB
 from ..tokens import make_token
 
@@ -22,13 +20,18 @@ register = template.Library()
 
 
 @register.simple_tag(takes_context=True)
-def broadcast_connect(context: Context, name: str, /, *args: Any, **kwargs: Any) -> SafeString:
+def broadcast_connect(context: Context, name: Any, /, *args: Any, **kwargs: Any) -> SafeString:
     """Render the element that opens a stream: `{% broadcast_connect "room-channel" pk=room.pk %}`.
 
     The name is a channel view's, or that of any view of yours which opens a stream; what follows is as for `{% url %}`.
     """
+    if not (isinstance(name, (str, Promise)) and name):
+        raise TemplateSyntaxError(
+            "The first argument of broadcast_connect must be the name of a view, in quotes, as in "
+            f'{{% broadcast_connect "room-channel" pk=room.pk %}}, not {type(name).__name__} ({name!r}).'
+        )
     request = _request(context)
-    url = stream_url(name, args, kwargs, _current_app(request))
+    url = stream_url(str(name), args, kwargs, _current_app(request))
     return connect_element(url, url, page_cursor(request))
 
 
@@ -50,7 +53,7 @@ def broadcast_subscribe(context: Context, channel: Any, /, *rest: Any) -> SafeSt
     names = tuple(dict.fromkeys(name for each in channels for name in _names(each)))
     if not names:
         return SafeString()
-    url = reverse(f"{NAMESPACE}:{URL_NAME}", args=[make_token(names, user)], current_app=_current_app(request))
+    url = subscription_url(make_token(names, user), _current_app(request))
     return connect_element(url, "\n".join(names), page_cursor(request))
 
 
