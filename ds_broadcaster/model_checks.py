@@ -1,6 +1,7 @@
 """System checks of the models that are broadcast: mistakes that a save could only log."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from .bindings import Binding
 from .models import BroadcastOnSave
 from .rules import MODES, Rules, as_names, column, registered
 
+HOOKS = ("broadcast_channel", "render_broadcast", "broadcast_created", "broadcast_updated", "broadcast_deleted")
 MIDDLEWARE = "ds_broadcaster.middleware.BroadcasterMiddleware"
 
 
@@ -42,6 +44,7 @@ def check_model(model: type[Model], rules: Rules) -> list[CheckMessage]:
         assert issubclass(model, BroadcastOnSave)
         found = [
             *_check_channel(model),
+            *_check_hooks(model),
             *_check_template(model, model.broadcast_template_name, _renders(model)),
             *_check_fields(model),
             *_check_place(model),
@@ -72,6 +75,17 @@ def _check_channel(model: type[BroadcastOnSave]) -> Iterator[CheckMessage]:
             obj=model,
             id="ds_broadcaster.E010",
         )
+
+
+def _check_hooks(model: type[BroadcastOnSave]) -> Iterator[CheckMessage]:
+    for hook in HOOKS:
+        if iscoroutinefunction(getattr(model, hook)):
+            yield Error(
+                f"{model.__name__}.{hook}() must be a plain method.",
+                hint="Write `def`, not `async def`: saves call it where nothing can be awaited.",
+                obj=model,
+                id="ds_broadcaster.E016",
+            )
 
 
 def _check_template(model: type[Model], template_name: Any, renders: bool) -> Iterator[CheckMessage]:

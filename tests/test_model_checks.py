@@ -64,6 +64,17 @@ def test_missing_channel_is_an_error():
 
 
 @pytest.mark.parametrize(
+    "hook", ["broadcast_channel", "render_broadcast", "broadcast_created", "broadcast_updated", "broadcast_deleted"]
+)
+def test_async_hook_is_an_error(hook):
+    async def awaited(self):
+        return "x"
+
+    ((number, text, _),) = checked(**{hook: awaited})
+    assert (number, text) == ("E016", f"Odd.{hook}() must be a plain method.")
+
+
+@pytest.mark.parametrize(
     "attributes, number, text",
     [
         ({"broadcast_fields": {"titel"}}, "E012", "'titel'"),
