@@ -98,7 +98,7 @@ def _check_template(model: type[Model], template_name: Any, renders: bool) -> It
     except TemplateDoesNotExist:
         yield Error(
             f"The template of {model.__name__}'s broadcasts does not exist: {' or '.join(names)}.",
-            hint=f"Create {_template_path(model, names[0])}, or set broadcast_template_name.",
+            hint=_where_to_create(model, names[0]),
             obj=model,
             id="ds_broadcaster.E011",
         )
@@ -111,10 +111,14 @@ def _check_template(model: type[Model], template_name: Any, renders: bool) -> It
         )
 
 
-def _template_path(model: type[Model], name: str) -> str:
+def _where_to_create(model: type[Model], name: str) -> str:
+    if not issubclass(model, BroadcastOnSave):
+        # The model's app is somebody else's, in most cases Django's own.
+        return f"Create {name} in a `templates` folder of your own, or give bind_broadcasts() a template_name."
     path = Path(apps.get_app_config(model._meta.app_label).path, "templates", name)
     base = Path.cwd()
-    return str(path.relative_to(base) if path.is_relative_to(base) else path)
+    path = path.relative_to(base) if path.is_relative_to(base) else path
+    return f"Create {path}, or set broadcast_template_name."
 
 
 def _check_fields(model: type[BroadcastOnSave]) -> Iterator[CheckMessage]:

@@ -296,6 +296,9 @@ def test_checks_report_what_a_binding_could_not_know(bind):
     found = check_model(Group, registered[Group])
     assert [each.id.removeprefix("ds_broadcaster.") for each in found] == ["E011", "E015", "W010"]
     assert check_models() == found
+    assert found[0].hint == (
+        "Create auth/_group.html in a `templates` folder of your own, or give bind_broadcasts() a template_name."
+    )
 
 
 def test_checks_leave_alone_what_is_not_rendered_or_not_known(bind):
