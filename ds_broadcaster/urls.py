@@ -1,5 +1,7 @@
 """What `include("ds_broadcaster.urls")` serves: the channel views of every installed app, and the inspector."""
 
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import autodiscover_modules
 
 from . import subscriptions  # noqa: F401  (a channel view of our own)
@@ -8,6 +10,10 @@ from .inspector import Inspector
 from .routes import routes
 
 app_name = "ds_broadcaster"
+
+if not apps.is_installed("ds_broadcaster"):
+    # Streams would open all the same, and stay open when their users log out.
+    raise ImproperlyConfigured('Add "ds_broadcaster" to INSTALLED_APPS: its urls need the app.')
 
 # Every app is ready when the project's urls are imported, so a module that defines a channel view need not be
 # imported by anybody else.

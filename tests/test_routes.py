@@ -2,6 +2,7 @@
 
 import abc
 import copy
+import importlib
 import itertools
 import random
 import re
@@ -17,7 +18,7 @@ from django.conf.urls.i18n import i18n_patterns
 from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 from django.http import HttpResponse
-from django.test import Client, override_settings
+from django.test import Client, modify_settings, override_settings
 from django.urls import NoReverseMatch, clear_url_caches, include, path, register_converter, resolve, reverse
 from django.utils import translation
 from django.utils.decorators import method_decorator
@@ -578,3 +579,12 @@ def test_views_may_be_imported_by_the_urls_that_include_them(tmp_path):
     """
     script = "print(reverse('ds_broadcaster:shop-channel', args=[7]))"
     assert run_project(tmp_path, script, urls=urls, views=views) == "/live/shop/7/"
+
+
+def test_urls_without_the_app_say_that_it_is_missing():
+    urls = importlib.import_module("ds_broadcaster.urls")
+    with (
+        modify_settings(INSTALLED_APPS={"remove": "ds_broadcaster"}),
+        pytest.raises(ImproperlyConfigured, match='Add "ds_broadcaster" to INSTALLED_APPS'),
+    ):
+        importlib.reload(urls)
