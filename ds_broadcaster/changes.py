@@ -54,11 +54,14 @@ class Change:
         "using",
     )
 
-    def __init__(self, rules: Rules, instance: Model, using: str, kind: str, channels: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, rules: Rules, instance: Model, using: str, kind: str, channels: tuple[str, ...] | None = None
+    ) -> None:
         self.rules = rules
         self.instance = instance
         self.using = using
         self.kind = kind
+        # None where they are to be asked for when it is sent.
         self.channels = channels
         # That of the save, where the transaction goes on: another language may be active when it ends. To keep all of
         # it takes less time than to ask Django which language that is.
@@ -188,6 +191,7 @@ _flushing = _Flushing()
 def flush(changes: list[Change]) -> None:
     """Send the changes of one transaction. What goes wrong is logged: they are saved, whatever happens here."""
     outer = _flushing.steps
+    steps: _Steps | None = None
     try:
         if outer is not None:
             # They were saved before, and what is saved now may be newer.
@@ -195,19 +199,25 @@ def flush(changes: list[Change]) -> None:
         if len(changes) > 1:
             changes = merged(changes)
         refetch(changes)
-        steps = _flushing.steps = _Steps(changes)
         for number, change in enumerate(changes):
             try:
-                steps.add(number, _events(change))
+                events = _events(change)
             except Exception:
                 log_failure(change.rules, change.instance, change.kind)
-            if steps.is_given_up:
-                return
-        steps.publish()
+                continue
+            if events:
+                if steps is None:
+                    steps = _flushing.steps = _Steps(changes)
+                steps.add(number, events)
+                if steps.is_given_up:
+                    return
+        if steps is not None:
+            steps.publish()
     except Exception:
         logger.exception("%d changes were saved, but not broadcast.", len(changes))
     finally:
-        _flushing.steps = outer
+        if steps is not None:
+            _flushing.steps = outer
 
 
 def merged(changes: Sequence[Change]) -> list[Change]:
@@ -234,7 +244,7 @@ def refetch(changes: list[Change]) -> None:
     """Replace the instances that are to be fetched again, with one query a model; those that are gone drop out."""
     wanted: dict[tuple[Any, ...], list[Change]] = {}
     for change in changes:
-        if change.kind is not DELETED and (change.rules.select_related or _has_expressions(change.instance)):
+        if change.kind is not DELETED and is_stale(change.rules, change.instance):
             key = (type(change.instance), change.using, tuple(change.rules.select_related))
             wanted.setdefault(key, []).append(change)
     for (model, using, joins), stale in wanted.items():
@@ -259,13 +269,18 @@ def refetch(changes: list[Change]) -> None:
         changes[:] = [change for change in changes if id(change) not in gone]
 
 
-def _has_expressions(instance: Model) -> bool:
+def is_stale(rules: Rules, instance: Model) -> bool:
+    """Tell whether an instance must be fetched again before anybody looks at it."""
+    if rules.select_related:
+        return True
     # A list takes half as long as a generator, on each save.
     return any([hasattr(value, "resolve_expression") for value in instance.__dict__.values()])  # noqa: C419
 
 
 def _events(change: Change) -> list[tuple[str, bytes]]:
-    channels = change.channels if change.kind is DELETED else channels_of(change.rules.channel(change.instance))
+    channels = change.channels
+    if channels is None:
+        channels = channels_of(change.rules.channel(change.instance))
     if not channels:
         return []
     payloads = payloads_of(change.rules, change.instance, change.kind, change.context)

@@ -10,7 +10,7 @@ from django.db import router, transaction
 from django.db.models import Model, QuerySet
 from django.db.models.signals import post_init, post_save, pre_delete, pre_save
 
-from .changes import Change, flush, log_failure
+from .changes import Change, flush, is_stale, log_failure
 from .ids import has_key
 from .news import doubt, forget, is_news, remember, values_of
 from .payloads import CREATED, DELETED, EITHER, UPDATED
@@ -216,12 +216,12 @@ def _noted(
     using: str,
     kind: str,
     values: dict[str, Any] | None,
-    channels: tuple[str, ...] = (),
+    channels: tuple[str, ...] | None = None,
 ) -> list[Change]:
-    """Have a change wait for its commit; return it where there is none to wait for."""
+    """Have a change wait for its commit; return it where there is none to wait for, and it concerns anybody."""
     connection = transaction.get_connection(using)
-    change = Change(rules, instance, using, kind, channels)
     if connection.in_atomic_block:
+        change = Change(rules, instance, using, kind, channels)
         if values:
             # Until the commit nobody knows whether the database will hold them.
             doubt(instance, values)
@@ -231,4 +231,6 @@ def _noted(
     # In autocommit mode it is saved. Where the project ends its transactions by hand, on_commit() would raise.
     if values:
         remember(instance, values)
-    return [change]
+    if channels is None and not is_stale(rules, instance):
+        channels = channels_of(rules.channel(instance))
+    return [] if channels == () else [Change(rules, instance, using, kind, channels)]
