@@ -396,6 +396,33 @@ def test_subscriber_who_gives_up_takes_nothing_from_the_next_one(broker):
     asyncio.run(test())
 
 
+def test_channel_that_is_let_go_of_while_a_connection_begins_is_carried_no_longer(server, broker, monkeypatch):
+    async def test():
+        ear = Ear()
+        broker.attach(ear)
+        for channel in ("a", "b"):
+            await broker.subscribe(ear, channel)
+        listener = broker._listeners[ear]
+        catch_up = listener._catch_up
+
+        async def catch_up_slowly(channels):
+            await catch_up(channels)
+            await broker.unsubscribe(ear, "b")
+
+        monkeypatch.setattr(listener, "_catch_up", catch_up_slowly)
+        server.cut()
+        await ear.hears("a", await asyncio.to_thread(broker.publish, "a", b"x\n\n"))
+        topics = {broker.topic_of(b""), broker.topic_of(b"a")}
+        await asyncio.to_thread(wait_until, lambda: topics_of(server, broker) == topics, "the topic to be let go of")
+        broker.detach(ear)
+
+    asyncio.run(test())
+
+
+def topics_of(server, broker):
+    return {each for each in server.call("pubsub", "channels") if each.startswith(broker.topic_of(b""))}
+
+
 def test_commands_that_are_too_old_to_be_read_again_are_made_up_for(server, broker, monkeypatch):
     """A minute without the broker: whoever was to go by then is asked for once more."""
 

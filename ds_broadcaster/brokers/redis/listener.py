@@ -122,6 +122,9 @@ class RedisListener(Listener):
                 self._receiver.attended(channel)  # Who came and went meanwhile was not heard either.
         for message in heard:
             self._hear(*message)
+        for channel in wanted:
+            if channel != EVERYWHERE and channel not in self._last:  # Let go of meanwhile.
+                await connection.send_command("UNSUBSCRIBE", self._topic(channel))
 
     async def _catch_up(self, channels: list[str]) -> None:
         """Hand over what was published on these channels while nothing was heard."""
