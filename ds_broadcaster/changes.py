@@ -2,7 +2,6 @@
 
 import logging
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from contextvars import Context, copy_context
 from itertools import count
@@ -12,11 +11,12 @@ from weakref import ref
 from django.db.models import Model
 
 from .broadcaster import broadcast
+from .exceptions import BrokerUnavailable
 from .ids import key_of
 from .news import remember
 from .payloads import CREATED, DELETED, EITHER, UPDATED, payloads_of
 from .rules import Rules, channels_of
-from .sending import ready
+from .sending import ready, waiting
 from .tabs import current_tab
 
 logger = logging.getLogger("ds_broadcaster")
@@ -143,14 +143,12 @@ def snapshot(instance: Model) -> Model:
 class _Steps:
     """What the changes of one transaction say, on its way to the broker: many events a step. Failures are logged."""
 
-    __slots__ = ("_begin", "_changes", "_events", "_size", "is_given_up")
-
     def __init__(self, changes: Sequence[Change]) -> None:
         self._changes = changes
         self._events: list[tuple[str, bytes]] = []
         self._size = 0
-        # The first change that the next step is about.
-        self._begin = 0
+        # The changes that the next step is about.
+        self._begin = self._end = 0
         # The broker is not asked again: each time may take as long as the first.
         self.is_given_up = False
 
@@ -159,6 +157,7 @@ class _Steps:
         for event in events:
             if not self._events:
                 self._begin = number
+            self._end = number
             self._events.append(event)
             self._size += len(event[1])
             if len(self._events) >= AT_ONCE or self._size >= AT_ONCE_BYTES:
@@ -171,31 +170,27 @@ class _Steps:
             return
         try:
             broadcast._publish_all(events)
-        except Exception:
-            self.is_given_up = True
-            first = self._changes[self._begin]
-            log_failure(first.rules, first.instance, first.kind)
-            if rest := len(self._changes) - self._begin - 1:
-                logger.error("Up to %d further changes of the same transaction were not broadcast.", rest)
-
-
-class _Flushing(threading.local):
-    """What a thread is publishing: a hook that saves something has another flush within the one that called it."""
-
-    steps: _Steps | None = None
-
-
-_flushing = _Flushing()
+        except Exception as error:
+            self.is_given_up = isinstance(error, BrokerUnavailable)
+            first, end = self._changes[self._begin], len(self._changes) - 1 if self.is_given_up else self._end
+            if end == self._begin:
+                log_failure(first.rules, first.instance, first.kind)
+            else:
+                logger.exception(
+                    "Some or all of %d changes, from %s %s on, were saved, but not broadcast.",
+                    end - self._begin + 1,
+                    first.instance._meta.label,
+                    first.instance.pk,
+                )
 
 
 def flush(changes: list[Change]) -> None:
     """Send the changes of one transaction. What goes wrong is logged: they are saved, whatever happens here."""
-    outer = _flushing.steps
+    outer = waiting.publish
     steps: _Steps | None = None
     try:
         if outer is not None:
-            # They were saved before, and what is saved now may be newer.
-            outer.publish()
+            outer()  # A hook saves something, while what was saved before it waits.
         if len(changes) > 1:
             changes = merged(changes)
         refetch(changes)
@@ -207,7 +202,10 @@ def flush(changes: list[Change]) -> None:
                 continue
             if events:
                 if steps is None:
-                    steps = _flushing.steps = _Steps(changes)
+                    steps = _Steps(changes)
+                    if len(changes) > 1:
+                        # For hooks that save or send something themselves.
+                        waiting.publish = steps.publish
                 steps.add(number, events)
                 if steps.is_given_up:
                     return
@@ -216,8 +214,7 @@ def flush(changes: list[Change]) -> None:
     except Exception:
         logger.exception("%d changes were saved, but not broadcast.", len(changes))
     finally:
-        if steps is not None:
-            _flushing.steps = outer
+        waiting.publish = outer
 
 
 def merged(changes: Sequence[Change]) -> list[Change]:

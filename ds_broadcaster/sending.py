@@ -1,6 +1,7 @@
 """The verbs that send: each turns what a page is to get into an event, and gives it to the broker."""
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
     ChannelLike = str | Model
     Signals = Mapping[str, Any] | BaseModel
     Exclude = HttpRequest | str | None
+
+
+class Waiting(threading.local):
+    """What a thread has to publish before anything else, as what it sends now may be newer."""
+
+    publish: Callable[[], None] | None = None
+
+
+waiting = Waiting()
 
 
 class Sender:
@@ -134,9 +144,14 @@ class Sender:
         await self.aelements(channel, html, selector, mode, exclude=exclude)
 
     def _publish(self, channel: "ChannelLike", payload: bytes, exclude: "Exclude") -> None:
-        self._broker.publish(channel_name(channel), ready(payload, exclude))
+        name, payload = channel_name(channel), ready(payload, exclude)
+        if waiting.publish is not None:
+            waiting.publish()
+        self._broker.publish(name, payload)
 
     def _publish_all(self, events: Sequence[tuple[str, bytes]]) -> None:
+        if waiting.publish is not None:
+            waiting.publish()
         self._broker.publish_all(events)
 
     async def _apublish(self, channel: "ChannelLike", payload: bytes, exclude: "Exclude") -> None:

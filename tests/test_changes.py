@@ -278,6 +278,36 @@ def test_what_a_hook_saves_comes_behind_what_was_saved_before_it(sent, says):
     assert sent.texts() == ["first", "first, saved by a hook", "other", "last"]
 
 
+def test_what_a_hook_saves_together_comes_behind_what_was_saved_before_it(sent, says):
+    def created(job):
+        if job.state == "other":
+            with transaction.atomic():
+                Job.objects.create(state="one more")
+                Job.objects.get(pk=first.pk).save()
+        return f"<p>{job.state}</p>"
+
+    says["created"] = created
+    says["updated"] = lambda job: f"<p>{job.state}, saved by a hook</p>"
+    with transaction.atomic():
+        first = Job.objects.create(state="first")
+        Job.objects.create(state="other")
+    assert sent.texts() == ["first", "one more", "first, saved by a hook", "other"]
+
+
+def test_what_a_hook_sends_comes_behind_what_was_saved_before_it(sent, says):
+    def created(job):
+        broadcast("jobs", f"<p>sent by {job.state}</p>")
+        return f"<p>{job.state}</p>"
+
+    says["created"] = created
+    with transaction.atomic():
+        for state in ("a", "b"):
+            Job.objects.create(state=state)
+    assert sent.texts() == ["sent by a", "a", "sent by b", "b"]
+    broadcast("jobs", "<p>afterwards</p>")
+    assert sent.texts() == ["afterwards"]
+
+
 def test_many_saves_are_one_flush(sent, room, monkeypatch):
     flushes = []
     flush = changes.flush
@@ -405,9 +435,25 @@ def test_broker_that_is_down_is_asked_once(sent, room, caplog):
         for _ in range(10):
             Message.objects.create(room=room, text="")
     assert sent.attempts == 1
-    first, second = [each.getMessage() for each in caplog.records if each.name == "ds_broadcaster"]
-    assert first.startswith("chat.Message ")
-    assert second == "Up to 9 further changes of the same transaction were not broadcast."
+    (told,) = [each.getMessage() for each in caplog.records if each.name == "ds_broadcaster"]
+    first = Message.objects.earliest("pk").pk
+    assert told == f"Some or all of 10 changes, from chat.Message {first} on, were saved, but not broadcast."
+
+
+def test_step_that_fails_leaves_the_others(says, monkeypatch, caplog):
+    def publish_all(events):
+        steps.append(len(events))
+        if len(steps) == 2:
+            raise ValueError
+
+    steps = []
+    monkeypatch.setattr(broadcast._broker, "publish_all", publish_all)
+    with transaction.atomic():
+        for _ in range(300):
+            Job.objects.create()
+    assert steps == [100, 100, 100]
+    (told,) = [each.getMessage() for each in caplog.records if each.name == "ds_broadcaster"]
+    assert told.startswith("Some or all of 100 changes, from chat.Job ")
 
 
 def test_error_about_one_object_leaves_the_others(sent, says, caplog):

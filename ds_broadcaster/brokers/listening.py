@@ -31,7 +31,6 @@ class Listener(ABC):
         self.loop = asyncio.get_running_loop()
         self._server = server
         self._failures: tuple[type[Exception], ...] = (*failures, OSError, BrokerUnavailable)
-        self._pause = RECONNECT[0]
         self._task = self.loop.create_task(self._run(), context=Context())
 
     @abstractmethod
@@ -48,11 +47,7 @@ class Listener(ABC):
 
     @abstractmethod
     async def hear(self) -> None:
-        """Connect, bring the hub up to date, call is_up(), and hear what comes until the connection ends."""
-
-    def is_up(self) -> None:
-        """Take note that the server is there: when it is lost, it is soon tried again."""
-        self._pause = RECONNECT[0]
+        """Connect, bring the hub up to date, and hear what comes until the connection ends."""
 
     async def let_go(self) -> None:  # noqa: B027
         """Close what outlives a connection."""
@@ -63,16 +58,20 @@ class Listener(ABC):
             self.loop.call_soon_threadsafe(self._task.cancel)
 
     async def _run(self) -> None:
+        pause = RECONNECT[0]
         try:
             while True:
+                begin = self.loop.time()
                 try:
                     await self.hear()
                 except self._failures as error:
                     logger.warning("The connection to %s is lost and will be tried again: %r", self._server, error)
                 except Exception:
                     logger.exception("Listening to %s failed, and will be tried again.", self._server)
-                await asyncio.sleep(self._pause * random.uniform(0.5, 1))
-                self._pause = min(2 * self._pause, RECONNECT[1])
+                if self.loop.time() - begin > RECONNECT[1]:
+                    pause = RECONNECT[0]  # It was there for a while, unlike one that lets us in and goes away.
+                await asyncio.sleep(pause * random.uniform(0.5, 1))
+                pause = min(2 * pause, RECONNECT[1])
         finally:
             await self.let_go()
 

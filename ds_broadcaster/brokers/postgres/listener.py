@@ -73,7 +73,6 @@ class PostgresListener(Listener):
         try:
             async with await connect(self._broker.listening_alias) as connection:
                 await self._begin(connection)
-                self.is_up()
                 await self._listen(connection)
         finally:
             self._listening.clear()

@@ -90,7 +90,6 @@ class RedisListener(Listener):
         connection = await asyncio.to_thread(self._broker.servers.listening)
         try:
             await self._begin(connection)
-            self.is_up()
             await self._listen(connection)
         finally:
             self._connection = None
