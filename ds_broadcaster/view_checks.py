@@ -9,7 +9,6 @@ from django.core.checks import CheckMessage, Error
 from django.template import TemplateDoesNotExist
 from django.template.loader import get_template
 from django.urls import get_resolver
-from django.views.generic import View
 from pydantic import BaseModel
 
 from .routes import routes
@@ -53,13 +52,6 @@ def check_view(view: type[BroadcastChannelView]) -> Iterator[CheckMessage]:
             obj=view,
             id="ds_broadcaster.E025",
         )
-    for hidden in _behind_view(view):
-        yield Error(
-            f"{view.__name__} never asks {hidden.__name__}: it stands behind the view, whose dispatch() hides its own.",
-            hint=f"Name the mixin first: `class {view.__name__}({hidden.__name__}, BroadcastChannelView)`.",
-            obj=view,
-            id="ds_broadcaster.E026",
-        )
     renders = view.render_presence is BroadcastChannelView.render_presence
     if renders and view.presence_template_name is not None and not _exists(view.presence_template_name):
         yield Error(
@@ -96,14 +88,6 @@ def _asks(view: type[BroadcastChannelView], mixin: type) -> bool:
             if code is None or "super" not in code.co_names:
                 return False
     return True
-
-
-def _behind_view(view: type[BroadcastChannelView]) -> Iterator[type]:
-    """Return the mixins whose dispatch() never runs: View's own calls no further one."""
-    bases = view.__mro__[view.__mro__.index(View) + 1 :]
-    hidden = [each for each in bases if "dispatch" in vars(each)]
-    # PermissionRequiredMixin, whose has_permission() is hidden as well, is reported for that.
-    return (each for each in hidden if f"{each.__module__}.{each.__name__}" != PERMISSION_MIXIN)
 
 
 def _exists(template_name: str) -> bool:

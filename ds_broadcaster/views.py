@@ -9,6 +9,7 @@ from inspect import isabstract, isasyncgen, isawaitable, iscoroutine, isgenerato
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
@@ -45,6 +46,14 @@ class ChannelViewType(ABCMeta):
 
     def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(name, bases, namespace, **kwargs)
+        for mixin in cls.__mro__[cls.__mro__.index(View) + 1 :]:
+            if "dispatch" in vars(mixin):
+                # View's own dispatch() calls no further one.
+                raise ImproperlyConfigured(
+                    f"{cls.__module__}.{cls.__qualname__}: {mixin.__name__} stands behind BroadcastChannelView, where "
+                    f"nobody asks it, and everybody would be let in that it refuses. Name it first: "
+                    f"`class {name}({mixin.__name__}, BroadcastChannelView)`."
+                )
         if namespace.get("url_path") is not None and not (namespace.get("abstract", False) or isabstract(cls)):
             url_name = namespace.get("url_name") or name_of(name)
             place = f"{cls.__module__}.{cls.__qualname__}"
@@ -205,8 +214,12 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
             # Many a query is made for a user, and stumbles over nobody: `members=self.request.user`.
             if is_logged_in(self.request):
                 raise
-            logger.info("Refused somebody who is not logged in, for has_permission() failed: %r", error)
+            self._tell("Refused somebody who is not logged in, for %s.has_permission() failed: %r", error)
             raise PermissionDenied from error
+
+    def _tell(self, what: str, error: Exception) -> None:
+        # It may be a mistake in the view, which whoever develops it is to see; of a visitor's it is one of many.
+        logger.log(logging.WARNING if settings.DEBUG else logging.INFO, what, type(self).__name__, error)
 
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """Open the stream."""
@@ -217,6 +230,7 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
         except ValueError as error:
             # Part of a URL or a signal can be empty, or hold a line break or half a surrogate pair: there is no such
             # channel.
+            self._tell("Not found, for what %s.channel_name() returned names no channel: %s", error)
             raise Http404(str(error)) from error
         except TypeError as error:
             if iscoroutine(asked):

@@ -14,7 +14,7 @@ from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.middleware import LoginRequiredMiddleware
 from django.contrib.auth.models import AnonymousUser, Group, Permission
 from django.core.asgi import get_asgi_application as get_django_application
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db.utils import OperationalError
 from django.test import AsyncRequestFactory, Client, override_settings
 from hypothesis import given, settings
@@ -376,6 +376,23 @@ def test_a_name_that_no_channel_has_is_not_found(returned):
     view = define("EmptyView", channel_name=lambda self: returned).as_view()
     assert call(view, **DATASTAR).status_code == 404
     assert call(view, **RETURNING).status_code == 204
+
+
+@pytest.mark.parametrize("is_debug, level", [(True, "WARNING"), (False, "INFO")])
+def test_who_develops_a_view_is_told_what_may_be_a_mistake_in_it(is_debug, level, settings, caplog):
+    settings.DEBUG = is_debug
+    caplog.set_level("INFO", "ds_broadcaster")
+    call(define("UnsavedGroupView", channel_name=lambda self: Group()).as_view(), **DATASTAR)
+    nobodys = AsyncRequestFactory().get("/")
+    nobodys.user = AnonymousUser()
+    slip = define("SlipView", has_permission=lambda self: self.request.usr.is_staff).as_view()
+    with pytest.raises(PermissionDenied):
+        call(slip, nobodys)
+    found = [(each.levelname, each.getMessage()) for each in caplog.records if each.name == "ds_broadcaster"]
+    assert [each for each, _ in found] == [level, level]
+    assert "UnsavedGroupView.channel_name()" in found[0][1]
+    assert "save it before it names a channel" in found[0][1]
+    assert "SlipView.has_permission() failed: AttributeError" in found[1][1]
 
 
 def test_a_mistake_inside_channel_name_is_not_taken_for_the_clients():
