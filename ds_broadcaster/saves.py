@@ -86,8 +86,8 @@ def broadcast_saved(objects: Model | Iterable[Model], *, created: bool | None = 
 
     Raises ValueError for objects without a primary key and TypeError for those whose model is not broadcast.
     """
-    given = [objects] if isinstance(objects, Model) else list(objects)
-    found = [(_checked(each), each) for each in given]
+    several: Any = [objects] if isinstance(objects, Model) or not isinstance(objects, Iterable) else objects
+    found = [(_checked(each), each) for each in several]
     if created is None and isinstance(objects, QuerySet):
         created = False
     due = []

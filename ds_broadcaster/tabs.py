@@ -54,8 +54,10 @@ def excluded(exclude: HttpRequest | str | None) -> str | None:
     """Return the tab that `exclude` means: a request's, or the one with this id; raises TypeError for the rest."""
     if exclude is None:
         return None
-    if isinstance(exclude, HttpRequest):
-        return tab_of(exclude)
+    # That of Django REST framework is wrapped around it.
+    request = getattr(exclude, "_request", exclude)
+    if isinstance(request, HttpRequest):
+        return tab_of(request)
     if not isinstance(exclude, str):
         raise TypeError(f"exclude must be a request or a tab's id, not {type(exclude).__name__} ({exclude!r}).")
     if not _ID.fullmatch(exclude):

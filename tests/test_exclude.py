@@ -257,7 +257,13 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("exclude", [ONE, REQUEST], ids=["id", "request"])
+class Wrapped:
+    """A request as Django REST framework's views get it."""
+
+    _request = REQUEST
+
+
+@pytest.mark.parametrize("exclude", [ONE, REQUEST, Wrapped()], ids=["id", "request", "wrapped request"])
 @pytest.mark.parametrize("verb", CALLS)
 def test_each_verb_and_its_twin_leave_out(verb, exclude, monkeypatch):
     broadcaster = Broadcaster()

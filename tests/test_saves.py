@@ -255,6 +255,12 @@ def test_objects_of_two_databases_with_one_key_are_two(sent):
     assert sent.texts() == ["default 0 Yes", "archive 0 Yes"]
 
 
+@pytest.mark.parametrize("wrong", [5, None, "text", object()])
+def test_what_is_no_object_of_a_model_is_refused(wrong):
+    with pytest.raises(TypeError, match="broadcast_saved takes model instances"):
+        broadcast_saved(wrong)
+
+
 def test_key_of_which_a_part_is_missing_is_none(room):
     with pytest.raises(ValueError, match="has no primary key"):
         broadcast_saved(Seat(room=room))
