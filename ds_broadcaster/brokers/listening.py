@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 # Seconds before a lost connection is tried again: doubled each time, with jitter, so that not all come at once.
 RECONNECT = (0.1, 5.0)
+# Seconds that a connection lasts, or is waited for, unless the server lets us in and goes away at once.
+STEADY = 1.0
 
 
 class Listener(ABC):
@@ -68,8 +70,8 @@ class Listener(ABC):
                     logger.warning("The connection to %s is lost and will be tried again: %r", self._server, error)
                 except Exception:
                     logger.exception("Listening to %s failed, and will be tried again.", self._server)
-                if self.loop.time() - begin > RECONNECT[1]:
-                    pause = RECONNECT[0]  # It was there for a while, unlike one that lets us in and goes away.
+                if self.loop.time() - begin > STEADY:
+                    pause = RECONNECT[0]
                 await asyncio.sleep(pause * random.uniform(0.5, 1))
                 pause = min(2 * pause, RECONNECT[1])
         finally:
