@@ -67,9 +67,11 @@ def descendants(pid: int) -> list[int]:
     """Return the ids of this process and everything it started (Linux)."""
     found = [pid]
     for parent in found:
-        for children in Path(f"/proc/{parent}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                found += [int(child) for child in children.read_text().split()]
+        # Any of them may end while it is looked at.
+        with contextlib.suppress(OSError):
+            for thread in Path(f"/proc/{parent}/task").iterdir():
+                with contextlib.suppress(OSError):
+                    found += [int(child) for child in (thread / "children").read_text().split()]
     return found
 
 
