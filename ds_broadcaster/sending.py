@@ -150,8 +150,6 @@ class Sender:
         self._broker.publish(name, payload)
 
     def _publish_all(self, events: Sequence[tuple[str, bytes]]) -> None:
-        if waiting.publish is not None:
-            waiting.publish()
         self._broker.publish_all(events)
 
     async def _apublish(self, channel: "ChannelLike", payload: bytes, exclude: "Exclude") -> None:
