@@ -60,7 +60,7 @@ format: $(VENV)/.has-dev ## Put the code into the project's style
 	$(BIN)/ruff format .
 
 chaos: $(VENV)/.has-test ## Run two workers at length while their broker, connections and tabs come and go
-	FULL_CHAOS=1 $(BIN)/python -m pytest -s tests/test_chaos.py $(PYTEST_ARGS)
+	FULL_CHAOS=1 $(BIN)/python -m pytest -s tests/brokers/test_chaos.py $(PYTEST_ARGS)
 
 bench: $(VENV)/.has-bench ## Measure against other libraries
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

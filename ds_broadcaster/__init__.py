@@ -7,10 +7,10 @@ from .broadcaster import broadcast
 from .exceptions import BroadcasterError, BrokerUnavailable, EventTooLarge
 
 if TYPE_CHECKING:
-    from .bindings import bind_broadcasts
-    from .models import BroadcastOnSave
-    from .saves import broadcast_saved, suppress_broadcasts
-    from .views import BroadcastChannelView
+    from .models.base import BroadcastOnSave
+    from .models.bind import bind_broadcasts
+    from .models.receivers import broadcast_saved, suppress_broadcasts
+    from .views.channel_view import BroadcastChannelView
 
 __all__ = [
     "BroadcastChannelView",
@@ -28,9 +28,9 @@ __all__ = [
 _LATE = {
     "BroadcastChannelView": "views",
     "BroadcastOnSave": "models",
-    "bind_broadcasts": "bindings",
-    "broadcast_saved": "saves",
-    "suppress_broadcasts": "saves",
+    "bind_broadcasts": "models.bind",
+    "broadcast_saved": "models.receivers",
+    "suppress_broadcasts": "models.receivers",
 }
 
 

@@ -13,10 +13,10 @@ class DsBroadcasterConfig(AppConfig):
         from .brokers.memory import notice_request
         from .checks import check_asgi, check_settings, check_workers
         from .conf import forget_settings
-        from .model_checks import check_models
-        from .rechecks import note_failure
-        from .revocation import watch_users
-        from .view_checks import check_views
+        from .hub.rechecks import note_failure
+        from .models.checks import check_models
+        from .receivers import watch_users
+        from .views.checks import check_views
 
         setting_changed.connect(forget_settings)
         watch_users()

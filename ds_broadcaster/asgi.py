@@ -7,12 +7,12 @@ from typing import cast
 
 from django.core.asgi import get_asgi_application as get_django_application
 
-from .connection import Message, Origin, Receive, Send
 from .exceptions import Gap
-from .grant import ELEMENT_PARAMETER
-from .handoff import HandoffConnection
-from .opening import HANDOFF_HEADER, SCOPE_KEY
-from .response import Stream
+from .hub.connections import Message, Origin, Receive, Send
+from .hub.grant import HANDOFF_HEADER, SCOPE_KEY
+from .streams.handoff import HandoffConnection
+from .streams.requests import ELEMENT_PARAMETER
+from .streams.responses import Stream
 
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 

@@ -5,18 +5,24 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
 from django.http import HttpRequest, HttpResponseBase
+from django.template.loader import render_to_string
+from pydantic import BaseModel
 
-from .brokers import EVERYWHERE, Broker, Command, Share, create_broker
-from .channel import AttendanceHook, PresenceCallback
+from .brokers import EVERYWHERE, Broker, Command, ProcessHoldings, create_broker
 from .conf import get_settings
 from .exceptions import BrokerUnavailable
-from .grant import (
+from .hub.channel import AttendanceHook, PresenceCallback
+from .hub.grant import SCOPE_KEY, StreamGrant
+from .hub.hub import Hub
+from .ids import channel_name
+from .sse import check_size, encode_elements, encode_remove, encode_signals, leaving_out
+from .streams.requests import (
     SnapshotCallback,
     auser_id_of,
     broker_is_away,
@@ -30,14 +36,15 @@ from .grant import (
     user_id_of,
     user_pk,
 )
-from .hub import Hub
-from .ids import channel_name
-from .opening import SCOPE_KEY, Opening
-from .response import BroadcastResponse, Stream
-from .sending import Sender
+from .streams.responses import BroadcastResponse, Stream
+from .streams.tabs import excluded
 
 if TYPE_CHECKING:
-    from .sending import ChannelLike
+    from django.db.models import Model
+
+    ChannelLike = str | Model
+    Signals = Mapping[str, Any] | BaseModel
+    Exclude = HttpRequest | str | None
 
 
 logger = logging.getLogger("ds_broadcaster")
@@ -46,11 +53,21 @@ logger = logging.getLogger("ds_broadcaster")
 AWAY = 5.0
 
 
-class Broadcaster(Sender):
+class Waiting(threading.local):
+    """What a thread has to publish before anything else, as what it sends now may be newer."""
+
+    publish: Callable[[], None] | None = None
+
+
+waiting = Waiting()
+
+
+class Broadcaster:
     """Send to channels, open streams, see who is there.
 
     The verbs may be called from any thread: views, on_commit hooks, background jobs, shells. Each one that may
-    wait has an async twin with an `a` in front. A channel is a name or a saved model instance.
+    wait has an async twin with an `a` in front. A channel is a name or a saved model instance. `exclude` leaves out one
+    tab: the one that sent this request, or the one with this id.
     """
 
     def __init__(self) -> None:
@@ -60,6 +77,108 @@ class Broadcaster(Sender):
         self._declared: dict[str, PresenceCallback | None] = {}
         self._away_until = 0.0
         os.register_at_fork(after_in_child=self._forget)
+
+    # Events.
+
+    def __call__(
+        self,
+        channel: "ChannelLike",
+        html: str,
+        selector: str | None = None,
+        mode: str | None = None,
+        *,
+        namespace: str | None = None,
+        use_view_transition: bool = False,
+        exclude: "Exclude" = None,
+    ) -> None:
+        """Send HTML: without a selector each of its elements replaces the one with the same id. See elements()."""
+        payload = encode_elements(html, selector, mode, namespace=namespace, use_view_transition=use_view_transition)
+        self._publish(channel, payload, exclude)
+
+    def elements(
+        self,
+        channel: "ChannelLike",
+        html: str,
+        selector: str | None = None,
+        mode: str | None = None,
+        *,
+        namespace: str | None = None,
+        use_view_transition: bool = False,
+        exclude: "Exclude" = None,
+    ) -> None:
+        """Send HTML to patch into the page.
+
+        `selector` says where and `mode` how ("outer", "inner", "replace", "prepend", "append", "before", "after",
+        "remove"); `namespace` is "html", "svg" or "mathml". Raises ValueError and TypeError for what the client
+        could not apply, EventTooLarge, and BrokerUnavailable.
+        """
+        payload = encode_elements(html, selector, mode, namespace=namespace, use_view_transition=use_view_transition)
+        self._publish(channel, payload, exclude)
+
+    async def aelements(
+        self,
+        channel: "ChannelLike",
+        html: str,
+        selector: str | None = None,
+        mode: str | None = None,
+        *,
+        namespace: str | None = None,
+        use_view_transition: bool = False,
+        exclude: "Exclude" = None,
+    ) -> None:
+        """See elements()."""
+        payload = encode_elements(html, selector, mode, namespace=namespace, use_view_transition=use_view_transition)
+        await self._apublish(channel, payload, exclude)
+
+    def signals(
+        self, channel: "ChannelLike", signals: "Signals", *, only_if_missing: bool = False, exclude: "Exclude" = None
+    ) -> None:
+        """Send signals, a dict or a pydantic model; with `only_if_missing` those that the page has are left alone."""
+        self._publish(channel, encode_signals(signals, only_if_missing=only_if_missing), exclude)
+
+    async def asignals(
+        self, channel: "ChannelLike", signals: "Signals", *, only_if_missing: bool = False, exclude: "Exclude" = None
+    ) -> None:
+        """See signals()."""
+        await self._apublish(channel, encode_signals(signals, only_if_missing=only_if_missing), exclude)
+
+    def remove(self, channel: "ChannelLike", selector: str, *, exclude: "Exclude" = None) -> None:
+        """Remove every element that the selector matches."""
+        self._publish(channel, encode_remove(selector), exclude)
+
+    async def aremove(self, channel: "ChannelLike", selector: str, *, exclude: "Exclude" = None) -> None:
+        """See remove()."""
+        await self._apublish(channel, encode_remove(selector), exclude)
+
+    def template(
+        self,
+        channel: "ChannelLike",
+        template_name: str | Sequence[str],
+        context: Mapping[str, Any] | None = None,
+        selector: str | None = None,
+        mode: str | None = None,
+        *,
+        request: HttpRequest | None = None,
+        exclude: "Exclude" = None,
+    ) -> None:
+        """Render a template and send it as elements(); everybody on the channel gets what `request` may show."""
+        html = render_to_string(template_name, dict(context or {}), request)
+        self.elements(channel, html, selector, mode, exclude=exclude)
+
+    async def atemplate(
+        self,
+        channel: "ChannelLike",
+        template_name: str | Sequence[str],
+        context: Mapping[str, Any] | None = None,
+        selector: str | None = None,
+        mode: str | None = None,
+        *,
+        request: HttpRequest | None = None,
+        exclude: "Exclude" = None,
+    ) -> None:
+        """See template(); renders in a thread, where templates may use the ORM."""
+        html = await sync_to_async(render_to_string)(template_name, dict(context or {}), request)
+        await self.aelements(channel, html, selector, mode, exclude=exclude)
 
     def cursor(self) -> str:
         """Return the id of now.
@@ -238,9 +357,9 @@ class Broadcaster(Sender):
         """Tell whether the server that runs here is about to stop."""
         return any(hub.closing and not hub.loop.is_closed() for hub in list(self._hubs.values()))
 
-    def shares(self) -> list[Share]:
+    def holdings(self) -> list[ProcessHoldings]:
         """Return what each process holds: the connections on each of its channels."""
-        return self._broker.shares()
+        return self._broker.holdings()
 
     def declared(self) -> list[str]:
         """Return the channels that new() made here and that have not ended."""
@@ -252,11 +371,23 @@ class Broadcaster(Sender):
 
     # What is behind.
 
+    def _publish(self, channel: "ChannelLike", payload: bytes, exclude: "Exclude") -> None:
+        name, payload = channel_name(channel), ready(payload, exclude)
+        if waiting.publish is not None:
+            waiting.publish()
+        self._broker.publish(name, payload)
+
+    def _publish_all(self, events: Sequence[tuple[str, bytes]]) -> None:
+        self._broker.publish_all(events)
+
+    async def _apublish(self, channel: "ChannelLike", payload: bytes, exclude: "Exclude") -> None:
+        await self._broker.apublish(channel_name(channel), ready(payload, exclude))
+
     def _recheck(self, channel: "ChannelLike | None", user_id: Any) -> tuple[str, Command]:
         name = EVERYWHERE if channel is None else channel_name(channel)
         return name, Command("recheck", None if user_id is None else user_pk(user_id))
 
-    def _respond(self, request: HttpRequest, opening: Opening) -> HttpResponseBase:
+    def _respond(self, request: HttpRequest, opening: StreamGrant) -> HttpResponseBase:
         scope = request.scope  # type: ignore[attr-defined]
         stream = None if request.method == "HEAD" else Stream(self._hub, opening, scope)
         return BroadcastResponse(stream, scope.get(SCOPE_KEY))
@@ -286,6 +417,11 @@ class Broadcaster(Sender):
         self._created_broker = None
         self._hubs = {}
         self._declared = {}
+
+
+def ready(payload: bytes, exclude: "Exclude") -> bytes:
+    """Return an encoded event as brokers carry it; raises EventTooLarge, and for `exclude` what excluded() does."""
+    return leaving_out(excluded(exclude), check_size(payload, get_settings().max_event_bytes))
 
 
 broadcast = Broadcaster()

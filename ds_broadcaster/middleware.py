@@ -8,13 +8,10 @@ from django.http import HttpRequest, HttpResponseBase
 from django.utils.decorators import sync_and_async_middleware
 
 from .broadcaster import broadcast
-from .grant import ELEMENT_PARAMETER
-from .refusal import refusal
-from .tabs import serving
-from .views import BroadcastChannelView
-
-# Where a request keeps the id of the moment at which it came in.
-CURSOR_ATTRIBUTE = "_ds_broadcaster_cursor"
+from .streams.refusal import refusal
+from .streams.requests import CURSOR_ATTRIBUTE, ELEMENT_PARAMETER
+from .streams.tabs import serving
+from .views.channel_view import BroadcastChannelView
 
 
 @sync_and_async_middleware

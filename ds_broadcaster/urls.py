@@ -4,10 +4,10 @@ from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import autodiscover_modules
 
-from . import subscriptions  # noqa: F401  (a channel view of our own)
 from .broadcaster import broadcast
-from .inspector import Inspector
-from .routes import routes
+from .inspector.views import Inspector
+from .views import subscription as subscriptions  # noqa: F401  (a channel view of our own)
+from .views.routes import routes
 
 app_name = "ds_broadcaster"
 

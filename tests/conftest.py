@@ -103,18 +103,18 @@ def chromium(_chromium):
 
 # The files whose tests start Redis or PostgreSQL.
 BROKERS = {
-    "test_broker_contract",
-    "test_chaos",
-    "test_cluster",
-    "test_harness_brokers",
-    "test_postgres_broker",
-    "test_redis_broker",
+    "tests.brokers.test_chaos",
+    "tests.brokers.test_cluster",
+    "tests.brokers.test_contract",
+    "tests.brokers.test_postgres",
+    "tests.brokers.test_redis",
+    "tests.harness.test_brokers",
 }
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.stem in BROKERS:
+        if item.module.__name__ in BROKERS:
             item.add_marker("brokers")
         if "chromium" in getattr(item, "fixturenames", ()):
             item.add_marker("browser")

@@ -65,7 +65,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.close()
 
 
-class InlineWorkers:
+class InlineThreads:
     """Workers without threads: renders happen at once, signals are kept in `sent`."""
 
     def __init__(self):
@@ -103,12 +103,12 @@ def virtual_world():
     loop = VirtualLoop()
     with contextlib.ExitStack() as stack:
         for target, stand_in in {
-            "ds_broadcaster.hub.Workers": InlineWorkers,
+            "ds_broadcaster.hub.hub.Threads": InlineThreads,
             "ds_broadcaster.brokers.memory.time": SimpleNamespace(monotonic=loop.time),
-            "ds_broadcaster.response.sync_to_async": _inline,
-            "ds_broadcaster.handoff.find_transport": lambda send, scope: scope["transport"],
-            "ds_broadcaster.plain.find_transport": lambda send, scope: scope["transport"],
-            "ds_broadcaster.handoff.is_driveable": lambda send: send.__self__.driveable,
+            "ds_broadcaster.streams.responses.sync_to_async": _inline,
+            "ds_broadcaster.streams.handoff.find_transport": lambda send, scope: scope["transport"],
+            "ds_broadcaster.streams.plain.find_transport": lambda send, scope: scope["transport"],
+            "ds_broadcaster.streams.handoff.is_driveable": lambda send: send.__self__.driveable,
         }.items():
             stack.enter_context(patch(target, stand_in))
         broadcaster = Broadcaster()

@@ -22,8 +22,8 @@ from pydantic import BaseModel
 import ds_broadcaster
 from ds_broadcaster import BroadcasterError, EventTooLarge, broadcast
 from ds_broadcaster.broadcaster import Broadcaster
-from ds_broadcaster.grant import user_id_of
-from ds_broadcaster.opening import SCOPE_KEY
+from ds_broadcaster.hub.grant import SCOPE_KEY
+from ds_broadcaster.streams.requests import user_id_of
 from tests.fakes import FakeClient, make_request, make_scope, virtual_world
 from tests.harness.sse import Event, SSEParser
 
@@ -85,7 +85,7 @@ def test_verb_has_an_async_twin_with_the_same_signature(verb):
 
 
 # What other modules of the package ask.
-OWN = {"declared", "shares", "page_cursor", "apage_cursor"}
+OWN = {"declared", "holdings", "page_cursor", "apage_cursor"}
 
 
 def test_there_are_no_other_verbs():
@@ -487,7 +487,7 @@ def test_disconnect_of_nobody_is_refused(world, user_id):
 )
 def test_user_ids_are_of_the_user_models_type(world, monkeypatch, field, user_id, given):
     user_model = SimpleNamespace(_meta=SimpleNamespace(pk=field), __name__="User")
-    monkeypatch.setattr("ds_broadcaster.grant.get_user_model", lambda: user_model)
+    monkeypatch.setattr("ds_broadcaster.streams.requests.get_user_model", lambda: user_model)
     client = world.client(user_id=user_id)
     assert world.broadcast.get_users("room") == [user_id]
     assert type(world.broadcast.get_users("room")[0]) is type(user_id)

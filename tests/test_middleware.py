@@ -13,8 +13,9 @@ from django.urls import path
 
 from ds_broadcaster import BrokerUnavailable, broadcast, middleware
 from ds_broadcaster.broadcaster import Broadcaster
-from ds_broadcaster.middleware import CURSOR_ATTRIBUTE, BroadcasterMiddleware
-from ds_broadcaster.tabs import TAB, current_tab
+from ds_broadcaster.middleware import BroadcasterMiddleware
+from ds_broadcaster.streams.requests import CURSOR_ATTRIBUTE
+from ds_broadcaster.streams.tabs import TAB, current_tab
 from tests.settings import MIDDLEWARE
 
 ID = "1234567890-12-345"

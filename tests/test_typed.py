@@ -10,7 +10,7 @@ from django.views.generic import View
 
 import ds_broadcaster
 from ds_broadcaster import BroadcastChannelView, BroadcastOnSave, broadcast, signals
-from tests.test_docs import INTERNAL, attributes, public
+from tests.cookbook.test_docs import INTERNAL, attributes, public
 
 SAMPLE = "".join(path.read_text() for path in sorted((Path(__file__).parent / "typed").glob("*.py")))
 

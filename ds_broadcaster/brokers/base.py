@@ -33,7 +33,7 @@ class Command(NamedTuple):
         return user_id is not None and bool(user_id == self.user_id)
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """Where a client stands, by the id that it brought.
 
     It is at `cursor`; channels in `gaps` cannot serve it from there and begin at `granted`, the newest sequence. Both
@@ -46,7 +46,7 @@ class Place(NamedTuple):
     gaps: frozenset[str] = frozenset()
 
 
-class Change(NamedTuple):
+class PresenceChange(NamedTuple):
     """What a hub tells of one user on one of its channels: the connections that the user has there now.
 
     0 is for somebody who is online by grace alone, and GONE for whoever no longer is. With a `user` of None it is
@@ -62,7 +62,7 @@ class Change(NamedTuple):
 GONE = -1
 
 
-class Answer(NamedTuple):
+class PresenceDiff(NamedTuple):
     """What a hub learns when it has told who is there.
 
     Those who `joined` a channel were on it in no process before, and those who `left` are on it in none any more: each
@@ -77,7 +77,7 @@ class Answer(NamedTuple):
     next_end: float = LEASE
 
 
-class Share(NamedTuple):
+class ProcessHoldings(NamedTuple):
     """What one process holds: its name, and the connections on each of its channels."""
 
     process: str
@@ -93,10 +93,10 @@ class Receiver(Protocol):
     def deliver(self, channel: str, sequence: int, item: bytes | Command) -> None:
         """Take an event's frame, or a command, in the order of the sequences."""
 
-    def reached(self, sequence: int) -> None:
+    def on_position(self, sequence: int) -> None:
         """Take note that everything up to a sequence, on each channel that is carried here, was delivered."""
 
-    def missed(self, channel: str) -> None:
+    def on_gap(self, channel: str) -> None:
         """Have clients of a channel start anew: between what was delivered and what comes next some events are gone."""
 
     def reset(self, epoch: str) -> None:
@@ -105,7 +105,7 @@ class Receiver(Protocol):
     def throttle(self) -> None:
         """Make a publisher in another thread wait, a bounded time, while the hub is far behind."""
 
-    def attended(self, channel: str) -> None:
+    def on_presence(self, channel: str) -> None:
         """Show again who is there: the users that another process has on the channel changed."""
 
     def users(self, channel: str) -> list[Any]:
@@ -187,7 +187,7 @@ class Broker(ABC):
         """See cursor()."""
 
     @abstractmethod
-    def locate(self, channels: Sequence[str], event_id: str | None) -> Place:
+    def locate(self, channels: Sequence[str], event_id: str | None) -> Position:
         """Return where a client stands that comes with this id; without one, or with a foreign one, it stands at now.
 
         An id of another epoch, or of what this broker has not given out, is a gap on every channel. Raises
@@ -195,7 +195,7 @@ class Broker(ABC):
         """
 
     @abstractmethod
-    async def alocate(self, channels: Sequence[str], event_id: str | None) -> Place:
+    async def alocate(self, channels: Sequence[str], event_id: str | None) -> Position:
         """See locate()."""
 
     @abstractmethod
@@ -223,20 +223,20 @@ class Broker(ABC):
     async def unsubscribe(self, receiver: Receiver, channel: str) -> None:
         """Stop carrying a channel to a hub."""
 
-    async def share(self, receiver: Receiver, changes: Sequence[Change], lease: float) -> Answer:
+    async def sync(self, receiver: Receiver, changes: Sequence[PresenceChange], lease: float) -> PresenceDiff:
         """Write down what changed on a hub, and that what it has told holds for `lease` seconds from now.
 
-        Every other hub that carries one of these channels is told by attended(). What a process had whose lease ended
-        is gone for everybody: with the next share() of any process its users have left, and hubs are told. Called on
-        the hub's loop, one call at a time, three times in a lease or more often. Raises BrokerUnavailable.
+        Every other hub that carries one of these channels is told by on_presence(). What a process had whose lease
+        ended is gone for everybody: with the next sync() of any process its users have left, and hubs are told.
+        Called on the hub's loop, one call at a time, three times in a lease or more often. Raises BrokerUnavailable.
         """
-        return Answer([], [])
+        return PresenceDiff([], [])
 
-    def elsewhere(self, receiver: Receiver, channel: str) -> list[Any]:
+    def remote_users(self, receiver: Receiver, channel: str) -> list[Any]:
         """Return the users that other hubs have told of as online on a channel. Called in a thread; may wait."""
         return []
 
-    def shares(self) -> list[Share]:
+    def holdings(self) -> list[ProcessHoldings]:
         """Return what each process holds, in all of them."""
         return []
 
@@ -277,6 +277,6 @@ def frame(epoch: str, sequence: int, payload: bytes) -> bytes:
     return with_id(format_id(epoch, sequence), payload)
 
 
-def share_of(receiver: Receiver) -> Share:
+def holdings_of(receiver: Receiver) -> ProcessHoldings:
     """Return what a hub of this process holds."""
-    return Share(receiver.process, {name: receiver.connections(name) for name in receiver.channels()})
+    return ProcessHoldings(receiver.process, {name: receiver.connections(name) for name in receiver.channels()})

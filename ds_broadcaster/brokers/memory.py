@@ -11,12 +11,22 @@ from typing import Any, NamedTuple
 
 from django.core.handlers.asgi import ASGIHandler
 
+from ..asgi_servers import worker_count
 from ..conf import History
 from ..ids import format_id, new_epoch
 from ..log import Log
-from ..servers import worker_count
 from ..sse import with_id
-from .base import COMMANDS_KEPT, EVERYWHERE, Broker, Command, Place, Receiver, Share, sequence_of, share_of
+from .base import (
+    COMMANDS_KEPT,
+    EVERYWHERE,
+    Broker,
+    Command,
+    Position,
+    ProcessHoldings,
+    Receiver,
+    holdings_of,
+    sequence_of,
+)
 
 logger = logging.getLogger("ds_broadcaster")
 
@@ -124,15 +134,15 @@ class MemoryBroker(Broker):
     async def acursor(self) -> str:
         return self.cursor()
 
-    def locate(self, channels: Sequence[str], event_id: str | None) -> Place:
+    def locate(self, channels: Sequence[str], event_id: str | None) -> Position:
         granted = self._sequence
         cursor = sequence_of(event_id, self.epoch, granted)
         if cursor is None:
-            return Place(self.epoch, granted, granted, frozenset(channels))
+            return Position(self.epoch, granted, granted, frozenset(channels))
         gaps = frozenset(name for name in channels if not self.covers(name, cursor))
-        return Place(self.epoch, granted, granted if len(gaps) == len(channels) else cursor, gaps)
+        return Position(self.epoch, granted, granted if len(gaps) == len(channels) else cursor, gaps)
 
-    async def alocate(self, channels: Sequence[str], event_id: str | None) -> Place:
+    async def alocate(self, channels: Sequence[str], event_id: str | None) -> Position:
         return self.locate(channels, event_id)
 
     def covers(self, channel: str, cursor: int) -> bool:
@@ -192,8 +202,8 @@ class MemoryBroker(Broker):
     async def achannels(self) -> list[str]:
         return self.channels()
 
-    def shares(self) -> list[Share]:
-        return [share_of(each) for each in self._receivers]
+    def holdings(self) -> list[ProcessHoldings]:
+        return [holdings_of(each) for each in self._receivers]
 
     def _fresh_log(self, channel: str, now: float | None = None) -> Log | None:
         """Return the channel's log without what has grown too old."""

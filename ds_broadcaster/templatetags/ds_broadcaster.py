@@ -12,9 +12,9 @@ from django.utils.safestring import SafeString
 
 from .. import ids
 from ..conf import get_settings
-from ..element import connect_element, nonce_of, page_cursor, stream_url, subscription_url
-from ..tabs import TAB
-from ..tokens import make_token
+from ..streams.tabs import TAB
+from ..views.connect_element import connect_element, nonce_of, page_cursor, stream_url, subscription_url
+from ..views.tokens import make_token
 
 register = template.Library()
 

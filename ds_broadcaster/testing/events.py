@@ -7,7 +7,7 @@ from ..brokers import EVERYWHERE, Command
 from ..exceptions import Gap
 from ..ids import parse_id
 from .cluster import Cluster, apart
-from .ear import PATIENCE, Ear
+from .receiver import PATIENCE, RecordingReceiver
 
 
 class EventsContract(Cluster):
@@ -33,7 +33,7 @@ class EventsContract(Cluster):
         """publish_all() is as good as publish() for each: in this order, over all channels, kept like all others."""
 
         async def test() -> None:
-            listening, publishing, ear = self.make_broker(), self.make_broker(), Ear()
+            listening, publishing, ear = self.make_broker(), self.make_broker(), RecordingReceiver()
             listening.attach(ear)
             begin = max([await listening.subscribe(ear, channel) for channel in ("a", "b")])
             events = [("b" if number % 3 else "a", b"%d\n\n" % number) for number in range(10)]
@@ -54,7 +54,7 @@ class EventsContract(Cluster):
         """Ten publishers at a time: every sequence is given once, and whoever listens hears all of them, ascending."""
 
         async def test() -> None:
-            listening, ear = self.make_broker(), Ear()
+            listening, ear = self.make_broker(), RecordingReceiver()
             listening.attach(ear)
             await listening.subscribe(ear, "busy")
             given: list[int] = []
@@ -76,7 +76,7 @@ class EventsContract(Cluster):
         """subscribe() returns a sequence after which nothing is missed, however busy the channel is meanwhile."""
 
         async def test() -> None:
-            listening, publishing, ear = self.make_broker(), self.make_broker(), Ear()
+            listening, publishing, ear = self.make_broker(), self.make_broker(), RecordingReceiver()
             listening.attach(ear)
             before = await self.apublish(publishing, "a", b"before\n\n")
             begin = await listening.subscribe(ear, "a")
@@ -91,7 +91,7 @@ class EventsContract(Cluster):
         """Clients return with the id; the payload is not touched, whatever bytes are in it."""
 
         async def test() -> None:
-            broker, ear = self.make_broker(), Ear()
+            broker, ear = self.make_broker(), RecordingReceiver()
             broker.attach(ear)
             await broker.subscribe(ear, "a")
             payload = b"event: x\ndata: \xff\x00 \xc3\xa9\n\n" + b"y" * 20_000
@@ -107,7 +107,7 @@ class EventsContract(Cluster):
         """A channel is any string."""
 
         async def test() -> None:
-            broker, ear = self.make_broker(), Ear()
+            broker, ear = self.make_broker(), RecordingReceiver()
             broker.attach(ear)
             names = ["a", "a ", "A", "ä", "\U0001f600 %s {} * ?", "-1", "x" * 5000, "half \ud800", "a:b", "a'b\"c"]
             for name in names:
@@ -124,7 +124,7 @@ class EventsContract(Cluster):
         """A process is spared what none of its clients is to get."""
 
         async def test() -> None:
-            broker, other, ear = self.make_broker(), self.make_broker(), Ear()
+            broker, other, ear = self.make_broker(), self.make_broker(), RecordingReceiver()
             if not broker.is_shared:
                 return
             broker.attach(ear)
@@ -144,7 +144,7 @@ class EventsContract(Cluster):
         """What was published meanwhile comes in its place: events and commands, of all channels in one line."""
 
         async def test() -> None:
-            broker, ear = self.make_broker(), Ear()
+            broker, ear = self.make_broker(), RecordingReceiver()
             broker.attach(ear)
             for channel in ("a", "b"):
                 await broker.subscribe(ear, channel)
@@ -233,7 +233,7 @@ class EventsContract(Cluster):
         """A page is told why before it is closed."""
 
         async def test() -> None:
-            broker, ear = self.make_broker(), Ear()
+            broker, ear = self.make_broker(), RecordingReceiver()
             broker.attach(ear)
             await broker.subscribe(ear, "a")
             first = await self.apublish(broker, "a", b"why\n\n")
@@ -250,7 +250,7 @@ class EventsContract(Cluster):
         """A recheck of a user concerns streams of all channels."""
 
         async def test() -> None:
-            broker, ear = self.make_broker(), Ear()
+            broker, ear = self.make_broker(), RecordingReceiver()
             broker.attach(ear)
             await broker.subscribe(ear, "a")
             await self.make_broker().acommand(EVERYWHERE, Command("recheck", 5))

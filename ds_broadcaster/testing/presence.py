@@ -4,9 +4,9 @@ import asyncio
 from typing import Any
 from uuid import UUID
 
-from ..brokers import GONE, LEASE, Broker, Change, Share
+from ..brokers import GONE, LEASE, Broker, PresenceChange, ProcessHoldings
 from .cluster import Cluster, apart
-from .ear import ATTENDED, Ear
+from .receiver import ATTENDED, RecordingReceiver
 
 
 class PresenceContract(Cluster):
@@ -19,18 +19,18 @@ class PresenceContract(Cluster):
         """Somebody with two tabs counts twice, and nobody who has gone counts."""
 
         async def test() -> None:
-            broker, ear = self.make_broker(), Ear()
+            broker, ear = self.make_broker(), RecordingReceiver()
             broker.attach(ear)
             await broker.subscribe(ear, "a")
-            await broker.share(ear, ear.becomes("a", 1, 1, 2), LEASE)
+            await broker.sync(ear, ear.becomes("a", 1, 1, 2), LEASE)
             for each in (broker, self.make_broker()):
                 assert sorted(await each.ausers("a")) == [1, 1, 2]
                 assert sorted(await apart(each.users, "a")) == [1, 1, 2]
                 assert await each.achannels() == ["a"]
                 assert await apart(each.channels) == ["a"]
                 assert await each.ausers("nobody") == []
-                assert await apart(each.shares) == [Share(ear.process, {"a": 3})]
-            await broker.share(ear, ear.becomes("a"), LEASE)
+                assert await apart(each.holdings) == [ProcessHoldings(ear.process, {"a": 3})]
+            await broker.sync(ear, ear.becomes("a"), LEASE)
             broker.detach(ear)
             for each in (broker, self.make_broker()):
                 assert (await each.ausers("a"), await each.achannels()) == ([], [])
@@ -41,10 +41,10 @@ class PresenceContract(Cluster):
         """They are compared with the primary keys that views have."""
 
         async def test() -> None:
-            broker, ear = self.make_broker(), Ear()
+            broker, ear = self.make_broker(), RecordingReceiver()
             broker.attach(ear)
             people = [7, "7", "seven: \u00fc \ud800", UUID(int=7)]
-            await broker.share(ear, ear.becomes("a", *people), LEASE)
+            await broker.sync(ear, ear.becomes("a", *people), LEASE)
             assert set(await self.make_broker().ausers("a")) == set(people)
             broker.detach(ear)
 
@@ -57,12 +57,12 @@ class PresenceContract(Cluster):
             one, other = self.make_broker(), self.make_broker()
             if not one.is_shared:
                 return
-            first, second = Ear(), Ear()
+            first, second = RecordingReceiver(), RecordingReceiver()
             one.attach(first)
             other.attach(second)
 
-            async def told(broker: Broker, ear: Ear, *users: Any) -> tuple[list[Any], list[Any]]:
-                answer = await broker.share(ear, ear.becomes("a", *users), LEASE)
+            async def told(broker: Broker, ear: RecordingReceiver, *users: Any) -> tuple[list[Any], list[Any]]:
+                answer = await broker.sync(ear, ear.becomes("a", *users), LEASE)
                 return answer.joined, answer.left
 
             assert await told(one, first, 1) == ([("a", 1)], [])
@@ -81,19 +81,19 @@ class PresenceContract(Cluster):
             one, other = self.make_broker(), self.make_broker()
             if not one.is_shared:
                 return
-            first, second = Ear(), Ear()
+            first, second = RecordingReceiver(), RecordingReceiver()
             one.attach(first)
             other.attach(second)
-            await one.share(first, first.becomes("a", 1, 2), LEASE)
+            await one.sync(first, first.becomes("a", 1, 2), LEASE)
             first.becomes("a", 2)
-            answer = await one.share(first, [Change("a", None, 1), Change("a", 1, 0)], LEASE)
+            answer = await one.sync(first, [PresenceChange("a", None, 1), PresenceChange("a", 1, 0)], LEASE)
             assert answer.left == []
-            assert sorted(await apart(other.elsewhere, second, "a")) == [1, 2]
-            assert await apart(one.elsewhere, first, "a") == []
+            assert sorted(await apart(other.remote_users, second, "a")) == [1, 2]
+            assert await apart(one.remote_users, first, "a") == []
             assert await other.ausers("a") == [2]
-            answer = await other.share(second, second.becomes("a", 1), LEASE)
+            answer = await other.sync(second, second.becomes("a", 1), LEASE)
             assert answer.joined == []
-            answer = await one.share(first, [Change("a", None, 1), Change("a", 1, GONE)], LEASE)
+            answer = await one.sync(first, [PresenceChange("a", None, 1), PresenceChange("a", 1, GONE)], LEASE)
             assert answer.left == []
 
         self.run(test())
@@ -105,13 +105,13 @@ class PresenceContract(Cluster):
             one, other = self.make_broker(), self.make_broker()
             if not one.is_shared:
                 return
-            first, second = Ear(), Ear()
+            first, second = RecordingReceiver(), RecordingReceiver()
             one.attach(first)
             other.attach(second)
             await other.subscribe(second, "a")
             for users in ([1], []):
                 second.heard.clear()
-                await one.share(first, first.becomes("a", *users), LEASE)
+                await one.sync(first, first.becomes("a", *users), LEASE)
                 await second.hears("a", ATTENDED)
 
         self.run(test())
@@ -123,14 +123,14 @@ class PresenceContract(Cluster):
             one, other = self.make_broker(), self.make_broker()
             if not one.is_shared:
                 return
-            first, second = Ear(), Ear()
+            first, second = RecordingReceiver(), RecordingReceiver()
             one.attach(first)
             other.attach(second)
             await other.subscribe(second, "a")
             await apart(self.interrupt)
-            await one.share(first, first.becomes("a", 1), LEASE)
+            await one.sync(first, first.becomes("a", 1), LEASE)
             await second.hears("a", ATTENDED)
-            assert await apart(other.elsewhere, second, "a") == [1]
+            assert await apart(other.remote_users, second, "a") == [1]
 
         self.run(test())
 
@@ -141,28 +141,30 @@ class PresenceContract(Cluster):
             one, other = self.make_broker(), self.make_broker()
             if not one.is_shared:
                 return
-            dying, living = Ear(), Ear()
+            dying, living = RecordingReceiver(), RecordingReceiver()
             one.attach(dying)
             other.attach(living)
             await other.subscribe(living, "a")
-            await one.share(dying, dying.becomes("a", 1, 2), 0.3)
-            answer = await other.share(living, living.becomes("a", 2), LEASE)
+            await one.sync(dying, dying.becomes("a", 1, 2), 0.3)
+            answer = await other.sync(living, living.becomes("a", 2), LEASE)
             assert answer.left == []
             assert 0 < answer.next_end <= 0.3
             living.heard.clear()
             one.detach(dying)
             await asyncio.sleep(answer.next_end)
             assert await other.ausers("a") == [2]
-            assert await apart(other.elsewhere, living, "a") == []
+            assert await apart(other.remote_users, living, "a") == []
             # The next who has something to say, or nothing, finds it out; one of them, and once.
-            third = Ear()
+            third = RecordingReceiver()
             broker = self.make_broker()
             broker.attach(third)
-            answers = [await broker.share(third, [], LEASE), await other.share(living, [], LEASE)]
+            answers = [await broker.sync(third, [], LEASE), await other.sync(living, [], LEASE)]
             assert [answer.left for answer in answers] == [[("a", 1)], []]
             await living.hears("a", ATTENDED)
-            shares = await apart(other.shares)
-            assert sorted(shares) == sorted([Share(living.process, {"a": 1}), Share(third.process, {})])
+            shares = await apart(other.holdings)
+            assert sorted(shares) == sorted(
+                [ProcessHoldings(living.process, {"a": 1}), ProcessHoldings(third.process, {})]
+            )
 
         self.run(test())
 
@@ -173,14 +175,14 @@ class PresenceContract(Cluster):
             one, other = self.make_broker(), self.make_broker()
             if not one.is_shared:
                 return
-            first, second = Ear(), Ear()
+            first, second = RecordingReceiver(), RecordingReceiver()
             one.attach(first)
             other.attach(second)
-            assert (await one.share(first, first.becomes("a", 1), 0.1)).is_forgotten
-            assert not (await one.share(first, first.becomes("b", 2), 0.1)).is_forgotten
+            assert (await one.sync(first, first.becomes("a", 1), 0.1)).is_forgotten
+            assert not (await one.sync(first, first.becomes("b", 2), 0.1)).is_forgotten
             await asyncio.sleep(0.1)
-            assert (await other.share(second, [], LEASE)).left == [("a", 1), ("b", 2)]
-            assert (await one.share(first, [], LEASE)).is_forgotten
+            assert (await other.sync(second, [], LEASE)).left == [("a", 1), ("b", 2)]
+            assert (await one.sync(first, [], LEASE)).is_forgotten
 
         self.run(test())
 
@@ -188,12 +190,12 @@ class PresenceContract(Cluster):
         """A client whose channels are quiet moves on with the others, so that its cursor does not grow old."""
 
         async def test() -> None:
-            broker, ear = self.make_broker(), Ear()
+            broker, ear = self.make_broker(), RecordingReceiver()
             broker.attach(ear)
             await broker.subscribe(ear, "a")
             last = await self.apublish(broker, "a")
             newest = await self.apublish(self.make_broker(), "quiet")
-            await broker.share(ear, [], LEASE)
+            await broker.sync(ear, [], LEASE)
             await ear.hears("a", last)
             if broker.is_shared:
                 await ear.reaches(newest)

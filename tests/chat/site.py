@@ -8,7 +8,7 @@ from django.http import JsonResponse
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
-from ds_broadcaster.rules import registered
+from ds_broadcaster.models.options import registered
 from tests.chat.models import Message, Room
 from tests.project import urls
 

@@ -330,7 +330,7 @@ def membership(request, pk, username, verb):
 
 @login_not_required
 def account(request, username, verb):
-    """Change somebody's account: `off`, `password`, `delete`, or a mere `name`."""
+    """PresenceChange somebody's account: `off`, `password`, `delete`, or a mere `name`."""
     user = get_user_model().objects.get(username=username)
     if verb == "delete":
         user.delete()

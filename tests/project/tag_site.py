@@ -13,10 +13,10 @@ from django.urls import include, path
 from django.views.decorators.csrf import csrf_exempt
 
 from ds_broadcaster import BroadcastChannelView, bind_broadcasts, broadcast
-from ds_broadcaster.grant import is_recheck
-from ds_broadcaster.rules import registered
+from ds_broadcaster.models.options import registered
 from ds_broadcaster.sse import farewell
-from ds_broadcaster.tabs import tab_of
+from ds_broadcaster.streams.requests import is_recheck
+from ds_broadcaster.streams.tabs import tab_of
 from tests.project import urls
 
 # What came to each stream's view, in order.

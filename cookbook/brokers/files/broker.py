@@ -17,11 +17,11 @@ from ds_broadcaster.brokers import (
     EVERYWHERE,
     Broker,
     Command,
-    Place,
-    Share,
+    Position,
+    ProcessHoldings,
     frame,
+    holdings_of,
     sequence_of,
-    share_of,
 )
 from ds_broadcaster.brokers.packing import pack_command, unpack_command, unpack_user
 from ds_broadcaster.ids import format_id
@@ -89,7 +89,7 @@ class FileBroker(Broker):
             if records:
                 self._position = records[-1].sequence
                 for receiver in self._wanted:
-                    receiver.reached(self._position)
+                    receiver.on_position(self._position)
 
     def _take(self, record, is_news):
         sequence, channel, kind, at, text = record
@@ -97,7 +97,7 @@ class FileBroker(Broker):
         if kind == "roster":
             for receiver in wanted_by:
                 if receiver.process != text:
-                    receiver.attended(channel)
+                    receiver.on_presence(channel)
             return
         if kind == "event":
             item = frame(self.epoch, sequence, text.encode("utf-8", "surrogateescape"))
@@ -131,8 +131,8 @@ class FileBroker(Broker):
         self._position = position
         for receiver, channels in self._wanted.items():
             for channel in channels - {EVERYWHERE}:
-                receiver.missed(channel)
-                receiver.attended(channel)
+                receiver.on_gap(channel)
+                receiver.on_presence(channel)
             # There may have been commands. Whoever was to go is not let in again.
             receiver.deliver(EVERYWHERE, position, Command("recheck"))
 
@@ -176,7 +176,7 @@ class FileBroker(Broker):
             newest = self._position
             cursor = sequence_of(event_id, self.epoch, newest)
             gaps = frozenset(name for name in channels if cursor is None or not self._log(name).covers(cursor))
-            return Place(self.epoch, newest, newest if len(gaps) == len(channels) else cursor, gaps)
+            return Position(self.epoch, newest, newest if len(gaps) == len(channels) else cursor, gaps)
 
     async def alocate(self, channels, event_id):
         return await asyncio.to_thread(self.locate, channels, event_id)
@@ -235,17 +235,17 @@ class FileBroker(Broker):
     # --8<-- [end:hubs]
 
     # --8<-- [start:rosters]
-    async def share(self, receiver, changes, lease):
-        return await asyncio.to_thread(self._share, receiver.process, changes, lease)
+    async def sync(self, receiver, changes, lease):
+        return await asyncio.to_thread(self._sync, receiver.process, changes, lease)
 
-    def _share(self, process, changes, lease):
+    def _sync(self, process, changes, lease):
         with _asking(), self._journal.turn():
-            answer, news = self._rosters.share(process, changes, lease)
+            answer, news = self._rosters.sync(process, changes, lease)
             for channel, whose in news:
                 self._journal.append(channel, "roster", whose, self.limits.max_total_bytes)
             return answer
 
-    def elsewhere(self, receiver, channel):
+    def remote_users(self, receiver, channel):
         others = self._living([receiver.process]).values()
         return [unpack_user(user) for each in others for user in each["users"].get(channel, ())]
 
@@ -260,15 +260,15 @@ class FileBroker(Broker):
         return await asyncio.to_thread(self.users, channel)
 
     def channels(self):
-        return list(dict.fromkeys(channel for share in self.shares() for channel in share.channels))
+        return list(dict.fromkeys(channel for share in self.holdings() for channel in share.channels))
 
     async def achannels(self):
         return await asyncio.to_thread(self.channels)
 
-    def shares(self):
+    def holdings(self):
         others = self._living(self._here()).items()
-        return [share_of(receiver) for receiver in self._wanted] + [
-            Share(name, {channel: count for channel, count in each["connections"].items() if count})
+        return [holdings_of(receiver) for receiver in self._wanted] + [
+            ProcessHoldings(name, {channel: count for channel, count in each["connections"].items() if count})
             for name, each in others
         ]
 

@@ -3,7 +3,7 @@
 import json
 import time
 
-from ds_broadcaster.brokers import GONE, Answer
+from ds_broadcaster.brokers import GONE, PresenceDiff
 from ds_broadcaster.brokers.packing import pack_user, unpack_user
 
 from .journal import write
@@ -15,10 +15,11 @@ class Rosters:
     def __init__(self, folder):
         self._path = folder / "rosters"
 
-    def share(self, process, changes, lease):
+    def sync(self, process, changes, lease):
         """Write down what a process tells, in its turn.
 
-        Returns the Answer for it, and the channels whose users are others now, each with the process that had them.
+        Returns the PresenceDiff for it, and the channels whose users are others now, each with the process that had
+        them.
         """
         now = time.time()
         rosters = self._read()
@@ -33,7 +34,7 @@ class Rosters:
         write(self._path, json.dumps(rosters).encode())
         after = _people(rosters)
         next_end = min(roster["ends"] for roster in rosters.values()) - now
-        return Answer(_plain(after - before), _plain(before - after), is_forgotten, next_end), news
+        return PresenceDiff(_plain(after - before), _plain(before - after), is_forgotten, next_end), news
 
     def living(self, but):
         """Return what the processes hold whose lease has not ended, but for some of them."""

@@ -15,12 +15,22 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from ...conf import History
 from ...exceptions import BrokerUnavailable, Gap
 from ...ids import parse_id
-from ..base import COMMANDS_KEPT, EVERYWHERE, Answer, Change, Command, Place, Receiver, Share, frame
-from ..listening import ListeningBroker, T
+from ..base import (
+    COMMANDS_KEPT,
+    EVERYWHERE,
+    Command,
+    Position,
+    PresenceChange,
+    PresenceDiff,
+    ProcessHoldings,
+    Receiver,
+    frame,
+)
+from ..network import NetworkBroker, T
 from ..packing import decoded, encoded, pack_command, unpack_command, unpack_user
 from . import statements
 from .listener import PostgresListener
-from .roster import share
+from .presence import sync
 from .session import TIMEOUT, Session, asking, bounded
 
 # Seconds between two sweeps of a process.
@@ -29,7 +39,7 @@ SWEEP_INTERVAL = 10
 SWEEP_PATIENCE = 120
 
 
-class PostgresBroker(ListeningBroker):
+class PostgresBroker(NetworkBroker):
     """Carries over a PostgreSQL database of the project; needs "ds_broadcaster.contrib.postgres" in INSTALLED_APPS.
 
     LOCATION is an alias in DATABASES, "default" without one. What is sent inside of a transaction on that database is
@@ -90,7 +100,7 @@ class PostgresBroker(ListeningBroker):
 
     # Where clients stand.
 
-    def locate(self, channels: Sequence[str], event_id: str | None) -> Place:
+    def locate(self, channels: Sequence[str], event_id: str | None) -> Position:
         parsed = parse_id(event_id) if event_id else None
         epoch, sequence = parsed or ("", 0)
         parameters = {**self._limits, "cursor": sequence, "keys": [statements.key_of(each) for each in channels]}
@@ -100,10 +110,10 @@ class PostgresBroker(ListeningBroker):
             [(now, granted, covered)] = self._ask(statements.LOCATE, parameters)
         self.know(now)
         if not event_id:
-            return Place(now, granted, granted)
+            return Position(now, granted, granted)
         is_foreign = epoch != now or sequence > granted
         gaps = frozenset(name for name, is_there in zip(channels, covered, strict=True) if is_foreign or not is_there)
-        return Place(now, granted, granted if len(gaps) == len(channels) else sequence, gaps)
+        return Position(now, granted, granted if len(gaps) == len(channels) else sequence, gaps)
 
     async def ask_where(self, session: Session, keys: list[bytes], cursor: int) -> Any:
         """Return the epoch, the newest sequence, and for each key whether its channel covers the cursor."""
@@ -166,20 +176,22 @@ class PostgresBroker(ListeningBroker):
 
     # Who is there.
 
-    async def share(self, receiver: Receiver, changes: Sequence[Change], lease: float) -> Answer:
+    async def sync(self, receiver: Receiver, changes: Sequence[PresenceChange], lease: float) -> PresenceDiff:
         async with self._session() as session:
-            answer: Answer = await session.asked(lambda: self._share(session, receiver, changes, lease))
+            answer: PresenceDiff = await session.asked(lambda: self._sync(session, receiver, changes, lease))
             return answer
 
-    async def _share(self, session: Session, receiver: Receiver, changes: Sequence[Change], lease: float) -> Answer:
+    async def _sync(
+        self, session: Session, receiver: Receiver, changes: Sequence[PresenceChange], lease: float
+    ) -> PresenceDiff:
         async with session.transaction() as connection:
-            return await share(connection, receiver.process, changes, lease)
+            return await sync(connection, receiver.process, changes, lease)
 
     def users_but(self, channel: str, processes: list[str]) -> list[Any]:
         rows = self._ask(statements.USERS, (statements.key_of(channel), processes))
         return [unpack_user(who) for who, connections in rows for _ in range(connections)]
 
-    def elsewhere(self, receiver: Receiver, channel: str) -> list[Any]:
+    def remote_users(self, receiver: Receiver, channel: str) -> list[Any]:
         # On the hub's own connection: a presence callback that needs no database is not to open one.
         listener = self._listeners.get(receiver)
         if listener is None or listener.loop.is_closed():
@@ -192,13 +204,13 @@ class PostgresBroker(ListeningBroker):
             raise BrokerUnavailable("Nobody answered who is elsewhere.") from error
         return [unpack_user(who) for who, _ in rows]
 
-    def shares_but(self, processes: list[str]) -> list[Share]:
+    def holdings_but(self, processes: list[str]) -> list[ProcessHoldings]:
         found: dict[str, dict[str, int]] = {}
         for process, channel, count in self._ask(statements.SHARES, (processes,)):
             held = found.setdefault(process, {})
             if channel is not None:
                 held[decoded(channel)] = count
-        return [Share(process, held) for process, held in found.items()]
+        return [ProcessHoldings(process, held) for process, held in found.items()]
 
     def _ask(self, statement: str, parameters: Any) -> list[Any]:
         with asking(self._alias) as connection, connection.cursor() as cursor:

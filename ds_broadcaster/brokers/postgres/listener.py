@@ -12,7 +12,7 @@ import psycopg
 
 from ...exceptions import BrokerUnavailable
 from ..base import EVERYWHERE, Command, Receiver, frame
-from ..listening import Listener
+from ..network import Listener
 from ..packing import unpack_command
 from . import statements
 from .session import TIMEOUT, Session, connect, ended_at
@@ -95,9 +95,9 @@ class PostgresListener(Listener):
         async with self._fetching:
             if self._head is not None:
                 for channel in await self._uncovered(self._head):
-                    self._receiver.missed(channel)
+                    self._receiver.on_gap(channel)
                 for channel in self._channels.values():
-                    self._receiver.attended(channel)  # Who came and went meanwhile was not heard either.
+                    self._receiver.on_presence(channel)  # Who came and went meanwhile was not heard either.
             await self._fetch()
         self._listening.set()
 
@@ -121,7 +121,7 @@ class PostgresListener(Listener):
             process, key = content.rsplit(" ", 1)
             channel = self._channels.get(bytes.fromhex(key))
             if channel is not None and process != self._receiver.process:
-                self._receiver.attended(channel)
+                self._receiver.on_presence(channel)
         elif kind == "?" or bytes.fromhex(content) in self._channels:
             self._news = True
 
@@ -151,7 +151,7 @@ class PostgresListener(Listener):
             for key in trimmed:
                 if (name := self._channels.get(key)) is not None:
                     # Somebody swept away what was not read here yet: after a burst, or while this process was busy.
-                    self._receiver.missed(name)
+                    self._receiver.on_gap(name)
                     are_orders_lost |= name == EVERYWHERE
             for *_, sequence, key, verb, payload in rows:
                 channel = self._channels.get(key)
@@ -162,7 +162,7 @@ class PostgresListener(Listener):
                 self._head = head
                 if are_orders_lost:  # Whoever was to go is no longer let in.
                     self._receiver.deliver(EVERYWHERE, head, Command("recheck"))
-                self._receiver.reached(head)
+                self._receiver.on_position(head)
                 return
             self._head = rows[-1][3]
 

@@ -17,12 +17,22 @@ from django.core.exceptions import ImproperlyConfigured
 from ...conf import History
 from ...exceptions import BrokerUnavailable, Gap
 from ...ids import new_epoch, parse_id
-from ..base import COMMANDS_KEPT, EVERYWHERE, Answer, Change, Command, Place, Receiver, Share, frame
-from ..listening import ListeningBroker, T
+from ..base import (
+    COMMANDS_KEPT,
+    EVERYWHERE,
+    Command,
+    Position,
+    PresenceChange,
+    PresenceDiff,
+    ProcessHoldings,
+    Receiver,
+    frame,
+)
+from ..network import NetworkBroker, T
 from ..packing import decoded, encoded, pack_command, pack_user, unpack_command, unpack_user
 from . import scripts
 from .listener import RedisListener
-from .servers import Servers
+from .topology import Servers
 
 # Seconds between two sweeps of a process, and channels that are let go of in one step: the server does nothing else.
 SWEEP_INTERVAL = 30
@@ -31,7 +41,7 @@ SWEPT = 100
 REPLICAS_WAIT = 600
 
 
-class RedisBroker(ListeningBroker):
+class RedisBroker(NetworkBroker):
     """Carries over a Redis server, a primary that sentinels watch, or a cluster, of which it uses one slot.
 
     LOCATION is a URL, as in `redis://:password@host:6379/0`, `rediss://...` for TLS, or `unix:///path`. Of OPTIONS it
@@ -105,7 +115,7 @@ class RedisBroker(ListeningBroker):
 
     # Where clients stand.
 
-    def locate(self, channels: Sequence[str], event_id: str | None) -> Place:
+    def locate(self, channels: Sequence[str], event_id: str | None) -> Position:
         parsed = parse_id(event_id) if event_id else None
         names = [encoded(channel) for channel in channels]
         epoch, sequence = parsed or ("", 0)
@@ -113,9 +123,9 @@ class RedisBroker(ListeningBroker):
         answer = self._run(scripts.LOCATE, histories, [epoch, sequence, _ms(self.limits.max_age), *names])
         now, granted, *covered = answer
         if not event_id:
-            return Place(now.decode(), granted, granted)
+            return Position(now.decode(), granted, granted)
         gaps = frozenset(channel for channel, is_covered in zip(channels, covered, strict=True) if not is_covered)
-        return Place(now.decode(), granted, granted if len(gaps) == len(channels) else sequence, gaps)
+        return Position(now.decode(), granted, granted if len(gaps) == len(channels) else sequence, gaps)
 
     async def read(self, channel: str, cursor: int) -> list[tuple[int, bytes]]:
         return await asyncio.to_thread(self._read, channel, cursor)
@@ -195,10 +205,10 @@ class RedisBroker(ListeningBroker):
 
     # Who is there.
 
-    async def share(self, receiver: Receiver, changes: Sequence[Change], lease: float) -> Answer:
-        return await asyncio.to_thread(self._share, receiver.process, changes, lease)
+    async def sync(self, receiver: Receiver, changes: Sequence[PresenceChange], lease: float) -> PresenceDiff:
+        return await asyncio.to_thread(self._sync, receiver.process, changes, lease)
 
-    def _share(self, process: str, changes: Sequence[Change], lease: float) -> Answer:
+    def _sync(self, process: str, changes: Sequence[PresenceChange], lease: float) -> PresenceDiff:
         users: dict[str, list[Any]] = {}
         for each in changes:
             if each.user is not None:
@@ -210,7 +220,7 @@ class RedisBroker(ListeningBroker):
                 arguments += [encoded(each.channel), each.connections, len(theirs) // 2, *theirs]
         answer = self._run(scripts.SHARE, [f"{self.prefix}:processes"], arguments)
         _, was_there, next_end, joined, left = answer
-        return Answer(_pairs(joined), _pairs(left), not was_there, next_end / 1000)
+        return PresenceDiff(_pairs(joined), _pairs(left), not was_there, next_end / 1000)
 
     def users_but(self, channel: str, processes: list[str]) -> list[Any]:
         found = []
@@ -219,15 +229,15 @@ class RedisBroker(ListeningBroker):
                 found += [unpack_user(user)] * int(connections)
         return found
 
-    def elsewhere(self, receiver: Receiver, channel: str) -> list[Any]:
+    def remote_users(self, receiver: Receiver, channel: str) -> list[Any]:
         people = self._ask_others(self._people, b":" + encoded(channel), "keys", [receiver.process])
         return [unpack_user(user) for users in people.values() for user in users]
 
-    def shares_but(self, processes: list[str]) -> list[Share]:
+    def holdings_but(self, processes: list[str]) -> list[ProcessHoldings]:
         found = []
         for process, holdings in self._ask_others(self._holdings, b"", "all", processes).items():
             pairs = zip(holdings[::2], holdings[1::2], strict=True)
-            found.append(Share(process, {decoded(name): int(count) for name, count in pairs if int(count)}))
+            found.append(ProcessHoldings(process, {decoded(name): int(count) for name, count in pairs if int(count)}))
         return found
 
     @property

@@ -9,9 +9,9 @@ import redis
 
 from ...exceptions import BrokerUnavailable, Gap
 from ..base import COMMANDS_KEPT, EVERYWHERE, LEASE, Command, Receiver, frame
-from ..listening import Listener
+from ..network import Listener
 from ..packing import decoded, encoded, unpack_command
-from .servers import TIMEOUT
+from .topology import TIMEOUT
 
 if TYPE_CHECKING:
     from .broker import RedisBroker
@@ -118,7 +118,7 @@ class RedisListener(Listener):
         for channel in wanted:
             self._confirm(channel)
             if self._begun > 1:
-                self._receiver.attended(channel)  # Who came and went meanwhile was not heard either.
+                self._receiver.on_presence(channel)  # Who came and went meanwhile was not heard either.
         for message in heard:
             self._hear(*message)
         for channel in wanted:
@@ -134,7 +134,7 @@ class RedisListener(Listener):
                 try:
                     missed += [(sequence, channel, frame) for sequence, frame in await self._broker.read(channel, last)]
                 except Gap:
-                    self._receiver.missed(channel)
+                    self._receiver.on_gap(channel)
         if self._head:
             if self.loop.time() - self._heard_at > COMMANDS_KEPT - LEASE:
                 # Some are forgotten by now. Whoever was to go is no longer let in.
@@ -188,9 +188,9 @@ class RedisListener(Listener):
                 self._hand_over(name, sequence, unpack_command(rest[1:])[1])
             elif rest[:1] == b"h":
                 self._head = max(self._head, sequence)
-                self._receiver.reached(sequence)
+                self._receiver.on_position(sequence)
             elif rest[1:].decode() != self._receiver.process:
-                self._receiver.attended(name)
+                self._receiver.on_presence(name)
         elif kind == b"subscribe":
             self._confirm(decoded(topic[self._prefix :]))
 

@@ -1,0 +1,196 @@
+"""What this process serves right now, as HTML: the live part of the inspector.
+
+Nobody watching costs nothing: the numbers are taken when a page, or a presence frame of the inspector's own
+channel, is rendered.
+"""
+
+import heapq
+import json
+import os
+import threading
+import time
+from collections import Counter
+from functools import lru_cache
+from hashlib import blake2s
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from django.http import HttpRequest
+from django.template.backends.django import DjangoTemplates
+from django.utils.safestring import SafeString
+
+from ..broadcaster import Broadcaster
+from ..brokers import ProcessHoldings, holdings_of
+from ..conf import get_settings
+from ..exceptions import BrokerUnavailable
+
+# The channel that keeps the inspector live.
+CHANNEL = "ds_broadcaster.inspector"
+
+# Seconds between two refreshes.
+REFRESH = 1.0
+# Seconds. Rates are taken over no less than this, and over no more: then they would say nothing about now.
+SHORTEST, LONGEST = 0.5, 60.0
+# What a page shows at most: channels, users of one channel, processes, and characters of a name.
+CHANNELS, USERS, PROCESSES, NAME = 100, 20, 50, 200
+
+TEMPLATES = Path(__file__).parent.parent / "templates"
+
+
+class Action(NamedTuple):
+    """What a form asks for: a verb, a channel, and for disconnect a user id."""
+
+    verb: str
+    channel: str
+    user: str = ""
+
+
+class Rates:
+    """Events a second, from counters that only grow, read again and again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._at = 0.0
+        self._counters: dict[str, int] = {}
+        self._rates: dict[str, float] = {}
+
+    def update(self, now: float, counters: dict[str, int]) -> dict[str, float]:
+        """Return the rate of each counter since the last reading; none for those that are new."""
+        with self._lock:
+            elapsed = now - self._at
+            if elapsed >= SHORTEST:
+                self._rates = {}
+                if elapsed <= LONGEST:
+                    for name in counters.keys() & self._counters.keys():
+                        # A channel that ended and began anew counts from zero.
+                        growth = counters[name] - self._counters[name]
+                        self._rates[name] = (growth if growth >= 0 else counters[name]) / elapsed
+                self._at, self._counters = now, counters
+            return self._rates
+
+
+class Overview:
+    """The live part of the page: the presence callback of the inspector's channel.
+
+    It is the same for everybody who looks, so nothing that belongs to one of them (a CSRF token) is in it.
+    """
+
+    # The hub calls again after so many seconds while somebody is connected, and only then.
+    refresh_every = REFRESH
+
+    def __init__(self, broadcast: Broadcaster) -> None:
+        self._broadcast = broadcast
+        self._rates = Rates()
+
+    def __call__(self, channel: str, user_ids: list[Any]) -> SafeString:
+        """Render it for a stream, with as many channels as go into one event."""
+        limit = CHANNELS
+        html = self.render(limit)
+        while limit and len(html.encode("utf-8", "replace")) > get_settings().max_event_bytes * 0.9:
+            limit //= 2
+            html = self.render(limit)
+        return html
+
+    def render(self, limit: int = CHANNELS) -> SafeString:
+        """Render it with the `limit` largest channels, in the order of their names."""
+        return render("_overview.html", self._facts(limit))
+
+    def _facts(self, limit: int) -> dict[str, Any]:
+        hubs = self._broadcast.hubs()
+        counters = {
+            "/events": sum(hub.events for hub in hubs),
+            "/deliveries": sum(hub.deliveries for hub in hubs),
+        }
+        events = Counter[str]()
+        for hub in hubs:
+            for channel in hub.live():
+                events[channel.name] += channel.delivered
+        shares, cursor = self._cluster()
+        connections = Counter[str](dict.fromkeys(self._broadcast.declared(), 0))
+        for share in shares:
+            connections.update(share.channels)
+        connections.pop(CHANNEL, None)
+        own = sum(hub.connections(CHANNEL) for hub in hubs)
+        largest = sorted(heapq.nlargest(limit, connections, key=lambda name: connections[name]))
+        # The first character keeps the totals apart from the channels.
+        counters |= {f"#{name}": events[name] for name in largest}
+        rates = self._rates.update(time.monotonic(), counters)
+        return {
+            "totals": [
+                ("Connections", f"{sum(hub.pulse.count for hub in hubs) - own:,}"),
+                ("Channels", f"{len(connections):,}"),
+                ("Events a second", _per_second(rates.get("/events"))),
+                ("Deliveries a second", _per_second(rates.get("/deliveries"))),
+            ],
+            "pid": str(os.getpid()),
+            "cursor": cursor,
+            "processes": [self._process(share) for share in shares[:PROCESSES]] if len(shares) > 1 else [],
+            "channels": [
+                self._channel(name, connections[name], _per_second(rates.get(f"#{name}")), shares) for name in largest
+            ],
+            "more": f"{len(connections) - len(largest):,}" if len(connections) > len(largest) else "",
+        }
+
+    def _cluster(self) -> tuple[list[ProcessHoldings], str]:
+        """Return what each process holds and the id of now, as far as the broker tells."""
+        try:
+            return sorted(self._broadcast.holdings()), self._broadcast.cursor()
+        except BrokerUnavailable:
+            return [holdings_of(hub) for hub in self._broadcast.hubs()], "unknown: the broker is away"
+
+    def _process(self, share: ProcessHoldings) -> dict[str, Any]:
+        held = {name: count for name, count in share.channels.items() if name != CHANNEL}
+        return {
+            "name": _label(share),
+            "channels": f"{len(held):,}",
+            "connections": f"{sum(held.values()):,}",
+        }
+
+    def _channel(self, name: str, connections: int, rate: str, shares: list[ProcessHoldings]) -> dict[str, Any]:
+        try:
+            users = Counter(str(user) for user in self._broadcast.get_users(name))
+        except BrokerUnavailable:
+            users = Counter(str(user) for hub in self._broadcast.hubs() for user in hub.users(name))
+        holders = [each for each in shares if name in each.channels] if len(shares) > 1 else []
+        return {
+            "where": [(_label(each), f"{each.channels[name]:,}") for each in holders],
+            # Ids let the client move a row instead of rewriting the one under somebody's pointer.
+            "id": blake2s(name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest(),
+            "name": cut(name),
+            "connections": f"{connections:,}",
+            "rate": rate,
+            "kill": json.dumps(Action("kill", name)),
+            "user_count": f"{len(users):,}",
+            "users": [
+                (cut(user), f"{count:,}" if count > 1 else "", json.dumps(Action("disconnect", name, user)))
+                for user, count in list(users.items())[:USERS]
+            ],
+            "more_users": f"{len(users) - USERS:,}" if len(users) > USERS else "",
+        }
+
+
+@lru_cache(maxsize=1)
+def _templates() -> DjangoTemplates:
+    # An engine of our own: the project's may be another one, or have autoescape off.
+    return DjangoTemplates({"NAME": "ds_broadcaster", "DIRS": [TEMPLATES], "APP_DIRS": False, "OPTIONS": {}})
+
+
+def render(name: str, context: dict[str, Any], request: HttpRequest | None = None) -> SafeString:
+    """Render a template of the inspector."""
+    return SafeString(_templates().get_template(f"ds_broadcaster/{name}").render(context, request))
+
+
+def cut(name: str) -> str:
+    """Return a name in a length that a page has room for."""
+    return name if len(name) <= NAME else name[: NAME - 1] + "…"
+
+
+def _label(share: ProcessHoldings) -> str:
+    """Return a process's name without what only tells it from others of the same number."""
+    return cut(share.process.rpartition(":")[0])
+
+
+def _per_second(rate: float | None) -> str:
+    if rate is None:
+        return "\N{EN DASH}"
+    return f"{rate:,.1f}" if 0 < rate < 10 else f"{rate:,.0f}"

@@ -1,0 +1,190 @@
+"""The staff page: what this process serves, live, and buttons to step in.
+
+It needs neither the admin, nor context processors, nor the project's template settings; without JavaScript
+its forms are ordinary ones.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from datastar_py.consts import ElementPatchMode
+from django.conf import settings as django_settings
+from django.contrib.auth import REDIRECT_FIELD_NAME
+from django.contrib.auth.decorators import login_not_required
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, QueryDict
+from django.shortcuts import resolve_url
+from django.urls import NoReverseMatch, Resolver404, URLPattern, get_script_prefix, path, resolve
+from django.utils.html import format_html
+from django.views.decorators.cache import never_cache
+from django.views.decorators.clickjacking import xframe_options_deny
+from django.views.decorators.csrf import csrf_protect
+from django.views.decorators.http import require_http_methods, require_safe
+
+from ..broadcaster import Broadcaster
+from ..conf import get_settings
+from ..exceptions import BroadcasterError
+from .overview import CHANNEL, TEMPLATES, Action, Overview, cut, render
+
+DONE = {
+    "elements": "The elements were sent.",
+    "signals": "The signals were sent.",
+    "kill": "The channel was killed.",
+    "disconnect": "The user was disconnected.",
+}
+
+
+class Inspector:
+    """The page's views, on one Broadcaster."""
+
+    def __init__(self, broadcast: Broadcaster) -> None:
+        self.broadcast = broadcast
+        self.overview = Overview(broadcast)
+
+    def urlpatterns(self) -> list[URLPattern]:
+        # Who may look is decided here: login middleware would answer a stream with a redirect, and the client
+        # would put the login page in place of the whole document.
+        page = require_http_methods(["GET", "HEAD", "POST"])(csrf_protect(self.page))
+        return [
+            path("inspector/", login_not_required(never_cache(xframe_options_deny(page))), name="inspector"),
+            path("inspector/stream/", login_not_required(require_safe(self.stream)), name="inspector-stream"),
+            path("inspector/style.css", login_not_required(require_safe(self.style)), name="inspector-style"),
+        ]
+
+    def page(self, request: HttpRequest) -> HttpResponseBase:
+        """Show the page; take what its forms send."""
+        if not _is_staff(request):
+            return _refuse(request)
+        if request.method == "POST":
+            return self._post(request)
+        return self._page(request, send_notice=DONE.get(request.GET.get("done", ""), ""))
+
+    def stream(self, request: HttpRequest) -> HttpResponseBase:
+        """Keep the page live."""
+        if not _is_staff(request):
+            # 204 is the one answer that stops a client for good.
+            return HttpResponse(status=204 if "last-event-id" in request.headers else 403)
+        return self.broadcast.connect(CHANNEL, request, self.overview)
+
+    def style(self, request: HttpRequest) -> HttpResponse:
+        """Serve the style sheet: a Content-Security-Policy of 'self' allows it, unlike an inline one."""
+        css = (TEMPLATES / "ds_broadcaster" / "inspector.css").read_text(encoding="utf-8")
+        return HttpResponse(css, content_type="text/css; charset=utf-8")
+
+    def _post(self, request: HttpRequest) -> HttpResponse:
+        form = request.POST
+        by_datastar = "Datastar-Request" in request.headers
+        place = "act" if "row" in form or form.get("verb") in ("kill", "disconnect") else "send"
+        try:
+            action = _read_action(form)
+            if action.verb in ("kill", "disconnect") and not by_datastar and "confirmed" not in form:
+                # With JavaScript the page has asked already.
+                return self._page(request, question=action, row=json.dumps(action))
+            notice = self._perform(action, form)
+        except (TypeError, ValueError, BroadcasterError) as error:
+            if by_datastar:
+                return _html(_notice(place, str(error), "error"))
+            return self._page(request, status=400, form=form, **{f"{place}_error": str(error)})
+        if by_datastar:
+            return _html(_notice(place, notice, "done"))
+        return HttpResponseRedirect(f"?done={action.verb}")
+
+    def _perform(self, action: Action, form: QueryDict) -> str:
+        """Do what was asked for and say what came of it; raises what the verbs raise."""
+        verb, channel, user = action
+        connections = sum(share.channels.get(channel, 0) for share in self.broadcast.holdings())
+        if verb == "elements":
+            html, mode = form.get("html", ""), form.get("mode") or None
+            if not html.strip() and mode != ElementPatchMode.REMOVE:
+                raise ValueError('Write some HTML, or choose the mode "remove".')
+            self.broadcast.elements(channel, html, form.get("selector") or None, mode)
+        elif verb == "signals":
+            try:
+                signals = json.loads(form.get("signals", ""))
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f'signals must be JSON such as {{"count": 3}}: {error}') from error
+            self.broadcast.signals(channel, signals, only_if_missing="only_if_missing" in form)
+        elif verb == "kill":
+            self.broadcast.kill(channel)
+            return f"Killed {cut(channel)}: {_connections(connections)} closed."
+        else:
+            theirs = sum(str(each) == user for each in self.broadcast.get_users(channel))
+            self.broadcast.disconnect(channel, user)
+            return f"Disconnected user {cut(user)} from {cut(channel)}: {_connections(theirs)} closed."
+        return f"Sent to {cut(channel)}: {_connections(connections)}."
+
+    def _page(self, request: HttpRequest, status: int = 200, **context: Any) -> HttpResponse:
+        # Django's own middleware keeps the nonce under the second name, django-csp under the first.
+        nonce = getattr(request, "csp_nonce", getattr(request, "_csp_nonce", None))
+        context = {
+            "overview": self.overview.render(),
+            "modes": [str(mode) for mode in ElementPatchMode],
+            "datastar_url": get_settings().datastar_url,
+            "nonce": "" if nonce is None else str(nonce),  # A lazy one is false until somebody looks.
+            "is_asgi": hasattr(request, "scope"),
+            **context,
+        }
+        return _html(render("inspector.html", context, request), status)
+
+
+def _is_staff(request: HttpRequest) -> bool:
+    """Tell whether somebody may look; no user at all is nobody."""
+    user = getattr(request, "user", None)
+    return bool(getattr(user, "is_active", False) and getattr(user, "is_staff", False))
+
+
+def _refuse(request: HttpRequest) -> HttpResponse:
+    """Show the login page to somebody who is not signed in, where there is one; refuse everybody else."""
+    signed_in = getattr(getattr(request, "user", None), "is_authenticated", False)
+    login_url = None if signed_in or "Datastar-Request" in request.headers else _login_url()
+    if login_url is None:
+        raise PermissionDenied("The inspector is for staff.")
+    query = urlencode({REDIRECT_FIELD_NAME: request.get_full_path()})
+    return HttpResponseRedirect(f"{login_url}{'&' if '?' in login_url else '?'}{query}")
+
+
+def _login_url() -> str | None:
+    for target in filter(None, ("admin:login", django_settings.LOGIN_URL)):
+        try:
+            url = resolve_url(target)
+            parts = urlsplit(url)
+            if not parts.netloc:
+                resolve("/" + parts.path.removeprefix(get_script_prefix()).lstrip("/"))
+        except (NoReverseMatch, Resolver404):
+            continue
+        return url
+    return None
+
+
+def _read_action(form: Mapping[str, Any]) -> Action:
+    """Read what a form or a button of a row asks for; a button carries an Action as JSON."""
+    if "row" in form:
+        try:
+            values = json.loads(form["row"])
+        except RecursionError:
+            values = None
+        if not isinstance(values, list) or list(map(type, values)) not in ([str, str], [str, str, str]):
+            raise ValueError('row must be a JSON list such as ["kill", "room-42"].')
+    else:
+        values = [form.get("verb", ""), form.get("channel", ""), form.get("user", "")]
+    action = Action(*values)
+    if action.verb not in DONE:
+        raise ValueError(f"verb must be one of {', '.join(DONE)}, got {action.verb!r}.")
+    if not action.channel:
+        raise ValueError("channel must not be empty.")
+    return action
+
+
+def _html(html: str, status: int = 200) -> HttpResponse:
+    # Names are arbitrary strings: half a surrogate pair in one must not fail the page.
+    return HttpResponse(html.encode("utf-8", "replace"), status=status)
+
+
+def _notice(place: str, text: str, kind: str) -> str:
+    return format_html('<p id="{}-notice" class="notice {}" role="status">{}</p>', place, kind, text)
+
+
+def _connections(count: int) -> str:
+    return "1 connection" if count == 1 else f"{count:,} connections"

@@ -1,0 +1,5 @@
+"""Models that broadcast: what a save, a change and a deletion send."""
+
+from .base import BroadcastOnSave
+
+__all__ = ["BroadcastOnSave"]

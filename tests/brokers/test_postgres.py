@@ -1,0 +1,690 @@
+"""What only the PostgreSQL broker promises: transactions, their order, and a table that is trimmed beside them."""
+
+import asyncio
+import contextlib
+import random
+import threading
+import time
+from io import StringIO
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
+from django.db import connection, connections, transaction
+from django.test import override_settings
+
+from ds_broadcaster.brokers import EVERYWHERE, Command
+from ds_broadcaster.brokers.postgres import PostgresBroker, listener, statements
+from ds_broadcaster.brokers.postgres.session import TIMEOUT
+from ds_broadcaster.conf import History
+from ds_broadcaster.exceptions import BrokerUnavailable, Gap
+from ds_broadcaster.testing.cluster import apart
+from ds_broadcaster.testing.receiver import ATTENDED, MISSED, RESET, RecordingReceiver
+from tests.harness.postgres import PgBouncer, PostgresServer
+from tests.harness.server import Server
+from tests.live import BARE, open_many, until
+from tests.publishing import Publisher
+
+APPS = [*django_settings.INSTALLED_APPS, "ds_broadcaster.contrib.postgres"]
+BACKEND = "ds_broadcaster.brokers.postgres.PostgresBroker"
+ALIAS = "events"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def template(server):
+    return server.database().migrate(INSTALLED_APPS=APPS)
+
+
+@contextlib.contextmanager
+def used(database, unblock):
+    """Let the tests' process use a database, as a project does."""
+    with override_settings(INSTALLED_APPS=APPS), unblock(), database.used_as(ALIAS):
+        try:
+            yield database
+        finally:
+            asyncio.run(sync_to_async(connections.close_all)())
+
+
+@pytest.fixture
+def database(server, template, django_db_blocker):
+    database = server.database(like=template)
+    with used(database, django_db_blocker.unblock):
+        yield database
+    server.drop(database)
+
+
+@contextlib.contextmanager
+def new_broker(options=None, **history):
+    broker = PostgresBroker(ALIAS, options or {}, History(**history))
+    try:
+        yield broker
+    finally:
+        broker.close()
+
+
+@pytest.fixture
+def broker(database):
+    with new_broker() as broker:
+        yield broker
+
+
+def listening(broker, test, channels="a"):
+    """Run a test with an RecordingReceiver that listens to these channels, and return the RecordingReceiver."""
+
+    async def run():
+        ear = RecordingReceiver()
+        broker.attach(ear)
+        for channel in channels:
+            await broker.subscribe(ear, channel)
+        await test(ear)
+        broker.detach(ear)
+        return ear
+
+    return asyncio.run(run())
+
+
+def payloads(ear, channel="a"):
+    return [item.partition(b"\n")[2] for name, _, item in ear.heard if name == channel]
+
+
+# Transactions
+
+
+def test_several_events_wait_for_their_transaction_in_their_order(broker):
+    def publish():
+        with transaction.atomic(using=ALIAS):
+            broker.publish("a", b"0\n\n")
+            broker.publish_all([("a", b"%d\n\n" % number) for number in range(1, 5)])
+            broker.publish_all([])
+            with contextlib.suppress(ValueError), transaction.atomic(using=ALIAS):
+                broker.publish_all([("a", b"taken back\n\n")])
+                raise ValueError
+            assert stored(broker) == []
+        return broker.publish("a", b"5\n\n")
+
+    async def test(ear):
+        await ear.hears("a", await apart(publish))
+
+    assert payloads(listening(broker, test)) == [b"%d\n\n" % number for number in range(6)]
+
+
+def test_event_is_sent_if_its_transaction_commits_and_when_it_does(broker):
+    def publish():
+        with transaction.atomic(using=ALIAS):
+            assert broker.publish("a", b"first\n\n") is None
+            with contextlib.suppress(ValueError), transaction.atomic(using=ALIAS):
+                broker.publish("a", b"taken back\n\n")
+                raise ValueError
+            broker.publish("a", b"second\n\n")
+            assert stored(broker) == []
+        with contextlib.suppress(ValueError), transaction.atomic(using=ALIAS):
+            broker.publish("a", b"never\n\n")
+            broker.command("a", Command("kill"))
+            raise ValueError
+        return broker.publish("a", b"last\n\n")
+
+    async def test(ear):
+        last = await apart(publish)
+        await ear.hears("a", last)
+
+    ear = listening(broker, test)
+    assert payloads(ear) == [b"first\n\n", b"second\n\n", b"last\n\n"]
+
+
+def stored(broker):
+    """Return the payloads that somebody else can see."""
+    found = []
+    thread = threading.Thread(target=lambda: found.extend(asyncio.run(broker.read("a", 0))))
+    thread.start()
+    thread.join()
+    return found
+
+
+def test_events_are_in_the_order_of_the_commits(broker):
+    def publish():
+        begun, go = threading.Event(), threading.Event()
+
+        def slow():
+            with transaction.atomic(using=ALIAS):
+                broker.publish("a", b"began first\n\n")
+                begun.set()
+                assert go.wait(5)
+            connections.close_all()
+
+        thread = threading.Thread(target=slow)
+        thread.start()
+        assert begun.wait(5)
+        broker.publish("a", b"committed first\n\n")
+        go.set()
+        thread.join()
+        return broker.publish("a", b"last\n\n")
+
+    async def test(ear):
+        await ear.hears("a", await apart(publish))
+
+    ear = listening(broker, test)
+    assert payloads(ear) == [b"committed first\n\n", b"began first\n\n", b"last\n\n"]
+    assert ear.sequences("a") == sorted(ear.sequences("a"))
+
+
+def test_whatever_overlaps_each_reader_hears_every_commit_once_and_ascending(broker):
+    committed = []
+
+    def publish(number):
+        dice = random.Random(number)
+        for turn in range(15):
+            name = b"%d/%d" % (number, turn)
+            with contextlib.suppress(ValueError), transaction.atomic(using=ALIAS):
+                for part in range(dice.randint(1, 4)):
+                    broker.publish("ab"[part % 2], b"%b/%d\n\n" % (name, part))
+                if dice.random() < 0.3:
+                    raise ValueError
+                names = [b"%b/%d\n\n" % (name, each) for each in range(part + 1)]
+                transaction.on_commit(lambda names=names: committed.extend(names), using=ALIAS)
+
+    async def test(ear):
+        await asyncio.gather(*(apart(publish, number) for number in range(8)))
+        await ear.hears("a", await apart(broker.publish, "a", b"end\n\n"))
+        await ear.hears("b", await apart(broker.publish, "b", b"end\n\n"))
+
+    ear = listening(broker, test, "ab")
+    assert sorted(payloads(ear) + payloads(ear, "b")) == sorted([*committed, b"end\n\n", b"end\n\n"])
+    sequences = [sequence for _, sequence, _ in ear.heard]
+    assert sequences == sorted(set(sequences))
+
+
+def test_event_may_be_longer_than_a_notification(broker):
+    payload = b"x" * 1_000_000 + b"\n\n"
+
+    async def test(ear):
+        await ear.hears("a", await apart(broker.publish, "a", payload))
+
+    assert payloads(listening(broker, test)) == [payload]
+
+
+def test_thousand_events_of_a_transaction_are_one_notification_a_channel(broker, database):
+    def publish():
+        with transaction.atomic(using=ALIAS):
+            for _ in range(1000):
+                broker.publish("a", b"x\n\n")
+
+    with contextlib.closing(database.connect()) as listener:
+        listener.execute(f"listen {statements.TOPIC}")
+        publish()
+        assert len(list(listener.notifies(timeout=1))) == 1
+
+
+def test_publishers_and_foreign_keys_do_not_wait_for_each_other_for_good(broker, database):
+    database.call("create table room (id int primary key)")
+    database.call("create table message (room int references room deferrable initially deferred)")
+    database.call("insert into room values (1)")
+    errors = []
+    is_locked, is_written = threading.Event(), threading.Event()
+
+    def write():
+        broker.publish("a", b"x\n\n")
+        assert is_locked.wait(5)
+        connections[ALIAS].cursor().execute("insert into message values (1)")
+        is_written.set()
+
+    def lock():
+        connections[ALIAS].cursor().execute("select * from room for update")
+        is_locked.set()
+        assert is_written.wait(5)
+        time.sleep(0.3)  # Meanwhile the other one waits for the row, at its end.
+        broker.publish("a", b"y\n\n")
+
+    def run(work):
+        try:
+            with transaction.atomic(using=ALIAS):
+                work()
+        except Exception as error:
+            errors.append(error)
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=run, args=(work,)) for work in (write, lock)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert [payload.partition(b"\n")[2] for _, payload in stored(broker)] == [b"y\n\n", b"x\n\n"]
+
+
+def test_first_transaction_that_asks_for_a_cursor_keeps_nobody_waiting(broker):
+    with transaction.atomic(using=ALIAS):
+        broker.cursor()
+        asyncio.run(apart(broker.publish, "a", b"x\n\n"))
+
+
+# Trimming
+
+
+def test_trimming_waits_for_no_publisher_and_no_publisher_for_it(broker, database):
+    broker.publish("a", b"x\n\n")
+    limits = statements.limits_of(History(max_events=1))
+    with contextlib.closing(database.connect(autocommit=False)) as trimming:
+        broker.publish("a", b"x\n\n")
+        trimming.execute(statements.TRIM, limits)
+        begin = time.monotonic()
+        broker.publish("a", b"x\n\n")
+        broker.command("a", Command("kill"))
+        assert time.monotonic() - begin < 1
+        trimming.commit()
+    with transaction.atomic(using=ALIAS):
+        broker.publish("a", b"x\n\n")
+        with contextlib.closing(database.connect(options="-c statement_timeout=1000")) as trimming:
+            trimming.execute(statements.TRIM, limits)
+
+
+def sweep(broker):
+    asyncio.run(broker._sweep())
+
+
+def test_trimmed_history_is_a_gap_for_who_was_behind_and_for_nobody_else(database):
+    with new_broker(max_events=3) as broker:
+        given = [broker.publish("a", b"%d\n\n" % number) for number in range(6)]
+        other = broker.publish("b", b"x\n\n")
+        for _ in range(2):
+            epoch = broker.cursor().rpartition("-")[0]
+            covered = [not broker.locate(["a"], f"{epoch}-{each}").gaps for each in (given[1], given[2], given[5])]
+            assert covered == [False, True, True]
+            assert not broker.locate(["b"], f"{epoch}-{other - 1}").gaps
+            sweep(broker)
+        assert database.call("select count(*) from ds_broadcaster_event")[0]["count"] == 4
+        assert broker.cursor() == f"{epoch}-{other}"
+
+
+def test_nothing_stays_of_channels_that_nobody_uses_any_more(database):
+    with new_broker(max_age=0.1) as broker:
+        given = [broker.publish(f"channel-{number}", b"x\n\n") for number in range(20)]
+        sweep(broker)
+        with new_broker(max_age=0.1) as later:
+            database.call("update ds_broadcaster_event set created = created - interval '1 hour'")
+            sweep(later)
+            database.call("update ds_broadcaster_floor set since = since - interval '1 hour'")
+            sweep(later)
+            for table in ("event", "floor"):
+                assert database.call(f"select count(*) from ds_broadcaster_{table}")[0]["count"] == 0
+            cursor = later.cursor()
+            assert cursor.endswith(f"-{given[-1]}")
+            assert not later.locate(["channel-3"], cursor).gaps
+            assert later.locate(["channel-3"], f"{cursor.rpartition('-')[0]}-{given[2]}").gaps
+            assert later.publish("channel-3", b"x\n\n") == given[-1] + 1
+
+
+def test_table_that_is_long_is_trimmed_however_long_that_takes(database):
+    database.call(f"""
+        create function take_long() returns trigger language plpgsql as
+        'begin perform pg_sleep({TIMEOUT + 0.5}); return null; end';
+        create trigger take_long after delete on ds_broadcaster_event execute function take_long()
+    """)
+    with new_broker(max_events=1) as broker:
+        for _ in range(3):
+            broker.publish("a", b"x\n\n")
+        sweep(broker)
+        assert database.call("select count(*) from ds_broadcaster_event")[0]["count"] == 1
+
+
+def test_cap_over_all_channels_is_kept(database):
+    with new_broker(max_total_bytes=50_000) as broker:
+        for number in range(20):
+            broker.publish(f"channel-{number}", b"x" * 10_000)
+        sweep(broker)
+        assert database.call("select count(*) from ds_broadcaster_event")[0]["count"] == 4
+
+
+def test_killed_channel_stays_forgotten_when_the_command_is_trimmed(database):
+    with new_broker(max_age=0.1) as broker:
+        sequence = broker.publish("a", b"secret\n\n")
+        broker.command("a", Command("kill"))
+        database.call("update ds_broadcaster_event set created = created - interval '1 hour'")
+        sweep(broker)
+        with pytest.raises(Gap):
+            asyncio.run(broker.read("a", sequence - 1))
+
+
+@pytest.mark.parametrize("behind", [3, 10])
+def test_what_is_trimmed_before_a_listener_has_read_it_is_a_gap(database, behind):
+    with new_broker(max_events=5) as broker:
+
+        async def test(ear):
+            async with broker._listeners[ear]._fetching:  # As in a process that is busy with something else.
+                for number in range(behind):
+                    await apart(broker.publish, "a", b"%d\n\n" % number)
+                await apart(broker.publish, "b", b"x\n\n")
+                await broker._sweep()
+            await ear.hears("b", await apart(broker.publish, "b", b"y\n\n"))
+
+        ear = listening(broker, test, "ab")
+        assert MISSED not in ear.sequences("b")
+        if behind > 5:
+            assert ear.sequences("a")[0] == MISSED
+        else:
+            assert len(payloads(ear)) == behind
+
+
+def test_commands_that_are_too_old_to_be_read_again_are_made_up_for(broker, database):
+    async def test(ear):
+        async with broker._listeners[ear]._fetching:
+            await apart(broker.command, EVERYWHERE, Command("recheck", 7))
+            database.call("update ds_broadcaster_event set created = created - interval '1 hour'")
+            await broker._sweep()
+        await ear.hears("a", await apart(broker.publish, "a", b"x\n\n"))
+
+    ear = listening(broker, test)
+    assert Command("recheck") in [item for _, _, item in ear.heard]
+
+
+def test_burst_is_read_in_parts_that_come_in_time(broker, monkeypatch):
+    sizes = [1000, 20, 20, 3000, 990, 20, *[40] * 60, 1000]
+    monkeypatch.setattr(listener, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(listener, "BATCH", 20)
+
+    async def test(ear):
+        fetched = []
+        session = broker._listeners[ear].session
+        fetch = session.fetch
+
+        async def watched(statement, parameters=None):
+            rows = await fetch(statement, parameters)
+            if statement == statements.FETCH:
+                fetched.append([len(row[-1] or b"") for row in rows])
+            return rows
+
+        def publish():
+            with transaction.atomic(using=ALIAS):
+                for size in sizes:
+                    broker.publish("a", b"x" * (size - 2) + b"\n\n")
+
+        monkeypatch.setattr(session, "fetch", watched)
+        await apart(publish)
+        await ear.hears("a", await apart(broker.publish, "a", b"x\n\n"))
+        assert all(len(part) <= 20 and sum(part[:-1]) < 1000 for part in fetched)
+
+    ear = listening(broker, test)
+    assert [len(payload) for payload in payloads(ear)] == [*sizes, 3]
+
+
+def test_hub_assumes_the_role_of_the_project(broker, database):
+    owned = ["event", "floor", "state", "process", "holding"]
+    database.call(
+        "; ".join(
+            ["create role owner; create role visitor login password 'x' noinherit; grant owner to visitor"]
+            + [f"alter table ds_broadcaster_{name} owner to owner" for name in owned]
+            + ["alter sequence ds_broadcaster_sequence owner to owner"]
+        )
+    )
+    connections[ALIAS].close()
+    connections.settings[ALIAS] |= {"USER": "visitor", "PASSWORD": "x", "OPTIONS": {"assume_role": "owner"}}
+
+    async def test(ear):
+        await ear.hears("a", await apart(broker.publish, "a", b"x\n\n"))
+
+    listening(broker, test)
+
+
+@pytest.mark.parametrize("rubbish", ["", "r", "exyz", "r a xyz", "?"])
+def test_listening_goes_on_whatever_others_notify(broker, database, caplog, rubbish):
+    async def test(ear):
+        database.call(f"notify {statements.TOPIC}, '{rubbish}'")
+        await ear.hears("a", await apart(broker.publish, "a", b"x\n\n"))
+
+    listening(broker, test)
+    assert not caplog.records
+
+
+def test_listening_begins_however_much_others_are_told_meanwhile(broker, database, caplog):
+    done = threading.Event()
+
+    def tell_others():
+        with contextlib.closing(database.connect()) as connection:
+            while not done.is_set():
+                connection.execute(statements.NOTIFY, (statements.TOPIC, "e" + statements.key_of("other").hex()))
+
+    async def test(ear):
+        pass
+
+    telling = threading.Thread(target=tell_others)
+    telling.start()
+    try:
+        for _ in range(10):
+            listening(broker, test)
+    finally:
+        done.set()
+        telling.join()
+    assert "does not notify" not in caplog.text
+
+
+# Servers that come and go
+
+
+def test_restart_in_the_middle_of_publishing_loses_nothing_that_was_acknowledged(django_db_blocker):
+    async def test(ear):
+        with Publisher(broker) as publisher:
+            for trouble in (server.restart, server.cut, lambda: (server.stop(), server.start())):
+                await apart(publisher.goes_on)
+                await apart(trouble)
+            await apart(publisher.goes_on)
+        await ear.hears("a", publisher.acknowledged[-1])
+        assert set(publisher.acknowledged) <= set(ear.sequences("a"))
+        assert publisher.refused
+
+    with PostgresServer() as server:
+        database = server.database().migrate(INSTALLED_APPS=APPS)
+        with used(database, django_db_blocker.unblock), new_broker(max_events=1_000_000) as broker:
+            ear = listening(broker, test)
+            heard = [each for each in ear.sequences("a") if each != ATTENDED]
+            assert heard == sorted(set(heard))
+
+
+def test_process_without_requests_publishes_again_when_the_server_is_back(server, broker):
+    broker.publish("a", b"x\n\n")
+    server.cut()
+    with pytest.raises(BrokerUnavailable):
+        broker.publish("a", b"x\n\n")
+    broker.publish("a", b"x\n\n")
+    server.cut()
+    with pytest.raises(BrokerUnavailable):
+        broker.cursor()
+    broker.cursor()
+
+
+def test_replica_that_takes_over_has_what_was_acknowledged_and_clients_start_anew(django_db_blocker):
+    async def test(ear):
+        with Publisher(broker) as publisher:
+            await apart(publisher.goes_on)
+            before = broker.epoch
+            primary.stop()
+            await apart(replica.promote)
+            replica.call("alter system reset synchronous_standby_names")
+            replica.call("select pg_reload_conf()")
+            acknowledged = len(publisher.acknowledged)
+            await apart(publisher.goes_on)
+        await ear.hears("", RESET)
+        assert broker.epoch != before
+        history = [number for number, _ in await broker.read("a", 0)]
+        assert set(publisher.acknowledged[:acknowledged]) <= set(history)
+        later = await apart(broker.publish, "a", b"x\n\n")
+        await ear.hears("a", later)
+
+    with PostgresServer() as primary:
+        database = primary.database().migrate(INSTALLED_APPS=APPS)
+        with primary.replica(synchronous=True) as replica:
+            database = database.at(primary, replica)
+            with used(database, django_db_blocker.unblock), new_broker(max_events=1_000_000) as broker:
+                listening(broker, test)
+
+
+def test_nothing_is_sent_in_bounded_time_while_the_server_is_away_or_frozen(django_db_blocker):
+    with PostgresServer() as server:
+        database = server.database().migrate(INSTALLED_APPS=APPS)
+        with used(database, django_db_blocker.unblock), new_broker() as broker:
+            for trouble, end in ((server.freeze, server.thaw), (server.stop, server.start)):
+                broker.publish("a", b"x\n\n")
+                trouble()
+                begin = time.monotonic()
+                with pytest.raises(BrokerUnavailable, match="PostgreSQL"):
+                    broker.publish("a", b"x\n\n")
+                assert time.monotonic() - begin < 2.5
+                end()
+                connections[ALIAS].close()
+
+
+@pytest.mark.slow
+def test_nobody_waits_for_long_for_a_server_that_is_frozen(django_db_blocker):
+    """A hub may ask twice, because its connection alone may be dead."""
+
+    async def test(ear):
+        for ask in (lambda: broker.read("a", 0), lambda: broker.subscribe(ear, "b")):
+            await broker.read("a", 0)
+            server.freeze()
+            try:
+                begin = time.monotonic()
+                with pytest.raises(BrokerUnavailable, match="PostgreSQL"):
+                    await ask()
+                assert time.monotonic() - begin < 2 * TIMEOUT + 1
+            finally:
+                server.thaw()
+
+    with PostgresServer() as server:
+        database = server.database().migrate(INSTALLED_APPS=APPS)
+        with used(database, django_db_blocker.unblock), new_broker() as broker:
+            broker.cursor()
+            server.freeze()
+            try:
+                begin = time.monotonic()
+                with pytest.raises(BrokerUnavailable, match="PostgreSQL"):
+                    broker.cursor()
+                assert time.monotonic() - begin < TIMEOUT + 0.7
+            finally:
+                server.thaw()
+            listening(broker, test)
+
+
+@pytest.mark.slow
+def test_thread_does_not_wait_for_a_loop_that_has_ended(broker):
+    """It would keep the process from ending."""
+
+    async def begin():
+        broker.attach(ear)
+        await broker.subscribe(ear, "a")
+
+    ear = RecordingReceiver()
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    try:
+        with pytest.raises(BrokerUnavailable, match="Nobody answered"):
+            broker.remote_users(ear, "a")
+        broker.detach(ear)
+        with pytest.raises(BrokerUnavailable, match="about to stop"):
+            broker.remote_users(ear, "a")
+    finally:
+        loop.run_until_complete(asyncio.sleep(0.1))
+        loop.close()
+
+
+def test_pooler_in_transaction_mode_publishes_and_listening_says_what_it_needs(
+    server, template, django_db_blocker, caplog, settings
+):
+    async def unheard(ear):
+        await asyncio.sleep(0)
+
+    async def heard(ear):
+        await ear.hears("a", await apart(publish))
+
+    def publish():
+        broker.publish("a", b"x\n\n")
+        with transaction.atomic(using=ALIAS):
+            broker.publish("a", b"x\n\n")
+        return broker.publish("a", b"x\n\n")
+
+    database = server.database(like=template)
+    with PgBouncer(server) as pooler, used(database.at(pooler), django_db_blocker.unblock):
+        with new_broker() as broker, pytest.raises(BrokerUnavailable, match="nothing is heard"):
+            listening(broker, unheard)
+        assert "pgbouncer, in between? Name an entry of DATABASES" in caplog.text
+        with database.used_as("direct"), new_broker({"listen": "direct"}) as broker:
+            assert len(listening(broker, heard).sequences("a")) == 3
+    server.drop(database)
+
+
+# What a project has to say
+
+
+@pytest.mark.parametrize(
+    "location, options, says",
+    [
+        ("nowhere", {}, "alias in DATABASES"),
+        (["default"], {}, "alias in DATABASES"),
+        ("default", {}, "not PostgreSQL but sqlite"),
+        (ALIAS, {"listen": "nowhere"}, "OPTIONS['listen']"),
+        (ALIAS, {"prefix": "x"}, "may have listen and lease, not prefix"),
+    ],
+)
+def test_mistake_is_refused_with_what_to_write(database, location, options, says):
+    with pytest.raises(ImproperlyConfigured) as caught:
+        PostgresBroker(location, options, History())
+    assert says in str(caught.value)
+
+
+def test_project_without_the_tables_app_is_told_to_add_it(database, settings):
+    settings.INSTALLED_APPS = django_settings.INSTALLED_APPS[:-1]
+    with pytest.raises(ImproperlyConfigured, match="INSTALLED_APPS"):
+        PostgresBroker(ALIAS, {}, History())
+
+
+def test_database_without_a_timeout_is_a_warning(database, broker):
+    [message] = broker.check()
+    assert message.id == "ds_broadcaster.W003"
+    connections.settings[ALIAS]["OPTIONS"] = {"connect_timeout": 2}
+    assert broker.check() == []
+
+
+@pytest.mark.django_db(databases="__all__")
+def test_models_and_migrations_agree(settings):
+    settings.INSTALLED_APPS = APPS
+    call_command("makemigrations", "ds_broadcaster_postgres", check=True, dry_run=True, stdout=StringIO())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_other_databases_of_the_project_get_tables_that_nobody_uses(settings):
+    settings.INSTALLED_APPS = APPS
+    call_command("migrate", "ds_broadcaster_postgres", verbosity=0)
+    try:
+        assert "ds_broadcaster_event" in connection.introspection.table_names()
+    finally:
+        call_command("migrate", "ds_broadcaster_postgres", "zero", verbosity=0)
+
+
+# What streams cost the database
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["handoff", "plain"])
+def test_open_streams_hold_no_connection_of_the_database(server, template, mode):
+    database = server.database(like=template)
+    broker = {"BACKEND": BACKEND}
+    settings = database.settings | BARE | {"INSTALLED_APPS": APPS, "DS_BROADCASTER_BROKER": broker}
+    with Server(mode=mode, settings=settings) as site:
+        streams = open_many(500, lambda number: site.connect(f"channel-{number % 50}", wait=False))
+
+        def of_the_site():
+            return [each for each in server.activity() if each["datname"] == database.name]
+
+        # One that listens, and one for what the hub asks.
+        until(lambda: len(of_the_site()) <= 2)
+        site.burst("channel-7", 5)
+        for stream in streams[7::50]:
+            stream.wait_for(lambda stream=stream: "item-4" in "".join(each.data for each in stream.events), 5, "items")
+        until(lambda: len(of_the_site()) <= 2)
+    server.drop(database)

@@ -1,0 +1,454 @@
+"""What only the Redis broker has to bear: its ways in, failovers, and servers that forget or are full."""
+
+import asyncio
+import contextlib
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import redis
+from django.core.exceptions import ImproperlyConfigured
+
+from ds_broadcaster.brokers import Command
+from ds_broadcaster.brokers.redis import RedisBroker
+from ds_broadcaster.brokers.redis.broker import SWEPT
+from ds_broadcaster.brokers.redis.scripts import JUMP
+from ds_broadcaster.conf import History
+from ds_broadcaster.exceptions import BrokerUnavailable, Gap
+from ds_broadcaster.ids import parse_id
+from ds_broadcaster.testing.receiver import ATTENDED, MISSED, RESET, RecordingReceiver
+from tests.harness.programs import wait_until
+from tests.harness.redis import RedisCluster, RedisSentinel, RedisServer
+from tests.publishing import Publisher
+
+
+@contextlib.contextmanager
+def broker_at(location, options=None, **history):
+    broker = RedisBroker(location, options or {}, History(**history))
+    try:
+        yield broker
+    finally:
+        broker.close()
+
+
+def long_broker_at(location, options):
+    """Return a broker whose history is long enough for all of a test."""
+    return broker_at(location, options, max_events=1_000_000, max_bytes=1 << 30)
+
+
+@pytest.fixture(scope="module")
+def server():
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def broker(server, channel):
+    with broker_at(server.url, {"prefix": channel}) as broker:
+        yield broker
+
+
+def publish(broker, count, channel="a"):
+    return [broker.publish(channel, b"%d\n\n" % number) for number in range(count)]
+
+
+def id_of(broker, sequence):
+    return f"{parse_id(broker.cursor())[0]}-{sequence}"
+
+
+def gaps(broker, event_id):
+    return bool(broker.locate(["a"], event_id).gaps)
+
+
+# Ways in
+
+
+@pytest.mark.parametrize(
+    "options", [{"password": "p@ss w/rd"}, {"tls": True}, {"tls": True, "password": "secret"}, {"unix_socket": True}]
+)
+def test_server_is_reached_as_its_url_says(options):
+    async def test():
+        ear = RecordingReceiver()
+        broker.attach(ear)
+        await broker.subscribe(ear, "a")
+        await ear.hears("a", await asyncio.to_thread(broker.publish, "a", b"x\n\n"))
+
+    with RedisServer(**options) as server, broker_at(server.url) as broker:
+        asyncio.run(test())
+
+
+@pytest.mark.parametrize(
+    "location, options, says",
+    [
+        ("127.0.0.1:6379", {}, "redis://"),
+        (["redis://a", "redis://b"], {}, '"sentinel"'),
+        (["redis://a"], {"sentinel": "main", "cluster": True}, "not both"),
+        ([], {}, "LOCATION"),
+        ("redis://a", {"prefix": ""}, "myproject"),
+        (["redis://a"], {"cluster": True, "replicas": 1}, "min-replicas-to-write"),
+    ],
+)
+def test_location_that_makes_no_sense_is_refused_with_what_to_write(location, options, says):
+    with pytest.raises(ImproperlyConfigured, match="DS_BROADCASTER_BROKER") as caught:
+        RedisBroker(location, options, History())
+    assert says in str(caught.value)
+
+
+def test_making_a_broker_asks_nobody():
+    """`manage.py check` makes one, on machines where no Redis is."""
+    for location, options in [("redis://127.0.0.1:1", {}), (["redis://127.0.0.1:1"], {"sentinel": "main"})]:
+        RedisBroker(location, options, History()).close()
+    RedisBroker(["redis://127.0.0.1:1"], {"cluster": True}, History()).close()
+
+
+def sockets():
+    """Return the sockets that this process has open (Linux)."""
+    found = set()
+    for each in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.add(str(each.readlink()))
+    return {each for each in found if each.startswith("socket:")}
+
+
+def test_closed_broker_leaves_no_connection_behind(server):
+    """Here it lives on, so that nothing but close() can have closed them."""
+    with RedisSentinel() as servers:
+        watched = [f"redis://{host}:{port}" for host, port in servers.addresses]
+        for location, options in [(server.url, {}), (watched, {"sentinel": servers.name})]:
+            before = sockets()
+            with broker_at(location, options) as broker:
+                publish(broker, 1)
+                assert sockets() - before
+            assert sockets() <= before
+
+
+def test_projects_with_prefixes_of_their_own_do_not_meet(server):
+    with broker_at(server.url, {"prefix": "one"}) as one, broker_at(server.url, {"prefix": "other"}) as other:
+        assert publish(one, 3) == publish(other, 3) == [1, 2, 3]
+        assert parse_id(one.cursor())[0] != parse_id(other.cursor())[0]
+
+
+def test_projects_in_databases_of_their_own_do_not_meet(server):
+    """What Redis publishes it tells the clients of all its databases."""
+
+    async def test():
+        ear = RecordingReceiver()
+        one.attach(ear)
+        await one.subscribe(ear, "a")
+        for broker in (other, one):
+            newest = await asyncio.to_thread(broker.publish, "a", b"x\n\n")
+        await ear.hears("a", newest)
+        assert len(ear.heard) == 1
+        one.detach(ear)
+
+    url = server.url.removesuffix("/0")
+    with broker_at(f"{url}/0") as one, broker_at(f"{url}/1") as other:
+        asyncio.run(test())
+    with broker_at(url) as one, broker_at(url, {"db": 1}) as other:
+        asyncio.run(test())
+
+
+def test_nothing_stays_of_channels_that_nobody_uses_any_more(server, channel):
+    with broker_at(server.url, {"prefix": channel}, max_age=0.1) as broker:
+        for number in range(2 * SWEPT + 50):
+            broker.publish(f"channel-{number}", b"x\n\n")
+        time.sleep(0.15)
+        broker._sweep()
+        assert server.call("zcard", f"{{{channel}}}:times") == 0
+
+
+# Servers that are away, full, or forget
+
+
+def test_nothing_is_sent_in_bounded_time_while_a_server_is_away_or_frozen():
+    with RedisServer() as server, broker_at(server.url) as broker:
+        publish(broker, 1)
+        for trouble, end in ((server.freeze, server.thaw), (server.stop, server.start)):
+            trouble()
+            begin = time.monotonic()
+            with pytest.raises(BrokerUnavailable, match="Redis"):
+                broker.publish("a", b"x\n\n")
+            assert time.monotonic() - begin < 2
+            end()
+            broker.publish("a", b"x\n\n")
+
+
+def test_scripts_that_the_server_forgot_are_told_again(server, broker):
+    assert publish(broker, 2) == [1, 2]
+    server.call("script", "flush")
+    assert publish(broker, 2) == [3, 4]
+    assert not gaps(broker, id_of(broker, 1))
+
+
+def test_full_server_refuses_and_takes_events_again_later():
+    with RedisServer(maxmemory="3mb", maxmemory_policy="noeviction") as server:
+        limits = {"max_bytes": 64 << 20, "max_events": 10_000}
+        with broker_at(server.url, **limits) as broker:
+            with pytest.raises(BrokerUnavailable, match="memory"):
+                all(broker.publish("a", b"x" * 50_000) for _ in range(1000))
+            server.call("config", "set", "maxmemory", "100mb")
+            newest = broker.publish("a", b"x\n\n")
+            assert not gaps(broker, id_of(broker, newest - 1))
+
+
+def test_server_that_evicts_what_it_likes_leads_to_gaps_and_never_to_silence():
+    full = RedisServer(maxmemory="3mb", maxmemory_policy="allkeys-random")
+    with full as server, broker_at(server.url, max_events=1000) as broker:
+        told = 0
+        for number in range(400):
+            channel = f"channel-{number % 7}"
+            before = broker.cursor()
+            sequence = broker.publish(channel, b"x" * 20_000)
+            place = broker.locate([channel], before)
+            if place.gaps:
+                told += 1
+                continue
+            with contextlib.suppress(Gap):  # Evicted since.
+                events = asyncio.run(broker.read(channel, place.cursor))
+                assert [each for each, _ in events] == [sequence]
+        assert told < 400
+
+
+def test_cap_over_all_channels_is_kept(server, channel):
+    with broker_at(server.url, {"prefix": channel}, max_total_bytes=100_000) as broker:
+        given = [broker.publish(f"channel-{number}", b"x" * 10_000) for number in range(30)]
+        histories = [key for key in server.call("keys", "*") if f"{{{channel}}}:h:".encode() in key]
+        assert 5 < len(histories) <= 10
+        assert broker.locate(["channel-0"], id_of(broker, given[0] - 1)).gaps
+        assert not broker.locate(["channel-29"], id_of(broker, given[29] - 1)).gaps
+
+
+def test_cap_over_all_channels_is_kept_within_a_step_too(server, channel):
+    with broker_at(server.url, {"prefix": channel}, max_total_bytes=2000) as broker:
+        before = [(name, b"x" * 398 + b"\n\n") for name in "zyxwv"]
+        broker.publish_all([*before, ("b", b"x" * 998 + b"\n\n")])
+        assert int(server.call("HGET", f"{broker.prefix}:state", "total")) <= 2000
+        assert broker.locate(["z", "y", "x", "w", "v", "b"], id_of(broker, 0)).gaps == {"z", "y", "x"}
+
+
+def test_event_that_takes_the_place_of_another_is_not_over_the_cap(server, channel):
+    with broker_at(server.url, {"prefix": channel}, max_events=2, max_total_bytes=1000) as broker:
+        quiet = broker.publish("quiet", b"x" * 98 + b"\n\n")
+        for _ in range(5):
+            broker.publish("busy", b"x" * 398 + b"\n\n")
+        assert broker.locate(["quiet"], id_of(broker, quiet - 1)).gaps == frozenset()
+
+
+def test_what_was_kept_of_another_epoch_is_not_shown(server, channel):
+    with broker_at(server.url, {"prefix": channel}) as broker:
+        old = id_of(broker, publish(broker, 5)[-1])
+        server.call("del", f"{{{channel}}}:state")
+        assert gaps(broker, old)
+        assert broker.publish("a", b"new\n\n") == 1
+        assert [number for number, _ in asyncio.run(broker.read("a", 0))] == [1]
+
+
+def test_server_that_lost_its_last_events_never_gives_a_sequence_twice():
+    """A restart from an older file, or a replica that takes over behind its primary."""
+
+    async def test():
+        ear, quiet = RecordingReceiver(), RecordingReceiver()
+        with broker_at(server.url) as broker, broker_at(server.url) as other:
+            broker.attach(ear)
+            other.attach(quiet)
+            await broker.subscribe(ear, "a")
+            await other.subscribe(quiet, "b")
+            known = await asyncio.to_thread(publish, broker, 5)
+            epoch = parse_id(await broker.acursor())[0]
+            shutil.copytree(files, older)
+            lost = await asyncio.to_thread(publish, broker, 3)
+            await ear.hears("a", lost[-1])
+            server.stop()
+            shutil.rmtree(files)
+            older.rename(files)
+            server.start()
+            newest = await asyncio.to_thread(publish, broker, 2)
+            assert newest[0] > JUMP > max(lost)
+            # Whoever has what was lost is told so, and nobody else.
+            await ear.hears("a", MISSED)
+            await quiet.hears("b", await asyncio.to_thread(other.publish, "b", b"x\n\n"))
+            assert MISSED not in quiet.sequences("b")
+            assert RESET not in ear.sequences("")
+            assert gaps(broker, f"{epoch}-{lost[0]}") is gaps(broker, f"{epoch}-{lost[-1]}") is True
+            assert gaps(broker, f"{epoch}-{known[-1]}") is gaps(broker, f"{epoch}-{known[0]}") is False
+            assert [number for number, _ in await broker.read("a", known[-1])] == newest
+
+    with RedisServer(persistent=True) as server:
+        files, older = server.folder / "appendonlydir", server.folder / "older"
+        asyncio.run(test())
+
+
+STATE = "{ds_broadcaster}:state"
+
+
+# Sentinel and cluster
+
+
+async def hears_all_of(ear, broker, acknowledged):
+    """Wait until all this has come; behind a gap, whoever returns reads it in the history."""
+    await ear.until(lambda: {MISSED, acknowledged[-1]} & {*ear.sequences("a")}, "the last event, or a gap")
+    heard = [each for each in ear.sequences("a") if each != ATTENDED]
+    if MISSED in heard:
+        # Something was heard that was never acknowledged, and the next primary does not know of it.
+        heard = heard[: heard.index(MISSED)]
+        known = [each for each in heard if each in acknowledged]
+        heard = known + [number for number, _ in await broker.read("a", known[-1])]
+    assert heard == sorted(set(heard))
+    assert set(acknowledged) <= set(heard)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", ["stop", "freeze"])
+def test_sentinel_failover_loses_nothing_that_was_acknowledged(trouble):
+    async def test():
+        ear = RecordingReceiver()
+        listening.attach(ear)
+        await listening.subscribe(ear, "a")
+        with Publisher(publishing) as publisher:
+            await asyncio.to_thread(publisher.goes_on)
+            former = servers.primary
+            getattr(former, trouble)()
+            await asyncio.to_thread(servers.wait_for_failover, former)
+            await asyncio.to_thread(publisher.goes_on)
+        await hears_all_of(ear, listening, publisher.acknowledged)
+        assert publisher.refused
+        if trouble == "freeze":
+            former.thaw()
+
+    with RedisSentinel(password="secret") as servers:
+        location = [f"redis://{host}:{port}" for host, port in servers.addresses]
+        options = {"sentinel": servers.name, "replicas": 1, "password": "secret"}
+        with long_broker_at(location, options) as listening, long_broker_at(location, options) as publishing:
+            asyncio.run(test())
+
+
+def test_event_that_too_few_replicas_have_is_not_acknowledged():
+    with RedisSentinel() as servers:
+        location = [f"redis://{host}:{port}" for host, port in servers.addresses]
+        demanding = broker_at(location, {"sentinel": servers.name, "replicas": 3})
+        with demanding as broker, pytest.raises(BrokerUnavailable, match="2 of 3 replicas"):
+            broker.publish("a", b"x\n\n")
+
+
+@pytest.mark.slow
+def test_cluster_goes_on_when_its_slot_moves_and_when_its_node_dies():
+    async def test():
+        ear = RecordingReceiver()
+        listening.attach(ear)
+        await listening.subscribe(ear, "a")
+        with Publisher(publishing) as publisher:
+            await asyncio.to_thread(publisher.goes_on)
+            home = nodes.node_of(STATE)
+            target = next(node for node in nodes.masters if node is not home)
+            await asyncio.to_thread(nodes.move, STATE, target)
+            await asyncio.to_thread(publisher.goes_on)
+        await hears_all_of(ear, listening, publisher.acknowledged)
+        dead = nodes.node_of(STATE)
+        dead.stop()
+        await asyncio.to_thread(nodes.wait_for_failover, dead)
+        await asyncio.to_thread(wait_until, lambda: published(publishing), "the cluster to take events", 10)
+        with Publisher(publishing) as publisher:
+            await asyncio.to_thread(publisher.goes_on)
+        await hears_all_of(ear, listening, publisher.acknowledged)
+
+    with RedisCluster(replicas=1) as nodes:
+        options = {"cluster": True}
+        with long_broker_at(nodes.urls, options) as listening, long_broker_at(nodes.urls, options) as publishing:
+            asyncio.run(test())
+
+
+def published(broker):
+    try:
+        return broker.publish("a", b"x\n\n")
+    except BrokerUnavailable:
+        return None
+
+
+# What is missed while nothing is heard
+
+
+def test_subscriber_who_gives_up_takes_nothing_from_the_next_one(broker):
+    async def test():
+        ear = RecordingReceiver()
+        broker.attach(ear)
+        asked = asyncio.Barrier(3)
+        answer = asyncio.Event()
+
+        async def locate(*arguments):
+            place = await locate_at_once(*arguments)
+            await asked.wait()
+            await answer.wait()
+            return place
+
+        locate_at_once, broker.alocate = broker.alocate, locate
+        first, next_one = (asyncio.create_task(broker.subscribe(ear, "a")) for _ in range(2))
+        await asked.wait()
+        first.cancel()
+        sequence = await asyncio.to_thread(broker.publish, "a", b"x\n\n")
+        await asyncio.sleep(0.2)
+        assert not ear.heard
+        answer.set()
+        assert await next_one < sequence
+        await ear.hears("a", sequence)
+        broker.detach(ear)
+
+    asyncio.run(test())
+
+
+def test_channel_that_is_let_go_of_while_a_connection_begins_is_carried_no_longer(server, broker, monkeypatch):
+    async def test():
+        ear = RecordingReceiver()
+        broker.attach(ear)
+        for channel in ("a", "b"):
+            await broker.subscribe(ear, channel)
+        listener = broker._listeners[ear]
+        catch_up = listener._catch_up
+
+        async def catch_up_slowly(channels):
+            await catch_up(channels)
+            await broker.unsubscribe(ear, "b")
+
+        monkeypatch.setattr(listener, "_catch_up", catch_up_slowly)
+        server.cut()
+        await ear.hears("a", await asyncio.to_thread(broker.publish, "a", b"x\n\n"))
+        topics = {broker.topic_of(b""), broker.topic_of(b"a")}
+        await asyncio.to_thread(wait_until, lambda: topics_of(server, broker) == topics, "the topic to be let go of")
+        broker.detach(ear)
+
+    asyncio.run(test())
+
+
+def topics_of(server, broker):
+    return {each for each in server.call("pubsub", "channels") if each.startswith(broker.topic_of(b""))}
+
+
+def test_commands_that_are_too_old_to_be_read_again_are_made_up_for(server, broker, monkeypatch):
+    """A minute without the broker: whoever was to go by then is asked for once more."""
+
+    async def test():
+        ear = RecordingReceiver()
+        broker.attach(ear)
+        await broker.subscribe(ear, "a")
+        await ear.hears("a", await asyncio.to_thread(broker.publish, "a", b"x\n\n"))
+        listener = broker._listeners[ear]
+        listener._heard_at -= 120
+        server.cut()
+        await ear.hears("", listener._head)
+        assert Command("recheck") in [item for name, _, item in ear.heard if name == ""]
+
+    asyncio.run(test())
+
+
+def test_errors_of_redis_py_are_none_of_the_users(broker, monkeypatch):
+    monkeypatch.setattr(broker.servers, "client", Broken())
+    with pytest.raises(BrokerUnavailable, match="NOPERM"):
+        broker.publish("a", b"x\n\n")
+
+
+class Broken:
+    def evalsha(self, *arguments):
+        raise redis.exceptions.NoPermissionError("NOPERM this user has no permissions")
+
+    def close(self):
+        pass

@@ -1,0 +1,929 @@
+"""The hub with its logs, cursors and gaps, under every interleaving that hypothesis finds."""
+
+import asyncio
+import json
+import logging
+import threading
+from collections import Counter
+from contextlib import ExitStack
+from unittest.mock import patch
+
+import pytest
+from django.test import override_settings
+from hypothesis import event, note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from ds_broadcaster import signals
+from ds_broadcaster.brokers import EVERYWHERE, Command
+from ds_broadcaster.brokers.base import frame
+from ds_broadcaster.exceptions import BrokerUnavailable
+from ds_broadcaster.hub.threads import Threads
+from ds_broadcaster.ids import parse_id
+from ds_broadcaster.log import Log
+from ds_broadcaster.streams.plain import StreamCut
+from tests.fakes import FACTOR, KINDS, FakeClient, virtual_world
+
+CHANNELS = ("a", "b", "c")
+USERS = (None, 1, 2, 3)
+TINY_HISTORY = {"max_events": 4, "max_age": 20, "max_bytes": 2000, "max_total_bytes": 4000}
+# A chunk of this size holds two or three of the events below.
+TINY_READ = 256
+
+channels = st.sampled_from(CHANNELS)
+users = st.sampled_from(USERS)
+kinds = st.sampled_from(KINDS)
+sizes = st.sampled_from([0, 10, 300])
+# A client's tab, and the tab that an event leaves out.
+TABS = (None, "tab-number-1", "tab-number-2")
+
+
+def presence(channel, user_ids):
+    return {"presence": channel, "online": user_ids}
+
+
+class HubMachine(RuleBasedStateMachine):
+    """What is published, in order, and what each client was given of it.
+
+    A client's run is right when it holds exactly the events of its channels from where the stream began up to the
+    last id that the client was told. So no id, a heartbeat's included, may pass over an event.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.world = ExitStack()
+        world = self.world.enter_context(virtual_world())
+        self.loop, self.broadcaster, self.disconnect_user = world.loop, world.broadcast, world.disconnect
+        self.world.enter_context(patch.object(Log.read, "__defaults__", (TINY_READ,)))
+        self.world.enter_context(patch("ds_broadcaster.hub.channel.READ_BYTES", TINY_READ))
+        self.broker = self.broadcaster._broker
+        self.world.enter_context(patch("ds_broadcaster.hub.rechecks._ask", self._ask))
+        self.published = []  # (sequence, channel, text, the tab that is left out)
+        self.clients = []
+        self.numbers = iter(range(1, 1_000_000))
+        self.tabs = iter(range(1_000_000))
+
+    # Publishing.
+
+    @rule(channel=channels, size=sizes, exclude=st.sampled_from(TABS))
+    def publish(self, channel, size, exclude=None):
+        text = f"<p id={channel}{next(self.numbers)}>{'x' * size}</p>"
+        self.broadcaster(channel, text, exclude=exclude)
+        self.published.append((self.broker.sequence(), channel, text, exclude))
+
+    @rule(names=st.lists(channels, min_size=5, max_size=15), size=sizes)
+    def publish_more_than_is_kept(self, names, size):
+        for name in names:
+            self.publish(name, size)
+
+    # Clients.
+
+    def _connect(self, names, user, kind, cursor, before_opening=None):
+        tab = TABS[next(self.tabs) % len(TABS)]
+        note(f"client {len(self.clients)}: {kind} on {names} as {user} in {tab} from {cursor!r}")
+        client = FakeClient(
+            self.loop,
+            self.broadcaster,
+            names,
+            user,
+            kind=kind,
+            cursor=cursor,
+            before_opening=before_opening,
+            presence_callback=presence,
+            query=b"" if tab is None else f'datastar={{"broadcastTab":"{tab}"}}'.encode(),
+        )
+        client.tab = tab
+        client.gave = cursor
+        client.connected_at = self.broker.sequence()
+        client.ended_at = None  # The sequence of the disconnect or kill.
+        self.clients.append(client)
+        # The view, the hub and the opening frames take one turn; "task" needs a second one for its write, and what
+        # stands for middleware two.
+        self.loop.turn(3 if before_opening is None else 5)
+        assert client.frames or client.end, "nothing opened the stream"
+        return client
+
+    @rule(names=st.lists(channels, min_size=1, max_size=3, unique=True), user=users, kind=kinds)
+    def connect(self, names, user, kind):
+        self._connect(names, user, kind, None)
+
+    @rule(names=st.lists(channels, min_size=1, max_size=3, unique=True), user=users, kind=kinds, data=st.data())
+    def connect_with_a_cursor(self, names, user, kind, data):
+        sequence = data.draw(st.integers(0, self.broker.sequence()))
+        self._connect(names, user, kind, f"{self.broker.epoch}-{sequence}")
+
+    @rule(
+        names=st.lists(channels, min_size=1, max_size=3, unique=True),
+        user=users,
+        kind=kinds,
+        cursor=st.sampled_from(["0ld-3", "3", "-", "garbage", "EPOCH-999999", "EPOCH-1x", "EPOCH--1", "\xff"]),
+    )
+    def connect_with_garbage(self, names, user, kind, cursor):
+        self._connect(names, user, kind, cursor.replace("EPOCH", self.broker.epoch))
+
+    @rule(
+        names=st.lists(channels, min_size=1, max_size=3, unique=True),
+        user=users,
+        kind=kinds,
+        first=st.lists(channels, max_size=3),
+        end=st.none() | st.tuples(st.sampled_from(["kill", "disconnect"]), channels, st.sampled_from(USERS[1:])),
+        then=st.lists(channels, max_size=3),
+        data=st.data(),
+    )
+    def connect_while_things_happen_before_it_opens(self, names, user, kind, first, end, then, data):
+        back = data.draw(st.integers(0, min(2, self.broker.sequence())))
+
+        def happen():
+            for channel in first:
+                self.publish(channel, 0)
+            if end is not None:
+                verb, channel, ended_user = end
+                self.kill(channel) if verb == "kill" else self.disconnect(channel, ended_user)
+            for channel in then:
+                self.publish(channel, 0)
+
+        cursor = f"{self.broker.epoch}-{self.broker.sequence() - back}"
+        client = self._connect(names, user, kind, cursor, happen)
+        if client.end == "cut":  # What was there for the view was gone when the stream opened.
+            assert not client.frames
+            assert len(first) + len(then) + back > TINY_HISTORY["max_events"] or end is not None
+            self.clients.remove(client)
+
+    def _pick(self, data, accepts):
+        return data.draw(st.sampled_from([each for each in self.clients if accepts(each)]))
+
+    @precondition(lambda self: any(each.end in ("cut", "left") and each.last_id for each in self.clients))
+    @rule(data=st.data(), kind=kinds)
+    def come_back(self, data, kind):
+        client = self._pick(data, lambda each: each.end in ("cut", "left") and each.last_id)
+        self.clients.remove(client)
+        self._connect(client.channels, client.user_id, kind, client.last_id)
+
+    @precondition(lambda self: any(each.end is None for each in self.clients))
+    @rule(data=st.data(), what=st.sampled_from(["stall", "drain", "fail", "vanish"]))
+    def hinder(self, data, what):
+        client = self._pick(data, lambda each: each.end is None)
+        note(f"client {self.clients.index(client)}: {what}")
+        getattr(client, what)()
+
+    @precondition(lambda self: any(each.end is None for each in self.clients))
+    @rule(data=st.data(), seconds=st.sampled_from([1, 3]), size=sizes, then=st.sampled_from(["stall", "drain"]))
+    def let_a_client_fall_behind(self, data, seconds, size, then):
+        client = self._pick(data, lambda each: each.end is None)
+        client.stall()
+        self.publish(client.channels[0], size)
+        self.loop.advance(seconds)
+        self.publish_more_than_is_kept(client.channels[:1] * 8, size)
+        self.loop.settle()
+        getattr(client, then)()
+
+    # Ends.
+
+    def _commanded(self, accepts):
+        for client in self.clients:
+            if client.end is None and client.ended_at is None and accepts(client):
+                client.ended_at = self.broker.sequence()
+
+    @rule(channel=channels, user=st.sampled_from(USERS[1:]))
+    def disconnect(self, channel, user):
+        self.disconnect_user(channel, user)
+        self._commanded(lambda client: channel in client.channels and client.user_id == user)
+
+    @rule(channel=channels)
+    def kill(self, channel):
+        self.broadcaster.kill(channel)
+        self._commanded(lambda client: channel in client.channels)
+
+    # Re-checks, of a server that is in trouble: they change nothing.
+
+    async def _ask(self, origin):
+        await asyncio.sleep(0.2)
+        return 503, None, None
+
+    @rule(channel=st.sampled_from([*CHANNELS, EVERYWHERE]), user=users)
+    def recheck(self, channel, user):
+        self.broker.command(channel, Command("recheck", user))
+
+    # Time.
+
+    @rule(count=st.integers(1, 3))
+    def turn(self, count):
+        self.loop.turn(count)
+
+    @rule(seconds=st.sampled_from([0.3, 1, 3, 16, 50]))
+    def let_time_pass(self, seconds):
+        self.loop.advance(seconds)
+        if seconds == 50:  # A heartbeat finds the stalled within 15 s; the hub gives them 30.
+            for client in self.clients:
+                # Whatever is still on its way to one that has ended is the server's own affair.
+                waits = client.stalled and client._sending and client.end is None
+                assert not waits, "a stalled client is still here"
+
+    @rule()
+    def come_to_rest(self):
+        self.loop.settle()
+        open_clients = [each for each in self.clients if each.end is None]
+        for client in open_clients:
+            if not client.was_hindered:
+                assert client.ended_at is None, "disconnected, and still open"
+                self._check_run(client, self.broker.sequence())
+        online = [each for each in open_clients if each.ended_at is None and not each.failing]
+        uncertain = [each for each in open_clients if each.failing]
+        for channel in CHANNELS:
+            certain = Counter(each.user_id for each in online if channel in each.channels)
+            perhaps = Counter(each.user_id for each in uncertain if channel in each.channels)
+            del certain[None], perhaps[None]
+            users = Counter(self.broadcaster.get_users(channel))
+            assert certain <= users <= certain + perhaps
+        live = {channel for client in online for channel in client.channels}
+        assert live <= set(self.broadcaster.get_channels())
+
+    # What always holds.
+
+    @staticmethod
+    def _start(client):
+        """Return the sequence in the client's opening frame."""
+        ids = [frame.id for frame in client.frames if hasattr(frame, "id")]
+        return parse_id(ids[0])[1]
+
+    def _expected(self, client, channel, start, until):
+        return [
+            (sequence, text)
+            for sequence, name, text, left_out in self.published
+            if name == channel and start < sequence <= until and (left_out is None or left_out != client.tab)
+        ]
+
+    def _check_run(self, client, until):
+        """Check that the client has exactly what was sent to its channels, up to a sequence.
+
+        One that was told of a gap may have the events of some channels from its cursor on, and those of the
+        others, which the history does not hold any more, from the moment on at which it connected.
+        """
+        received = [(parse_id(event.id)[1], event.elements) for event in client.events if event.elements]
+        start = self._start(client)
+        for channel in client.channels:
+            own = [event for event in received if event[1].startswith(f"<p id={channel}")]
+            received = [event for event in received if event not in own]
+            runs = [self._expected(client, channel, start, until)]
+            if client.told_of_gap:
+                runs.append(self._expected(client, channel, client.connected_at, until))
+            assert own in runs, f"client {self.clients.index(client)}"
+        assert not received, "events of other channels"
+
+    @invariant()
+    def every_client_has_a_gapless_ordered_run_without_duplicates(self):
+        for number, client in enumerate(self.clients):
+            if not client.frames:
+                continue
+            ids = [parse_id(frame.id) for frame in client.frames if hasattr(frame, "id")]
+            assert {epoch for epoch, _ in ids} == {self.broker.epoch}
+            sequences = [sequence for _, sequence in ids]
+            assert sequences == sorted(sequences), f"the ids of client {number} go backwards"
+            self._check_run(client, sequences[-1])
+            if client.ended_at is not None:
+                assert sequences[-1] < client.ended_at, f"client {number} got more after its end"
+                if client.end == "clean":
+                    self._check_run(client, client.ended_at)
+
+    @invariant()
+    def every_client_starts_at_its_cursor_or_is_told_of_a_gap(self):
+        for client in self.clients:
+            if not client.frames or client.told_of_gap:
+                continue
+            start = self._start(client)
+            if client.gave is None:
+                assert start == client.connected_at
+            else:
+                assert client.gave == f"{self.broker.epoch}-{start}"
+
+    @invariant()
+    def nobody_is_told_of_a_gap_without_need(self):
+        for client in self.clients:
+            if client.gave in (None, f"{self.broker.epoch}-{client.connected_at}"):
+                assert not client.told_of_gap
+
+    @invariant()
+    def nobody_who_keeps_up_is_cut_off(self):
+        for number, client in enumerate(self.clients):
+            if not client.was_hindered:
+                assert client.end != "cut", f"client {number}"
+                assert client.end is None or client.ended_at is not None
+
+    @invariant()
+    def joins_and_leaves_take_turns(self):
+        for hub in self.broadcaster.hubs():
+            online = set()
+            for name, channel, user in hub.workers.sent:
+                if name == "user_joined":
+                    assert (channel, user) not in online
+                    online.add((channel, user))
+                elif name == "user_left":
+                    online.remove((channel, user))
+
+    # The end.
+
+    def teardown(self):
+        try:
+            self._check_that_all_ends_well()
+        finally:
+            self.world.close()
+
+    def _check_that_all_ends_well(self):
+        for client in self.clients:
+            event(f"{client.kind}: {client.end}")
+            if client.told_of_gap:
+                event("told of a gap")
+            client.drain()
+        self.come_to_rest()
+        self.loop.advance(1)
+        self._check_presence()
+        for client in self.clients:
+            if client.end is None:
+                assert client.failing or client.ended_at is None, "disconnected, and still open"
+                client.vanish()
+        self.loop.advance(5)
+        self.every_client_has_a_gapless_ordered_run_without_duplicates()
+        for client in self.clients:
+            client.task.result()
+        assert not asyncio.all_tasks(self.loop)
+        assert self.broadcaster.get_channels() == []
+        for hub in self.broadcaster.hubs():
+            assert not hub.known
+            assert not hub.pulse.connections()
+            assert hub.pulse.count == 0
+            assert not hub.pulse.blocked
+            assert not hub._tasks
+            assert not hub._incoming
+            assert hub.pulse._timer is None
+            assert not hub.rechecks._due
+            assert not hub.rechecks._asking
+            assert not hub.rechecks._intervals
+            assert not hub.duplicates._newest
+            joined = Counter(each[1:] for each in hub.workers.sent if each[0] == "user_joined")
+            left = Counter(each[1:] for each in hub.workers.sent if each[0] == "user_left")
+            assert joined == left
+
+    def _check_presence(self):
+        """Everybody's newest presence lists who is online, those in their grace included."""
+        for client in self.clients:
+            if client.end is None and not client.failing:
+                shown = {each["presence"]: each["online"] for each in map(json.loads, client.signals)}
+                (hub,) = self.broadcaster.hubs()
+                for name in client.channels:
+                    assert shown[name] == hub.known[name].roster.online()
+
+
+@pytest.fixture
+def quiet(caplog):
+    caplog.set_level(logging.ERROR, "ds_broadcaster")
+
+
+@pytest.mark.usefixtures("quiet")
+@override_settings(DS_BROADCASTER_HISTORY=TINY_HISTORY)
+def test_every_client_sees_a_gapless_run_or_is_told_of_a_gap():
+    run_state_machine_as_test(
+        HubMachine,
+        settings=settings(max_examples=100 * FACTOR, stateful_step_count=40, deadline=None, print_blob=True),
+    )
+
+
+# One by one, each with every way in which a stream is carried.
+
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture
+def world():
+    with virtual_world() as world:
+        yield world
+
+
+def test_opening_frames_carry_the_cursor_and_a_jittered_retry(world):
+    world.broadcast("room", "<p id=a>")
+    clients = [world.client() for _ in range(50)]
+    assert {client.last_id for client in clients} == {world.broadcast.cursor()}
+    retries = {client.retries[0] for client in clients}
+    assert len(retries) > 10
+    assert min(retries) >= 1000
+    assert max(retries) <= 2000
+    assert not any(client.told_of_gap or client.texts for client in clients)
+
+
+@each_kind
+def test_hundred_events_in_one_tick_are_one_write(world, kind):
+    client = world.client(kind=kind)
+    before = client.writes
+    texts = [f"<p id=e{number}>" for number in range(100)]
+    for text in texts:
+        world.broadcast("room", text)
+    world.settle()
+    assert client.texts == texts
+    assert client.writes == before + 1
+
+
+@each_kind
+def test_burst_larger_than_the_history_reaches_those_who_keep_up(world, kind):
+    client = world.client(kind=kind)
+    texts = [f"<p id=e{number}>" for number in range(300)]
+    for text in texts:
+        world.broadcast("room", text)
+    world.settle()
+    assert client.end is None
+    assert client.texts == texts
+
+
+@each_kind
+def test_events_of_several_channels_come_in_the_order_in_which_they_were_sent(world, kind):
+    client = world.client(["b", "a"], kind=kind)
+    texts = [f"<p id=e{number}>" for number in range(20)]
+    for number, text in enumerate(texts):
+        world.broadcast("aab"[number % 3], text)
+    world.broadcast("c", "<p id=elsewhere>")
+    world.settle()
+    assert client.texts == texts
+
+
+@each_kind
+def test_stalled_client_delays_nobody_and_is_written_to_once(world, kind):
+    stalled, other = world.client(kind=kind), world.client(kind=kind)
+    stalled.stall()
+    before = stalled.writes
+    texts = [f"<p id=e{number}>" for number in range(20)]
+    for text in texts:
+        world.broadcast("room", text)
+        world.settle()
+    assert other.texts == texts
+    assert stalled.writes == before + 1
+    stalled.drain()
+    world.settle()
+    assert stalled.texts == texts
+    assert stalled.writes == before + 2
+
+
+@each_kind
+def test_client_that_fell_off_the_log_is_cut_off_and_returns_to_a_gap(world, kind):
+    client, other = world.client(kind=kind), world.client(kind=kind)
+    client.stall()
+    for number in range(3):
+        world.broadcast("room", f"<p id=e{number}>")
+        world.settle()
+    world.advance(3)
+    texts = [f"<p id=f{number}>" for number in range(150)]
+    for text in texts:
+        world.broadcast("room", text)
+        world.settle()
+    client.drain()
+    world.settle()
+    assert client.end == "cut"
+    assert len(client.texts) < 3
+    assert len(other.texts) == 153
+    back = world.client(kind=kind, cursor=client.last_id)
+    assert back.told_of_gap
+    assert back.last_id == world.broadcast.cursor()
+    assert not back.texts
+
+
+@each_kind
+def test_returning_client_is_given_what_it_missed(world, kind):
+    client = world.client(["a", "b"], kind=kind)
+    world.broadcast("a", "<p id=seen>")
+    world.settle()
+    client.vanish()
+    for channel in "abca":
+        world.broadcast(channel, f"<p id={channel}>")
+    world.settle()
+    back = world.client(["a", "b"], kind=kind, cursor=client.last_id)
+    assert not back.told_of_gap
+    assert back.texts == ["<p id=a>", "<p id=b>", "<p id=a>"]
+
+
+def test_cursor_rendered_into_the_page_starts_the_stream_there(world):
+    cursor = world.broadcast.cursor()
+    world.broadcast("room", "<p id=meanwhile>")
+    client = world.client(query=f"cursor={cursor}".encode())
+    assert client.texts == ["<p id=meanwhile>"]
+    assert not client.told_of_gap
+
+
+def test_last_event_id_counts_before_the_cursor_of_the_page(world):
+    old = world.broadcast.cursor()
+    world.broadcast("room", "<p id=seen>")
+    client = world.client(query=f"cursor={old}".encode(), cursor=world.broadcast.cursor())
+    assert client.texts == []
+
+
+def test_snapshot_is_sent_after_a_gap_and_only_then(world):
+    def snapshot(request, channel):
+        return f"<p id=snapshot-{channel}>", {"user": request.user.pk}
+
+    world.broadcast("room", "<p id=old>")
+    client = world.client(["room", "hall"], 7, cursor="another-1", snapshot_callback=snapshot)
+    assert client.told_of_gap
+    assert client.texts == ["<p id=snapshot-room>", "<p id=snapshot-hall>"]
+    assert client.signals == ['{"user":7}'] * 2
+    assert world.client("room", 7, snapshot_callback=snapshot).texts == []
+    cursor = world.broadcast.cursor()
+    assert world.client("room", 7, cursor=cursor, snapshot_callback=snapshot).texts == []
+
+
+@override_settings(DS_BROADCASTER_HEARTBEAT_INTERVAL=4)
+@each_kind
+def test_heartbeats_come_once_an_interval_and_carry_the_newest_id(world, kind):
+    clients = [world.client(kind=kind) for _ in range(40)]
+    before = [len(client.frames) for client in clients]
+    world.broadcast("elsewhere", "<p id=a>")
+    world.advance(4)
+    assert {len(client.frames) - count for client, count in zip(clients, before, strict=True)} == {1}
+    assert {client.last_id for client in clients} == {world.broadcast.cursor()}
+    world.advance(8)
+    assert {len(client.frames) - count for client, count in zip(clients, before, strict=True)} == {3}
+
+
+@override_settings(DS_BROADCASTER_HEARTBEAT_INTERVAL=4)
+def test_heartbeats_are_spread_over_the_interval(world):
+    clients = [world.client() for _ in range(160)]
+    before = sum(len(client.frames) for client in clients)
+    for quarter in range(1, 5):
+        world.advance(1)
+        beats = sum(len(client.frames) for client in clients) - before
+        assert beats == quarter * 40
+
+
+@each_kind
+def test_quiet_clients_cursor_does_not_grow_old(world, kind):
+    client = world.client("quiet", kind=kind)
+    for number in range(200):
+        world.broadcast("busy", f"<p id=e{number}>")
+        world.advance(5)
+    client.vanish()
+    assert not world.client("quiet", kind=kind, cursor=client.last_id).told_of_gap
+
+
+@each_kind
+def test_client_that_takes_nothing_for_thirty_seconds_is_aborted(world, kind):
+    client, other = world.client(kind=kind), world.client(kind=kind)
+    client.stall()
+    world.broadcast("room", "<p id=a>")
+    world.advance(29)
+    assert client.end is None
+    world.advance(4)
+    if kind == "plain, no transport":  # Nobody can reach into Django's own write, but it ends with it.
+        client.drain()
+        world.settle()
+    assert client.end == "cut"
+    assert other.end is None
+
+
+@each_kind
+def test_stalled_client_that_was_disconnected_is_aborted_too(world, kind):
+    client = world.client(user_id=1, kind=kind)
+    client.stall()
+    world.broadcast("room", "<p id=a>")
+    world.settle()
+    world.disconnect("room", 1)
+    world.advance(60)
+    if kind == "plain, no transport":  # Nobody can reach into Django's own write, but it ends with it.
+        client.drain()
+        world.settle()
+    assert client.task.done()
+
+
+# Ends
+
+
+@each_kind
+def test_disconnect_leaves_other_users_and_channels_open(world, kind):
+    tabs = [world.client(user_id=1, kind=kind) for _ in range(2)]
+    others = [world.client(user_id=user, kind=kind) for user in (2, None)]
+    elsewhere = world.client("hall", 1, kind=kind)
+    world.disconnect("room", 1)
+    world.disconnect("room", 99)
+    world.settle()
+    assert [each.end for each in tabs] == ["clean"] * 2
+    assert [each.end for each in [*others, elsewhere]] == [None] * 3
+    assert world.broadcast.get_users("room") == [2]
+
+
+@each_kind
+def test_kill_ends_everybody_and_forgets_the_history(world, kind):
+    cursor = world.broadcast.cursor()
+    world.broadcast("room", "<p id=secret>")
+    clients = [world.client(user_id=user, kind=kind) for user in (1, None)]
+    both = world.client(["room", "hall"], 2, kind=kind)
+    other = world.client("hall", 1, kind=kind)
+    world.broadcast.kill("room")
+    world.settle()
+    assert [each.end for each in [*clients, both]] == ["clean"] * 3
+    assert other.end is None
+    assert world.broadcast.get_channels() == ["hall"]
+    assert world.broadcast.get_users("hall") == [1]
+    back = world.client(kind=kind, cursor=cursor)
+    assert back.told_of_gap
+    assert back.texts == []
+
+
+@each_kind
+def test_end_comes_behind_what_was_sent_before_and_before_what_was_sent_after(world, kind):
+    client = world.client(user_id=1, kind=kind)
+    world.broadcast("room", "<p id=before>")
+    world.disconnect("room", 1)
+    world.broadcast("room", "<p id=after>")
+    world.settle()
+    assert client.end == "clean"
+    assert client.texts == ["<p id=before>"]
+
+
+@each_kind
+def test_end_comes_behind_what_was_sent_before_for_a_client_that_is_slow_too(world, kind):
+    client = world.client(user_id=1, kind=kind)
+    client.stall()
+    world.broadcast("room", "<p id=a>")
+    world.settle()
+    world.broadcast("room", "<p id=b>")
+    world.disconnect("room", 1)
+    world.settle()
+    world.broadcast("room", "<p id=after>")
+    client.drain()
+    world.settle()
+    assert client.end == "clean"
+    assert client.texts == ["<p id=a>", "<p id=b>"]
+
+
+@each_kind
+def test_end_comes_behind_large_events(world, kind):
+    client = world.client(user_id=1, kind=kind)
+    large = f"<p id=a>{'x' * 70_000}"
+    world.broadcast("room", large)
+    world.broadcast("room", "<p id=b>")
+    world.disconnect("room", 1)
+    world.settle()
+    assert client.end == "clean"
+    assert client.texts == [large, "<p id=b>"]
+
+
+@each_kind
+@pytest.mark.parametrize("verb", ["kill", "disconnect"])
+def test_stream_that_opens_after_an_end_stays(world, kind, verb):
+    before = world.client(user_id=1, kind=kind)
+    after = FakeClient(world.loop, world.broadcast, "room", 1, kind=kind)  # Runs when the loop turns.
+    if verb == "kill":
+        world.broadcast.kill("room")
+    else:
+        world.disconnect("room", 1)
+    world.settle()
+    assert before.end == "clean"
+    assert after.end is None
+
+
+@each_kind
+@pytest.mark.parametrize("verb", ["kill", "disconnect"])
+@pytest.mark.parametrize("somebody_is_there", [True, False])
+def test_end_reaches_a_stream_that_is_granted_and_not_open_yet(world, kind, verb, somebody_is_there):
+    if somebody_is_there:
+        world.client(user_id=2, kind=kind)
+
+    def end_it():
+        if verb == "kill":
+            world.broadcast.kill("room")
+        else:
+            world.disconnect("room", 1)
+
+    client = FakeClient(world.loop, world.broadcast, "room", 1, kind=kind, before_opening=end_it)
+    world.settle()
+    assert client.end == "clean"
+
+
+@each_kind
+def test_stream_that_ended_before_it_opened_is_given_nothing_sent_after_that(world, kind):
+    world.client(user_id=2, kind=kind)
+    stays = world.client("hall", user_id=2, kind=kind)
+
+    def end_it():
+        world.disconnect("room", 1)
+        world.broadcast("room", "<p id=secret>")
+        world.broadcast("hall", "<p id=secret>")
+
+    client = FakeClient(world.loop, world.broadcast, ["room", "hall"], 1, kind=kind, before_opening=end_it)
+    world.settle()
+    assert client.end == "clean"
+    assert client.texts == []
+    assert stays.texts == ["<p id=secret>"]
+    assert world.broadcast.get_users("hall") == [2]
+
+
+@each_kind
+def test_stream_that_opens_during_a_shutdown_passes_over_nothing(world, kind):
+    cursor = world.broadcast.cursor()
+    world.broadcast("room", "<p id=a>")
+    other = world.client(user_id=2, kind=kind)  # Whose channel's log begins behind the first event.
+    world.broadcast("room", "<p id=b>")
+    world.settle()
+    client = FakeClient(
+        world.loop, world.broadcast, "room", 1, kind=kind, cursor=cursor, before_opening=lambda: world.hub.shutdown()
+    )
+    world.settle()
+    assert other.end == client.end == "cut"
+    assert client.texts == ["<p id=a>", "<p id=b>"][: len(client.texts)]
+    if not client.texts:
+        assert client.last_id in ("", cursor)
+
+
+@each_kind
+def test_client_whose_connection_breaks_is_forgotten(world, kind):
+    client, other = world.client(user_id=1, kind=kind), world.client(user_id=2, kind=kind)
+    client.fail()
+    world.broadcast("room", "<p id=a>")
+    world.settle()
+    assert client.end == "cut"
+    assert other.texts == ["<p id=a>"]
+    assert world.broadcast.get_users("room") == [2]
+
+
+def test_send_that_fails_at_once_delays_nobody(world):
+    clients = [world.client(kind="task") for _ in range(3)]
+
+    def send(message):
+        raise OSError("the connection is broken")
+
+    world.hub.pulse.connections()[0]._send = send
+    world.broadcast("room", "<p id=a>")
+    world.settle()
+    assert clients[0].end == "cut"
+    assert [client.texts for client in clients[1:]] == [["<p id=a>"]] * 2
+
+
+def test_hub_of_a_closed_loop_keeps_no_events(world):
+    client = world.client()
+    client.vanish()
+    world.advance(5)
+    hub = world.hub
+    world.loop.close_down()
+    for number in range(3):
+        world.broadcast("room", f"<p id=e{number}>")
+    assert not hub._incoming
+
+
+# Shutdown
+
+
+@each_kind
+def test_shutdown_sends_everybody_away_to_return_spread_over_seconds(world, kind):
+    clients = [world.client(user_id=number, kind=kind) for number in range(30)]
+    world.broadcast("room", "<p id=last>")
+    world.hub.shutdown()
+    world.settle()
+    assert {client.end for client in clients} == {"cut"}
+    assert all(client.texts == ["<p id=last>"] for client in clients)
+    waits = [client.retries[-1] for client in clients]
+    assert min(waits) >= 1000
+    assert max(waits) <= 5000
+    assert len(set(waits)) > 10
+    assert world.broadcast.is_closing()
+    assert not asyncio.all_tasks(world.loop)
+
+
+def test_herd_is_sent_away_over_more_time(world):
+    clients = [world.client() for _ in range(1000)]
+    world.hub.shutdown()
+    world.settle()
+    waits = sorted(client.retries[-1] for client in clients)
+    assert waits[-1] <= 5000
+    for second in range(1, 5):
+        assert 100 < sum(second * 1000 <= wait < (second + 1) * 1000 for wait in waits) < 500
+
+
+@each_kind
+def test_shutdown_does_not_wait_for_the_stalled(world, kind):
+    stalled = world.client(user_id=1, kind=kind)
+    stalled.stall()
+    world.broadcast("room", "<p id=a>")
+    world.settle()
+    done = world.hub.shutdown()
+    world.advance(1)
+    assert done.done()
+    if kind == "plain, no transport":  # Only the server can end Django's write.
+        stalled.drain()
+        world.settle()
+    assert stalled.task.done()
+    assert world.hub.pulse.count == 0
+
+
+def test_new_clients_are_refused_during_a_shutdown(world):
+    world.client()
+    world.hub.shutdown()
+    late = world.client()
+    assert late.end == "refused"
+    assert world.hub.pulse.count == 0
+
+
+@each_kind
+def test_signals_of_those_aborted_at_a_shutdown_are_sent(world, kind):
+    told = []
+    both_told = threading.Event()
+
+    def note(sender, channel, user_id, **kwargs):
+        told.append(user_id)
+        if len(told) == 2:
+            both_told.set()
+
+    clients = [world.client(user_id=user, kind=kind) for user in (1, 2)]
+    world.hub.workers = Threads()
+    signals.connection_closed.connect(note)
+    try:
+        clients[1].stall()
+        world.broadcast("room", "<p id=a>")
+        world.settle()
+        world.hub.shutdown()
+        world.advance(1)
+        clients[1].drain()
+        world.settle()
+        for client in clients:
+            client.task.result()
+        assert world.hub.pulse.count == 0
+        assert both_told.wait(5)
+        assert told == [1, 2]
+    finally:
+        signals.connection_closed.disconnect(note)
+        world.hub.workers._sender.shutdown()
+
+
+# Publishers
+
+
+def test_publisher_in_another_thread_waits_while_the_hub_is_far_behind(world):
+    client = world.client()
+    count = 2500
+    done = threading.Event()
+
+    def publish():
+        for number in range(count):
+            world.broadcast("room", f"<p id=e{number}>")
+        done.set()
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    while not done.is_set():
+        assert len(world.hub._incoming) <= 2002
+        world.loop.turn()
+    thread.join()
+    world.settle()
+    assert len(client.texts) == count
+
+
+def test_publisher_on_the_loop_never_waits_for_itself(world):
+    client = world.client()
+
+    async def publish():
+        for number in range(2500):
+            await world.broadcast.aelements("room", f"<p id=e{number}>")
+
+    world.loop.run_until_complete(publish())
+    world.settle()
+    assert len(client.texts) == 2500
+
+
+def test_events_of_channels_without_a_connection_are_not_kept_by_the_hub(world):
+    world.client("room")
+    world.broadcast("elsewhere", "<p id=a>")
+    world.settle()
+    assert list(world.hub.known) == ["room"]
+
+
+def test_nobody_gets_what_comes_behind_a_gap_without_being_told(world):
+    """An event that was waiting already makes a flush due before anything that is said of the gap."""
+    client = world.client("room")
+    epoch = world.broker.epoch
+    world.hub.deliver("room", 1, frame(epoch, 1, b"event: before\n\n"))
+    world.loop.turn()
+    world.hub.on_gap("room")
+    world.hub.deliver("room", 9, frame(epoch, 9, b"event: behind\n\n"))
+    world.settle()
+    assert client.end == "cut"
+    assert client.last_id == f"{epoch}-1"
+
+
+@pytest.mark.parametrize("question", ["commands", "read"])
+@pytest.mark.parametrize("kind", ["driven", "task", "plain"])
+def test_stream_that_cannot_begin_without_its_broker_comes_again(world, caplog, question, kind):
+    async def be_away(*arguments):
+        raise BrokerUnavailable("It is away.")
+
+    world.client("room")
+    world.broadcast("other", "<p id=a>")
+    with patch.object(world.broker, question, be_away), patch.object(world.broker, "subscribe", subscribe_late):
+        client = world.client("other", kind=kind, cursor=f"{world.broker.epoch}-0")
+    assert client.end == "cut"
+    assert not client.task.cancelled()
+    assert isinstance(client.task.exception(), (type(None), StreamCut))
+    assert "It is away." in caplog.text
+    assert list(world.hub.known) == ["room"]
+
+
+async def subscribe_late(hub, channel):
+    return 1

@@ -1,0 +1,557 @@
+"""Who is on a channel, and how often that is rendered."""
+
+import json
+import logging
+import threading
+import uuid
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.db import connections
+from django.test import override_settings
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from ds_broadcaster import signals
+from ds_broadcaster.broadcaster import Broadcaster
+from ds_broadcaster.hub.roster import Roster
+from ds_broadcaster.hub.threads import RENDER_THREADS, Threads
+from tests.fakes import FACTOR, KINDS, virtual_world
+
+GRACE = 2.0
+INTERVAL = 0.25
+
+
+# The roster
+
+
+class RosterMachine(RuleBasedStateMachine):
+    """`connections` is one entry for each, in order; `grace` the users who are kept, and until when."""
+
+    def __init__(self):
+        super().__init__()
+        self.roster = Roster()
+        self.connections = []
+        self.grace = {}
+        self.order = []
+        self.now = 0.0
+
+    @rule(user=st.sampled_from([1, 2, "three", uuid.UUID(int=4)]))
+    def join(self, user):
+        is_new = user not in self.connections and user not in self.grace
+        assert self.roster.join(user) is is_new
+        if is_new:
+            self.order.append(user)
+        self.connections.append(user)
+        self.grace.pop(user, None)
+
+    @precondition(lambda self: self.connections)
+    @rule(data=st.data(), grace=st.booleans())
+    def leave(self, data, grace):
+        user = data.draw(st.sampled_from(self.connections))
+        self.connections.remove(user)
+        is_last = user not in self.connections
+        assert self.roster.leave(user, self.now + GRACE if grace else None) is (is_last and not grace)
+        if is_last and grace:
+            self.grace[user] = self.now + GRACE
+        elif is_last:
+            self.order.remove(user)
+
+    @precondition(lambda self: self.order)
+    @rule(data=st.data())
+    def dismiss(self, data):
+        user = data.draw(st.sampled_from([*self.order, "stranger"]))
+        assert self.roster.dismiss(user) is (user in self.grace)
+        if self.grace.pop(user, None) is not None:
+            self.order.remove(user)
+
+    @rule(seconds=st.sampled_from([0.5, 1.5, 2.0]))
+    def let_time_pass(self, seconds):
+        self.now += seconds
+        gone = [user for user, until in self.grace.items() if until <= self.now]
+        assert self.roster.expire(self.now) == gone
+        for user in gone:
+            del self.grace[user]
+            self.order.remove(user)
+
+    @invariant()
+    def it_says_who_is_there(self):
+        assert self.roster.online() == self.order
+        assert Counter(self.roster.users()) == Counter(self.connections)
+        assert self.roster.next_expiry() == min(self.grace.values(), default=None)
+
+
+def test_roster_is_a_count_for_each_user():
+    run_state_machine_as_test(
+        RosterMachine, settings=settings(max_examples=100 * FACTOR, stateful_step_count=40, deadline=None)
+    )
+
+
+def test_users_are_listed_in_the_order_in_which_they_came():
+    roster = Roster()
+    for user in (3, 1, 2, 1):
+        roster.join(user)
+    roster.leave(3, until=10)
+    roster.join(3)
+    assert roster.online() == [3, 1, 2]
+    assert roster.users() == [3, 1, 1, 2]
+
+
+# Renders
+
+
+class Callback:
+    """A presence callback that notes when it was called, and with whom."""
+
+    def __init__(self, world):
+        self.world = world
+        self.calls = []
+
+    def __call__(self, channel, user_ids):
+        self.calls.append((self.world.loop.clock, user_ids))
+        return {"online": user_ids}
+
+    @property
+    def lists(self):
+        return [user_ids for _, user_ids in self.calls]
+
+
+@pytest.fixture
+def world():
+    with (
+        override_settings(DS_BROADCASTER_PRESENCE_GRACE=GRACE, DS_BROADCASTER_PRESENCE_INTERVAL=INTERVAL),
+        virtual_world() as world,
+    ):
+        yield world
+
+
+@pytest.fixture
+def callback(world):
+    return Callback(world)
+
+
+def online(client):
+    """Return what the client was shown, oldest first."""
+    return [json.loads(text)["online"] for text in client.signals]
+
+
+def test_first_change_is_rendered_at_once_and_the_last_state_after_the_interval(world, callback):
+    began = world.loop.clock
+    first = world.client(user_id=1, presence_callback=callback)
+    assert callback.calls == [(began, [1])]
+    assert online(first) == [[1]]
+    for user in (2, 3, 4):
+        world.client(user_id=user, presence_callback=callback)
+    assert len(callback.calls) == 1
+    world.advance(INTERVAL)
+    assert callback.calls == [(began, [1]), (began + INTERVAL, [1, 2, 3, 4])]
+    world.advance(10)
+    assert len(callback.calls) == 2
+    world.client(user_id=5, presence_callback=callback)
+    assert callback.calls[2] == (began + INTERVAL + 10, [1, 2, 3, 4, 5])
+    assert online(first) == [[1], [1, 2, 3, 4], [1, 2, 3, 4, 5]]
+
+
+def test_thousand_joins_are_few_renders_and_the_last_lists_all(world, callback):
+    clients = []
+    for number in range(1000):
+        clients.append(world.client(user_id=number, presence_callback=callback))
+        if number % 100 == 99:
+            world.loop.advance(0.1, step=0.05)
+    world.advance(1)
+    assert len(callback.calls) <= 6
+    times = [at for at, _ in callback.calls]
+    assert all(later - earlier >= INTERVAL for earlier, later in pairwise(times))
+    everybody = list(range(1000))
+    assert all(online(client)[-1] == everybody for client in clients)
+    assert max(len(client.signals) for client in clients) <= 6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_client_that_joins_is_shown_who_is_there(world, callback, kind):
+    world.client(user_id=1, presence_callback=callback)
+    world.advance(1)
+    tab = world.client(user_id=1, kind=kind)  # Changes nothing, so that nothing new is rendered.
+    assert online(tab) == [[1]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_presence_is_not_sent_again(world, callback, kind):
+    client = world.client(user_id=1, kind=kind, presence_callback=callback)
+    for _ in range(3):
+        world.client(user_id=1, presence_callback=callback)
+        world.advance(1)
+    assert online(client) == [[1]]
+
+
+def test_stream_of_several_channels_is_shown_the_presence_of_each(world):
+    def presence(channel, user_ids):
+        return {channel: user_ids}
+
+    both = world.client(["a", "b"], 1, presence_callback=presence)
+    world.client("a", 2, presence_callback=presence)
+    world.client("b", 3, presence_callback=presence)
+    world.advance(1)
+    shown = {}
+    for text in both.signals:
+        shown |= json.loads(text)
+    assert shown == {"a": [1, 2], "b": [1, 3]}
+
+
+def test_presence_is_not_kept_for_those_who_return(world, callback):
+    client = world.client(user_id=1, presence_callback=callback)
+    cursor = client.last_id
+    for user in (2, 3):
+        world.client(user_id=user)
+        world.advance(1)
+    back = world.client(user_id=1, cursor=cursor)
+    assert online(back) == [[1, 2, 3]]
+
+
+def test_presence_moves_no_cursor(world, callback):
+    client = world.client(user_id=1, presence_callback=callback)
+    cursor = client.last_id
+    world.client(user_id=2)
+    world.advance(1)
+    assert len(client.signals) == 2
+    assert client.last_id == cursor == world.broadcast.cursor()
+
+
+def test_slow_client_is_shown_only_the_newest(world, callback):
+    client = world.client(user_id=1, presence_callback=callback)
+    world.advance(1)
+    client.stall()
+    for user in range(2, 10):
+        world.client(user_id=user)
+        world.advance(1)
+    client.drain()
+    world.settle()
+    assert len(online(client)) == 3
+    assert online(client)[-1] == list(range(1, 10))
+
+
+def test_anonymous_connections_are_not_listed(world, callback):
+    anonymous = world.client(presence_callback=callback)
+    world.client(user_id=1)
+    world.advance(1)
+    assert online(anonymous) == [[], [1]]
+    assert world.broadcast.get_users("room") == [1]
+    assert [each for each in world.signals if each[0] == "user_joined"] == [("user_joined", "room", 1)]
+
+
+def test_callback_given_to_new_is_used_for_those_who_connect(world, callback):
+    world.broadcast.new("room", callback)
+    client = world.client(user_id=1)
+    assert online(client) == [[1]]
+
+
+def test_html_signals_both_and_nothing_may_be_presence(world):
+    for number, (fragment, texts, texts_of_signals) in enumerate(
+        [
+            ("<p id=a>", ["<p id=a>"], []),
+            ({"a": 1}, [], ['{"a":1}']),
+            (("<p id=a>", {"a": 1}), ["<p id=a>"], ['{"a":1}']),
+            (None, [], []),
+        ]
+    ):
+        client = world.client(f"room-{number}", 1, presence_callback=lambda channel, users, got=fragment: got)
+        assert (client.texts, client.signals) == (texts, texts_of_signals)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_callback_that_has_nothing_to_say_any_more_ends_no_stream(world, kind):
+    def presence(channel, user_ids):
+        return "<p id=alone>" if len(user_ids) == 1 else None
+
+    client = world.client(user_id=1, kind=kind, presence_callback=presence)
+    world.client(user_id=2)
+    world.advance(1)
+    world.broadcast("room", "<p id=a>")
+    world.settle()
+    assert client.texts == ["<p id=alone>", "<p id=a>"]
+    assert client.end is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_callback_that_fails_is_logged_with_the_channel_and_ends_no_stream(world, caplog, kind):
+    def presence(channel, user_ids):
+        if len(user_ids) != 3:
+            raise LookupError("no such room")
+        return {"online": user_ids}
+
+    clients = [world.client("a room", user, kind=kind, presence_callback=presence) for user in (1, 2)]
+    world.advance(1)
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 2
+    assert "'a room'" in errors[0].getMessage()
+    assert errors[0].exc_info[0] is LookupError
+    clients.append(world.client("a room", 3, kind=kind))
+    world.broadcast("a room", "<p id=a>")
+    world.advance(1)
+    assert [client.texts for client in clients] == [["<p id=a>"]] * 3
+    assert [online(client)[-1] for client in clients] == [[1, 2, 3]] * 3
+
+
+@override_settings(DS_BROADCASTER_MAX_EVENT_BYTES=200)
+@pytest.mark.parametrize(
+    "fragment, error",
+    [("x" * 200, "EventTooLarge"), (["<p>"], "TypeError"), ({"a": float("nan")}, "ValueError")],
+)
+def test_fragment_that_cannot_be_sent_is_logged(world, caplog, fragment, error):
+    client = world.client("a room", 1, presence_callback=lambda channel, users: fragment)
+    (record,) = caplog.records
+    assert "'a room'" in record.getMessage()
+    assert record.exc_info[0].__name__ == error
+    assert client.end is None
+
+
+# Leaving
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reload_makes_nobody_leave_or_join(world, callback, kind):
+    other = world.client(user_id=2, presence_callback=callback)
+    client = world.client(user_id=1, kind=kind, presence_callback=callback)
+    world.advance(5)
+    client.vanish()
+    world.settle()
+    assert world.broadcast.get_users("room") == [2]
+    world.advance(GRACE - 0.5)
+    world.client(user_id=1, kind=kind, presence_callback=callback)
+    world.advance(10)
+    assert world.broadcast.get_users("room") == [2, 1]
+    assert online(other) == [[2], [2, 1]]
+    joins = [each for each in world.signals if each[0].startswith("user_")]
+    assert joins == [("user_joined", "room", 2), ("user_joined", "room", 1)]
+
+
+def test_reload_of_somebody_alone_keeps_the_channels_presence(world, callback):
+    world.client(user_id=1, presence_callback=callback).vanish()
+    world.advance(1)
+    assert world.broadcast.get_channels() == []
+    back = world.client(user_id=1)
+    assert online(back) == [[1]]
+    assert [each[0] for each in world.signals if each[0].startswith("user_")] == ["user_joined"]
+
+
+def test_user_who_stays_away_leaves_once_the_grace_is_over(world, callback):
+    other = world.client(user_id=2, presence_callback=callback)
+    client = world.client(user_id=1)
+    world.advance(1)
+    client.vanish()
+    world.advance(GRACE - 0.25)
+    assert ("user_left", "room", 1) not in world.signals
+    assert online(other)[-1] == [2, 1]
+    world.advance(0.5)
+    assert world.signals[-1] == ("user_left", "room", 1)
+    world.advance(INTERVAL)
+    assert online(other)[-1] == [2]
+
+
+def test_each_grace_ends_in_its_own_time(world):
+    clients = {user: world.client(user_id=user) for user in (1, 2, 3)}
+    world.client(user_id=4)
+    for client in clients.values():
+        client.vanish()
+        world.advance(0.75)
+    world.client(user_id=2)
+    world.advance(5)
+    assert [user for name, _, user in world.signals if name == "user_left"] == [1, 3]
+    assert sorted(world.broadcast.get_users("room")) == [2, 4]
+
+
+def test_user_with_another_tab_open_does_not_leave(world):
+    tabs = [world.client(user_id=1) for _ in range(3)]
+    tabs[0].vanish()
+    world.advance(10)
+    assert world.broadcast.get_users("room") == [1, 1]
+    assert [each[0] for each in world.signals if each[0].startswith("user_")] == ["user_joined"]
+
+
+@override_settings(DS_BROADCASTER_PRESENCE_GRACE=0)
+def test_without_a_grace_leaving_is_immediate(world, callback):
+    other = world.client(user_id=2, presence_callback=callback)
+    client = world.client(user_id=1)
+    world.advance(1)
+    client.vanish()
+    world.settle()
+    assert world.signals[-1] == ("user_left", "room", 1)
+    assert online(other)[-1] == [2]
+
+
+@pytest.mark.parametrize("verb", ["disconnect", "kill"])
+def test_disconnect_and_kill_are_immediate(world, callback, verb):
+    other = world.client(user_id=2, presence_callback=callback)
+    world.client(user_id=1)
+    in_grace = world.client(user_id=3)
+    world.advance(1)
+    in_grace.vanish()
+    world.settle()
+    if verb == "disconnect":
+        world.disconnect("room", 1)
+        world.disconnect("room", 3)
+    else:
+        world.broadcast.kill("room")
+    world.settle()
+    left = [user for name, _, user in world.signals if name == "user_left"]
+    assert left == ([1, 3] if verb == "disconnect" else [2, 1, 3])
+    if verb == "disconnect":
+        world.advance(INTERVAL)
+        assert online(other)[-1] == [2]
+    world.advance(10)
+    assert len([each for each in world.signals if each[0] == "user_left"]) == len(left)
+
+
+def test_signals_come_once_each_and_in_order(world):
+    both = world.client(["a", "b"], 1)
+    tab = world.client("a", 1)
+    world.client("a")
+    both.vanish()
+    world.advance(0.25)
+    tab.vanish()
+    world.advance(5)
+    assert world.signals == [
+        ("connection_opened", "a", 1),
+        ("user_joined", "a", 1),
+        ("connection_opened", "b", 1),
+        ("user_joined", "b", 1),
+        ("connection_opened", "a", 1),
+        ("connection_opened", "a", None),
+        ("connection_closed", "a", 1),
+        ("connection_closed", "b", 1),
+        ("connection_closed", "a", 1),
+        ("user_left", "b", 1),
+        ("user_left", "a", 1),
+    ]
+
+
+@pytest.mark.parametrize("user", [7, "name", uuid.UUID(int=7)])
+def test_user_ids_keep_their_type(world, callback, user):
+    world.client(user_id=user, presence_callback=callback)
+    for seen in (world.broadcast.get_users("room")[0], callback.lists[0][0], world.signals[0][2]):
+        assert seen == user
+        assert type(seen) is type(user)
+
+
+# The real workers
+
+
+@pytest.fixture
+def listen():
+    """Connect receivers to a signal for this test."""
+    connected = []
+
+    def listen(signal, receiver):
+        signal.connect(receiver, weak=False)
+        connected.append((signal, receiver))
+
+    yield listen
+    for signal, receiver in connected:
+        signal.disconnect(receiver)
+
+
+@pytest.fixture
+def workers():
+    workers = Threads()
+    yield workers
+    workers.close()
+    workers._sender.shutdown()
+
+
+def test_signals_are_sent_in_order_by_one_thread_with_the_broadcaster_as_sender(listen, workers):
+    told, threads, all_told = [], set(), threading.Event()
+
+    def receive(signal, sender, channel, user_id, **kwargs):
+        told.append((sender, channel, user_id))
+        threads.add(threading.current_thread())
+        if len(told) == 200:
+            all_told.set()
+
+    listen(signals.user_joined, receive)
+    listen(signals.user_left, receive)
+    expected = []
+    for number in range(100):
+        for signal in (signals.user_joined, signals.user_left):
+            workers.send(signal, sender=Broadcaster, channel="room", user_id=number)
+            expected.append((Broadcaster, "room", number))
+    assert all_told.wait(5)
+    assert told == expected
+    assert len(threads) == 1
+    assert threading.current_thread() not in threads
+
+
+def test_receiver_that_fails_is_logged_and_stops_no_other(listen, workers, caplog):
+    told = threading.Event()
+
+    def fail(**kwargs):
+        raise LookupError("no such user")
+
+    listen(signals.user_joined, fail)
+    listen(signals.user_joined, lambda **kwargs: told.set())
+    workers.send(signals.user_joined, sender=Broadcaster, channel="a room", user_id=1)
+    assert told.wait(5)
+    workers._sender.submit(lambda: None).result(5)  # Behind the log entry.
+    (record,) = [record for record in caplog.records if record.name == "ds_broadcaster"]
+    assert "'a room'" in record.getMessage()
+    assert record.exc_info[0] is LookupError
+
+
+def test_signal_that_nobody_receives_costs_no_thread(workers):
+    workers.send(signals.connection_opened, sender=Broadcaster, channel="room", user_id=1)
+    assert not workers._sender._threads
+
+
+def wait_for_renders(workers):
+    """Wait until every thread that renders is free again."""
+    barrier = threading.Barrier(RENDER_THREADS)
+    for waiting in [workers.render(barrier.wait, 5) for _ in range(RENDER_THREADS)]:
+        waiting.result(5)
+
+
+def test_callback_runs_in_a_thread_of_its_own_while_the_loop_goes_on(world, workers):
+    rendering, go_on = threading.Event(), threading.Event()
+    names = []
+
+    def presence(channel, user_ids):
+        names.append(threading.current_thread().name)
+        rendering.set()
+        assert go_on.wait(5)
+        return {"online": user_ids}
+
+    # Opens the hub, so that its workers can be replaced.
+    world.client("elsewhere")
+    world.hub.workers = workers
+    client = world.client(user_id=1, presence_callback=presence)
+    assert rendering.wait(5)
+    world.broadcast("room", "<p id=a>")
+    world.settle()
+    assert client.texts == ["<p id=a>"]
+    assert client.signals == []
+    world.client(user_id=2)
+    world.advance(1)
+    go_on.set()
+    for _ in range(2):
+        # What a render that is done asks the loop to do stands behind this.
+        wait_for_renders(workers)
+        world.advance(1)
+    assert online(client)[-1] == [1, 2]
+    assert len(names) == 2
+    assert all(name.startswith("ds_broadcaster-presence") for name in names)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_callback_may_use_the_orm_and_its_database_connection_is_closed(workers):
+    get_user_model().objects.create(username="ada")
+    used = []
+
+    def query():
+        names = list(get_user_model().objects.filter(username="ada").values_list("username", flat=True))
+        used.append(connections["default"])
+        assert used[0].connection is not None
+        return names
+
+    assert workers.render(query).result(5) == ["ada"]
+    assert used[0].connection is None

@@ -1,0 +1,309 @@
+"""bind_broadcasts: the same for models that are somebody else's."""
+
+import logging
+
+import pytest
+from django.contrib.auth.models import Group, User
+from django.core.exceptions import ImproperlyConfigured
+from django.db import models, transaction
+from django.db.models.signals import post_init, post_save
+from django.test.utils import isolate_apps
+
+from ds_broadcaster import bind_broadcasts, broadcast_saved
+from ds_broadcaster.models.bind import unbind_broadcasts
+from ds_broadcaster.models.checks import check_model, check_models
+from ds_broadcaster.models.options import registered
+from ds_broadcaster.streams.tabs import serving
+from tests.chat.models import LongNote, LoudMessage, Message, Note, Room, StickyNote
+from tests.chat.recording import record
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    return record(monkeypatch)
+
+
+@pytest.fixture
+def bind(monkeypatch):
+    """bind_broadcasts(), undone after the test."""
+    bound = []
+
+    def bind(model, **options):
+        bound.append(model)
+        bind_broadcasts(model, **options)
+
+    yield bind
+    for model in bound:
+        unbind_broadcasts(model)
+
+
+def test_bound_model_is_broadcast_by_the_same_rules(sent, bind):
+    bind(Note, channel="notes", target="#notes", mode="prepend")
+    note = Note.objects.create(text="a")
+    note.text = "b"
+    note.save()
+    key = note.pk
+    note.delete()
+    events = sent.take()
+    assert [(event.channel, event.mode, event.text) for event in events] == [
+        ("notes", "prepend", "a"),
+        ("notes", None, "b"),
+        ("notes", "remove", ""),
+    ]
+    assert events[0].selector == f"#notes:not(:has(#chat-note-{key}))"
+    assert events[2].selector == f"#chat-note-{key}"
+
+
+def test_arguments_may_be_functions_of_the_instance(sent, bind):
+    bind(
+        Note,
+        channel=lambda note: [f"notes-{note.text}", "all"],
+        template_name=lambda note: "chat/_note.html",
+        target=lambda note: f"#{note.text}",
+        mode=lambda note: "before" if note.extra else "inner",
+    )
+    Note.objects.create(text="a")
+    Note.objects.create(text="b", extra="x")
+    events = sent.take()
+    assert [event.channel for event in events] == ["notes-a", "all", "notes-b", "all"]
+    assert [event.mode for event in events[::2]] == ["inner", "before"]
+    assert events[0].selector == "#a"
+
+
+def test_hooks_say_what_is_sent(sent, bind):
+    bind(
+        Note,
+        channel="notes",
+        created=lambda note: f"<p>created {note.text}</p>",
+        updated=lambda note: ("<p>updated</p>", {"text": note.text}),
+        deleted=lambda note: {"gone": note.pk},
+    )
+    note = Note.objects.create(text="a")
+    note.save()
+    key = note.pk
+    note.delete()
+    assert [event.text or event.signals for event in sent.take()] == [
+        "created a",
+        "updated",
+        '{"text":"a"}',
+        f'{{"gone":{key}}}',
+    ]
+
+
+def test_only_named_fields_are_news(sent, bind):
+    bind(Note, channel="notes", fields={"text"})
+    Note.objects.create(text="a")
+    note = Note.objects.get()
+    sent.take()
+    note.extra = "x"
+    note.save()
+    note.save(update_fields=["extra"])
+    assert sent.take() == []
+    note.text = "b"
+    note.save()
+    assert sent.texts() == ["b"]
+
+
+def test_joins_are_fetched(sent, bind, django_assert_num_queries):
+    bind(Note, channel="notes", select_related=["room"], created=lambda note: f"<p>{note.room.name}</p>")
+    room = Room.objects.create(name="lobby")
+    with django_assert_num_queries(2):
+        Note.objects.create(room_id=room.pk)
+    assert sent.texts() == ["lobby"]
+
+
+def test_tab_that_made_the_change_is_left_out(sent, bind, rf):
+    bind(Note, channel="notes", exclude_sender=True)
+    request = rf.get("/", {"datastar": '{"broadcastTab": "tab-12345678"}'})
+    with transaction.atomic(), serving(request):
+        Note.objects.create()
+    assert [event.tab for event in sent.take()] == ["tab-12345678"]
+
+
+def test_proxies_are_covered_and_children_are_not(sent, bind):
+    bind(Note, channel="notes")
+    sticky = StickyNote.objects.create(text="s")
+    LongNote.objects.create(text="l")
+    (event,) = sent.take()
+    assert f'id="chat-note-{sticky.pk}"' in event.html
+    sticky.delete()
+    assert [event.mode for event in sent.take()] == ["remove"]
+
+
+@isolate_apps("tests.chat")
+def test_proxy_that_is_defined_later_is_covered(bind):
+    bind(Note, channel="notes")
+
+    class Later(StickyNote):
+        class Meta:
+            app_label = "chat"
+            proxy = True
+
+    class Child(Note):
+        class Meta:
+            app_label = "chat"
+
+    class ChildsProxy(Child):
+        class Meta:
+            app_label = "chat"
+            proxy = True
+
+    try:
+        assert registered[Later] is registered[Note]
+        assert not {Child, ChildsProxy} & registered.keys()
+    finally:
+        unbind_broadcasts(Note)
+    assert Later not in registered
+
+
+def test_proxy_with_rules_of_its_own_keeps_them(sent, bind):
+    bind(StickyNote, channel="sticky")
+    bind(Note, channel="notes")
+    StickyNote.objects.create()
+    assert [event.channel for event in sent.take()] == ["sticky"]
+
+
+def test_user_of_django_may_be_bound(sent, bind):
+    bind(User, channel="staff", created=lambda user: f"<p>{user.username}</p>", deleted=lambda user: None)
+    user = User.objects.create(username="ann")
+    user.delete()
+    assert sent.texts() == ["ann"]
+
+
+def test_objects_of_which_nothing_is_known_are_sent_as_both(sent, bind):
+    bind(Note, channel="notes", target="#notes")
+    Note.objects.bulk_create([Note(text="a")])
+    broadcast_saved(list(Note.objects.all()))
+    assert sent.shapes() == [("outer", "a"), ("append", "a")]
+    broadcast_saved(Note.objects.all())
+    assert sent.shapes() == [("outer", "a")]
+    note = Note.objects.create(text="b")
+    sent.take()
+    broadcast_saved([note])
+    assert sent.shapes() == [("outer", "b")]
+
+
+def test_error_in_a_function_is_logged(sent, bind, caplog):
+    bind(Note, channel=lambda note: 1 / 0, template_name=lambda note: 1 / 0)
+    note = Note.objects.create()
+    (entry,) = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert entry.getMessage() == f"chat.Note {note.pk} was created, but not broadcast (template: unknown)."
+
+
+def test_unbound_model_is_silent_and_costs_nothing(sent):
+    bind_broadcasts(Note, channel="notes", fields=["text"])
+    assert post_init.has_listeners(Note)
+    unbind_broadcasts(Note)
+    assert not any(signal.has_listeners(model) for signal in (post_init, post_save) for model in (Note, StickyNote))
+    Note.objects.create()
+    assert sent.take() == []
+
+
+# Mistakes
+
+
+def test_model_is_bound_once(bind):
+    bind(Note, channel="a")
+    first = registered[Note].place
+    with pytest.raises(ImproperlyConfigured) as caught:
+        bind_broadcasts(Note, channel="b")
+    text = str(caught.value)
+    assert text.startswith(f"chat.Note is bound twice, at {first} and at {__file__}:")
+    assert text.endswith(": bind a model once.")
+    assert first.startswith(f"{__file__}:")
+
+
+@pytest.mark.parametrize("model", [Message, LoudMessage])
+def test_model_that_inherits_the_mixin_is_not_bound(model):
+    with pytest.raises(ImproperlyConfigured, match=f"{model.__name__} inherits BroadcastOnSave.*{__file__}"):
+        bind_broadcasts(model, channel="a")
+
+
+class Abstract(models.Model):
+    class Meta:
+        abstract = True
+
+
+async def wait(note):
+    return "a"
+
+
+@pytest.mark.parametrize("model", ["chat.Note", None, Note(), dict])
+def test_what_is_no_model_is_refused(model):
+    with pytest.raises(TypeError, match=r"takes a model class, as in bind_broadcasts\(User, "):
+        bind_broadcasts(model, channel="a")
+
+
+@pytest.mark.parametrize(
+    "options, error, text",
+    [
+        ({"channel": 7}, TypeError, "channel must be a string or a saved"),
+        ({"channel": ""}, ValueError, "channel must not be empty"),
+        ({"channel": ["a", 7]}, TypeError, "channel must be a string"),
+        ({"channel": Room}, TypeError, "not the class Room"),
+        ({"channel": Room()}, ValueError, "save it before it names a channel"),
+        ({"channel": wait}, TypeError, "channel must be a plain function"),
+        ({"template_name": 7}, TypeError, "template_name must be several names"),
+        ({"template_name": [7]}, TypeError, "template_name must be several names"),
+        ({"template_name": wait}, TypeError, "template_name must be a plain function"),
+        ({"target": 7}, TypeError, "target must be a string"),
+        ({"target": " "}, ValueError, "target must not be empty"),
+        ({"target": "#a\n"}, ValueError, "target must not hold a line break"),
+        ({"target": wait}, TypeError, "target must be a plain function"),
+        ({"mode": "apend"}, ValueError, "mode must be one of \"append\", .*got 'apend'"),
+        ({"mode": "remove"}, ValueError, "mode must be one of"),
+        ({"mode": None}, ValueError, "mode must be one of"),
+        ({"mode": wait}, TypeError, "mode must be a plain function"),
+        ({"fields": {"txt"}}, ValueError, "chat.Note saves no field 'txt'; there are extra, id, room, text"),
+        ({"fields": "text"}, TypeError, r'fields must be several names, as in \["text"\]'),
+        ({"fields": [7]}, TypeError, "fields must be several names"),
+        ({"select_related": "room"}, TypeError, "select_related must be several names"),
+        ({"created": "<p>"}, TypeError, "created must be a function of the instance"),
+        ({"updated": dict}, TypeError, "updated must be a function of the instance"),
+        ({"deleted": wait}, TypeError, "deleted must be a plain function"),
+    ],
+)
+def test_wrong_argument_says_what_to_write(options, error, text):
+    with pytest.raises(error, match=text):
+        bind_broadcasts(Note, **{"channel": "a", **options})
+    assert Note not in registered
+
+
+def test_abstract_model_is_refused():
+    with pytest.raises(TypeError, match="Abstract is abstract: bind the models that inherit it"):
+        bind_broadcasts(Abstract, channel="a")
+
+
+def test_channel_may_be_an_instance_several_or_nobody(sent, bind):
+    room = Room.objects.create(name="lobby")
+    bind(Note, channel=room)
+    Note.objects.create()
+    assert [event.channel for event in sent.take()] == [f"chat.room-{room.pk}"]
+    unbind_broadcasts(Note)
+    bind(Note, channel=("a", "b"))
+    Note.objects.create()
+    assert [event.channel for event in sent.take()] == ["a", "b"]
+    unbind_broadcasts(Note)
+    bind(Note, channel=None)
+    Note.objects.create()
+    assert sent.take() == []
+
+
+def test_checks_report_what_a_binding_could_not_know(bind):
+    bind(Group, channel="a", select_related=["user"], exclude_sender=True)
+    found = check_model(Group, registered[Group])
+    assert [each.id.removeprefix("ds_broadcaster.") for each in found] == ["E011", "E015", "W010"]
+    assert check_models() == found
+    assert found[0].hint == (
+        "Create auth/_group.html in a `templates` folder of your own, or give bind_broadcasts() a template_name."
+    )
+
+
+def test_checks_leave_alone_what_is_not_rendered_or_not_known(bind):
+    bind(Group, channel="a", created=lambda group: "", updated=lambda group: "")
+    assert check_models() == []
+    unbind_broadcasts(Group)
+    bind(Group, channel="a", template_name=lambda group: "none.html")
+    assert check_models() == []

@@ -1,0 +1,339 @@
+"""suppress_broadcasts and broadcast_saved: saves that nobody is to hear of, and those that send no signal."""
+
+import asyncio
+import threading
+
+import pytest
+from django.contrib.auth.models import Group
+from django.db import connection, transaction
+from django.db.models import F
+
+from ds_broadcaster import BrokerUnavailable, broadcast_saved, suppress_broadcasts
+from ds_broadcaster.models import receivers as saves
+from tests.chat.models import Article, Job, Letter, LoudMessage, Message, Note, Reply, Room, Seat
+from tests.chat.recording import record
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    return record(monkeypatch)
+
+
+@pytest.fixture
+def room():
+    return Room.objects.create(name="lobby")
+
+
+# suppress_broadcasts
+
+
+def test_block_silences_everything(sent, room):
+    with suppress_broadcasts():
+        message = Message.objects.create(room=room, text="a")
+        Article.objects.create(title="a")
+        broadcast_saved(message)
+        message.delete()
+    assert sent.take() == []
+    Message.objects.create(room=room, text="b")
+    assert sent.texts() == ["b 0 Yes"]
+
+
+def test_block_silences_models_and_what_inherits_them(sent, room):
+    with suppress_broadcasts(Message, Job):
+        Message.objects.create(room=room, text="")
+        LoudMessage.objects.create(room=room, text="")
+        Letter.objects.create(room=room, text="")
+        Job.objects.create()
+        Article.objects.create(title="heard")
+    assert sent.texts() == ["heard"]
+
+
+def test_blocks_nest(sent, room):
+    with suppress_broadcasts(Message):
+        with suppress_broadcasts(Article):
+            Message.objects.create(room=room, text="a")
+            Article.objects.create(title="a")
+        Article.objects.create(title="b")
+        Message.objects.create(room=room, text="b")
+    Message.objects.create(room=room, text="c")
+    assert sent.texts() == ["b", "c 0 Yes"]
+
+
+def test_silence_ends_with_an_error(sent, room):
+    with pytest.raises(ZeroDivisionError), suppress_broadcasts():
+        1 / 0  # noqa: B018
+    Message.objects.create(room=room, text="a")
+    assert len(sent.take()) == 1
+
+
+def test_silence_is_decided_when_it_is_saved(sent, room):
+    with transaction.atomic():
+        with suppress_broadcasts():
+            Message.objects.create(room=room, text="silent")
+        Message.objects.create(room=room, text="heard")
+    assert sent.texts() == ["heard 0 Yes"]
+    with suppress_broadcasts(), transaction.atomic():
+        Message.objects.create(room=room, text="silent")
+    assert sent.take() == []
+
+
+def test_decorator_silences_each_call(sent, room):
+    @suppress_broadcasts(Message)
+    def create(text, again=False):
+        """Create it."""
+        if again:
+            create(text)
+        return Message.objects.create(room=room, text=text)
+
+    assert create("a", again=True).text == "a"
+    assert create.__doc__ == "Create it."
+    assert sent.take() == []
+
+
+async def test_decorator_silences_a_coroutine(sent):
+    @suppress_broadcasts()
+    async def create():
+        return await Article.objects.acreate(title="silent")
+
+    assert (await create()).title == "silent"
+    assert sent.take() == []
+
+
+def test_tasks_are_silenced_by_themselves(sent):
+    entered, created = asyncio.Event(), asyncio.Event()
+
+    async def silent():
+        with suppress_broadcasts():
+            entered.set()
+            await created.wait()
+            await Article.objects.acreate(title="silent")
+
+    async def loud():
+        await entered.wait()
+        await Article.objects.acreate(title="loud")
+        created.set()
+
+    async def both():
+        await asyncio.gather(silent(), loud())
+
+    asyncio.run(both())
+    assert sent.texts() == ["loud"]
+
+
+def test_threads_are_silenced_by_themselves(sent):
+    def save():
+        Article.objects.create(title="loud")
+        connection.close()
+
+    with suppress_broadcasts():
+        thread = threading.Thread(target=save)
+        thread.start()
+        thread.join()
+    assert sent.texts() == ["loud"]
+
+
+def test_decorator_without_parentheses_says_what_to_write():
+    with pytest.raises(TypeError, match=r"as in suppress_broadcasts\(\), not <function"):
+
+        @suppress_broadcasts
+        def function():
+            pass
+
+
+def test_silenced_change_is_no_news_later(sent):
+    article = Article.objects.create(title="a")
+    sent.take()
+    article.title = "b"
+    with suppress_broadcasts():
+        article.save()
+    article.save()
+    assert sent.take() == []
+
+
+# broadcast_saved
+
+
+def test_bulk_created_objects_are_sent_as_created(sent, room):
+    objects = Message.objects.bulk_create([Message(room=room, text=text) for text in "ab"])
+    assert sent.take() == []
+    broadcast_saved(objects)
+    assert sent.shapes() == [("append", "a 0 Yes"), ("append", "b 0 Yes")]
+    broadcast_saved(objects)
+    assert sent.shapes() == [("outer", "a 0 Yes"), ("outer", "b 0 Yes")]
+
+
+def test_loaded_objects_are_sent_as_updated(sent, room):
+    Message.objects.bulk_create([Message(room=room, text=text) for text in "ab"])
+    objects = list(Message.objects.all())
+    for each in objects:
+        each.likes = 1
+    Message.objects.bulk_update(objects, ["likes"])
+    broadcast_saved(objects)
+    assert sent.shapes() == [("outer", "a 1 Yes"), ("outer", "b 1 Yes")]
+
+
+def test_queryset_is_sent_as_updated(sent, room):
+    Message.objects.bulk_create([Message(room=room, text="a")])
+    Message.objects.update(likes=2)
+    broadcast_saved(Message.objects.all())
+    assert sent.shapes() == [("outer", "a 2 Yes")]
+
+
+def test_saved_object_is_sent_as_updated(sent, room):
+    message = Message.objects.create(room=room, text="a")
+    sent.take()
+    broadcast_saved(message)
+    assert sent.shapes() == [("outer", "a 0 Yes")]
+
+
+def test_loaded_object_that_became_another_is_created(sent, room):
+    message = Message.objects.create(room=room, text="a")
+    message = Message.objects.get()
+    sent.take()
+    message.pk = None
+    broadcast_saved(Message.objects.bulk_create([message]))
+    assert sent.shapes() == [("append", "a 0 Yes")]
+
+
+@pytest.mark.parametrize("created, mode", [(True, "append"), (False, "outer")])
+def test_caller_may_say_which_it_is(sent, room, created, mode):
+    message = Message.objects.create(room=room, text="a")
+    sent.take()
+    broadcast_saved(message, created=created)
+    broadcast_saved(Message.objects.all(), created=created)
+    assert sent.shapes() == [(mode, "a 0 Yes")] * 2
+
+
+def test_generator_is_read_once(sent, room):
+    objects = Message.objects.bulk_create([Message(room=room, text=text) for text in "ab"])
+    broadcast_saved(each for each in objects)
+    assert len(sent.take()) == 2
+    broadcast_saved([])
+    assert sent.take() == []
+
+
+def test_it_waits_for_the_commit_and_merges(sent, room):
+    with transaction.atomic():
+        (message,) = Message.objects.bulk_create([Message(room=room, text="a")])
+        broadcast_saved(message)
+        message.text = "b"
+        message.save()
+        assert sent.take() == []
+    assert sent.shapes() == [("append", "b 0 Yes")]
+    with transaction.atomic():
+        broadcast_saved(message)
+        transaction.set_rollback(True)
+    assert sent.take() == []
+
+
+def test_outside_of_transactions_all_are_sent_in_one_go(sent, room, monkeypatch, django_assert_num_queries):
+    message = Message.objects.create(room=room, text="m")
+    replies = Reply.objects.bulk_create([Reply(message=message, text=str(number)) for number in range(10)])
+    sent.take()
+    flushes = []
+    flush = saves.flush
+    monkeypatch.setattr(saves, "flush", lambda due: flushes.append(len(due)) or flush(due))
+    with django_assert_num_queries(1):
+        broadcast_saved([*replies, message])
+    assert flushes == [11]
+    assert sent.texts()[-1] == "m 0 Yes"
+    sent.fails = BrokerUnavailable("down")
+    sent.attempts = 0
+    broadcast_saved(replies)
+    assert sent.attempts == 1
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "archive"])
+def test_objects_of_two_databases_with_one_key_are_two(sent):
+    messages = []
+    for alias in ("default", "archive"):
+        room = Room.objects.using(alias).create(pk=70, name=alias)
+        messages.append(Message.objects.using(alias).create(pk=7, room=room, text=alias))
+    sent.take()
+    broadcast_saved(messages)
+    assert sent.texts() == ["default 0 Yes", "archive 0 Yes"]
+
+
+@pytest.mark.parametrize("wrong", [5, None, "text", object()])
+def test_what_is_no_object_of_a_model_is_refused(wrong):
+    with pytest.raises(TypeError, match="broadcast_saved takes model instances"):
+        broadcast_saved(wrong)
+
+
+def test_key_of_which_a_part_is_missing_is_none(room):
+    with pytest.raises(ValueError, match="has no primary key"):
+        broadcast_saved(Seat(room=room))
+
+
+def test_update_that_is_then_called_created_is_sent_as_both(sent, room):
+    message = Message.objects.create(room=room, text="a")
+    sent.take()
+    with transaction.atomic():
+        message.save()
+        broadcast_saved(message, created=True)
+    assert sent.shapes() == [("outer", "a 0 Yes"), ("append", "a 0 Yes")]
+
+
+def test_deletion_wins_over_what_is_said_to_be_updated(sent, room):
+    message = Message.objects.create(room=room, text="a")
+    other = Message.objects.get()
+    sent.take()
+    with transaction.atomic():
+        message.delete()
+        broadcast_saved(other)
+    assert [event.mode for event in sent.take()] == ["remove"]
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "archive"])
+def test_objects_of_another_database_wait_for_its_commit(sent):
+    room = Room.objects.using("archive").create(name="vault")
+    with transaction.atomic(using="archive"):
+        (message,) = Message.objects.using("archive").bulk_create([Message(room=room, text="a")])
+        broadcast_saved(message)
+        assert sent.take() == []
+    assert len(sent.take()) == 1
+
+
+def test_fields_that_are_news_do_not_matter_and_are_remembered(sent):
+    (article,) = Article.objects.bulk_create([Article(title="a")])
+    broadcast_saved(article)
+    assert sent.texts() == ["a"]
+    article.save()
+    assert sent.take() == []
+
+
+def test_expressions_are_fetched_before_rendering(sent, room):
+    message = Message.objects.create(room=room, text="a", likes=1)
+    sent.take()
+    message.likes = F("likes") + 1
+    Message.objects.bulk_update([message], ["likes"])
+    broadcast_saved(message)
+    assert sent.texts() == ["a 2 Yes"]
+
+
+def test_unsaved_object_says_what_to_do(room):
+    with pytest.raises(ValueError, match=r"has no primary key: save it first.*created=True"):
+        broadcast_saved([Message(room=room, text="a")])
+
+
+def test_model_that_is_not_broadcast_says_what_to_write():
+    with pytest.raises(TypeError, match=r"write `class Group\(BroadcastOnSave\)`, or bind_broadcasts\(Group, "):
+        broadcast_saved(Group.objects.create(name="g"))
+    with pytest.raises(TypeError, match="Note is not broadcast"):
+        broadcast_saved(Note.objects.create())
+
+
+@pytest.mark.parametrize("objects", [["a"], "a", [Message], [{"pk": 1}]])
+def test_what_is_no_object_is_refused(objects):
+    with pytest.raises(TypeError, match="broadcast_saved takes model instances, not "):
+        broadcast_saved(objects)
+
+
+def test_nothing_is_sent_when_one_is_refused(sent, room):
+    message = Message.objects.create(room=room, text="a")
+    sent.take()
+    with pytest.raises(ValueError, match="no primary key"):
+        broadcast_saved([message, Message(room=room)])
+    assert sent.take() == []

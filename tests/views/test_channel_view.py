@@ -1,0 +1,820 @@
+"""Channel views: who gets a stream, who is told what, and what a stream shows to everybody on its channel."""
+
+import asyncio
+import copy
+import itertools
+import json
+from types import SimpleNamespace
+from urllib.parse import quote, urlencode
+
+import pytest
+from django.conf import settings as django_settings
+from django.contrib.auth import get_user_model
+from django.contrib.auth.decorators import login_not_required
+from django.contrib.auth.middleware import LoginRequiredMiddleware
+from django.contrib.auth.models import AnonymousUser, Group, Permission
+from django.core.asgi import get_asgi_application as get_django_application
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.db.utils import OperationalError
+from django.test import AsyncRequestFactory, Client, override_settings
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ds_broadcaster import BroadcastChannelView, broadcast
+from ds_broadcaster.asgi import HandoffApplication
+from ds_broadcaster.hub.grant import RECHECK_KEY, SCOPE_KEY
+from ds_broadcaster.views.channel_view import ChannelViewType
+from tests.fakes import FACTOR
+from tests.live import begun, each_mode_of, until
+
+SITE = "tests.project.channel_site"
+LOGIN_MIDDLEWARE = "django.contrib.auth.middleware.LoginRequiredMiddleware"
+QUICK = {"DS_BROADCASTER_PRESENCE_GRACE": 0.05, "DS_BROADCASTER_PRESENCE_INTERVAL": 0.02}
+
+# In process; a stream that was left is gone at once.
+ITS_SETTINGS = {"ROOT_URLCONF": SITE, "DS_BROADCASTER_PRESENCE_GRACE": 0}
+
+live = each_mode_of(settings={"ROOT_URLCONF": SITE, **QUICK})
+locked = each_mode_of(settings={"ROOT_URLCONF": SITE, "MIDDLEWARE": [*django_settings.MIDDLEWARE, LOGIN_MIDDLEWARE]})
+
+needs_orm = pytest.mark.django_db(transaction=True)
+
+DATASTAR = {"Datastar-Request": "true", "Accept": "text/event-stream, text/html, application/json"}
+RETURNING = {**DATASTAR, "last-event-id": "abc-1"}
+
+
+# Asking in process
+
+
+class Answer:
+    """What a request got: `stream` tells that a stream really began, and `channels` on what."""
+
+    def __init__(self):
+        self.status = None
+        self.headers = {}
+        self.body = b""
+        self.stream = False
+        self.channels = []
+
+    @property
+    def text(self):
+        return self.body.decode()
+
+
+class Site:
+    """The example views behind a real ASGI application, on a loop of its own, without a database."""
+
+    def __init__(self, handoff, middleware=()):
+        self.runner = asyncio.Runner()
+        self.settings = {**ITS_SETTINGS, "MIDDLEWARE": [f"{SITE}.user_of_header", *middleware]}
+        with override_settings(**self.settings):
+            django = get_django_application()
+        self.application = HandoffApplication(django) if handoff else django
+
+    def ask(self, path, method="GET", user=None, scope=None, query=None, **headers):
+        """Send a request, and leave as soon as a stream begins; `path` is what stands behind /events/."""
+        headers = {"Host": "testserver", **headers, **({"x-user": user} if user else {})}
+        path, _, text = path.partition("?")
+        sent = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": f"/events/{path}",
+            "raw_path": quote(f"/events/{path}", errors="replace").encode(),
+            "query_string": (urlencode(query) if query else text).encode(),
+            "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()],
+            **(scope or {}),
+        }
+        with override_settings(**self.settings):
+            return self.runner.run(self._ask(sent))
+
+    async def _ask(self, scope):
+        answer, gone, asked = Answer(), asyncio.Event(), []
+
+        async def receive():
+            if not asked:
+                asked.append(True)
+                return {"type": "http.request", "body": b"", "more_body": False}
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            if message["type"] == "http.response.start":
+                answer.status = message["status"]
+                answer.headers = {name.decode().lower(): value.decode() for name, value in message["headers"]}
+                return
+            answer.body += message.get("body", b"")
+            if answer.headers.get("content-type") == "text/event-stream" and message.get("body"):
+                answer.stream = True
+                answer.channels = broadcast.get_channels()
+                gone.set()
+
+        await asyncio.wait_for(self.application(scope, receive, send), 10)
+        return answer
+
+    def close(self):
+        self.runner.close()
+
+
+def opened_site(mode, *middleware):
+    broadcast._forget()
+    site = Site(mode == "handoff", middleware)
+    yield site
+    site.close()
+    broadcast._forget()
+
+
+@pytest.fixture(scope="module", params=["handoff", "plain"])
+def site(request):
+    yield from opened_site(request.param)
+
+
+@pytest.fixture(scope="module", params=["handoff", "plain"])
+def locked_site(request):
+    yield from opened_site(request.param, LOGIN_MIDDLEWARE)
+
+
+@pytest.fixture(params=[False, True], ids=["production", "debug"])
+def debug(request, settings):
+    settings.DEBUG = request.param
+
+
+def view_of(cls, request=None, **kwargs):
+    """Return an instance as as_view() makes it."""
+    view = cls()
+    view.setup(request or AsyncRequestFactory().get("/"), **kwargs)
+    return view
+
+
+class Stricter(LoginRequiredMiddleware):
+    pass
+
+
+def define(name, *bases, **attributes):
+    return ChannelViewType(name, bases or (BroadcastChannelView,), attributes)
+
+
+def call(view, request=None, **headers):
+    """Call a view function as an async server's handler does, for somebody logged in."""
+    request = request or AsyncRequestFactory().get("/", headers=headers)
+    if not hasattr(request, "user"):
+        request.user = get_user_model()(pk=7, username="ann")
+    return view(request)
+
+
+# Who gets a stream
+
+
+def test_nobody_gets_a_stream_who_is_not_logged_in(site, debug):
+    assert site.ask("any/a/b/").status == 403
+    answer = site.ask("any/a/b/", user="ann")
+    assert (answer.status, answer.stream, answer.channels) == (200, True, ["a", "b"])
+
+
+def test_a_request_without_a_user_at_all_is_nobodys():
+    request = AsyncRequestFactory().get("/")
+    assert not view_of(BroadcastChannelView, request).has_permission()
+    request.user = AnonymousUser()
+    assert not view_of(BroadcastChannelView, request).has_permission()
+    request.user = get_user_model()(pk=1)
+    assert view_of(BroadcastChannelView, request).has_permission()
+
+
+@pytest.mark.parametrize("answer, status", [("no", 403), ("denied", 403), ("missing", 404)])
+def test_a_refusal_is_told_as_it_is_and_a_client_that_returns_is_stopped(site, debug, answer, status):
+    path = f"open/room/?answer={answer}"
+    for headers, expected in (({}, status), (DATASTAR, status), (RETURNING, 204), ({"last-event-id": ""}, 204)):
+        found = site.ask(path, **headers)
+        assert (found.status, found.stream) == (expected, False)
+        # A person who looks at the URL gets the project's own page.
+        assert (found.body == b"") == (headers != {})
+    assert site.ask("open/room/", **RETURNING).stream
+
+
+def test_a_refusal_of_a_recheck_is_one_too(site):
+    assert site.ask("open/room/?answer=no", scope={RECHECK_KEY: True}).status == 204
+
+
+@pytest.mark.parametrize("path", ["with-login/", "with-test/", "with-permission/", "decorated/", "async/"])
+def test_mixins_and_decorators_of_django_refuse_without_a_redirect_to_datastar(site, debug, path):
+    found = site.ask(path)
+    assert (found.status, found.headers["location"]) == (302, f"/login/nobody/?next=/events/{path}")
+    for headers, status in ((DATASTAR, 403), (RETURNING, 204)):
+        found = site.ask(path, **headers)
+        assert (found.status, found.stream, found.body) == (status, False, b"")
+        assert "location" not in found.headers
+
+
+@pytest.mark.parametrize(
+    "path, channel", [("with-login/", "with-login"), ("decorated/", "decorated"), ("async/", "async")]
+)
+def test_mixins_and_decorators_of_django_let_in_whom_they_know(site, path, channel):
+    found = site.ask(path, user="ann", **DATASTAR)
+    assert (found.status, found.stream, found.channels) == (200, True, [channel])
+
+
+@needs_orm
+def test_mixins_that_ask_for_more_let_in_whom_they_are_about():
+    users = {name: get_user_model().objects.create(username=name) for name in ("ann", "bob", "eve")}
+    users["ann"].user_permissions.add(Permission.objects.get(codename="change_group"))
+    get_user_model().objects.filter(username="bob").update(is_staff=True)
+    with override_settings(ROOT_URLCONF=SITE):
+        for name, expected in {"ann": (403, 500), "bob": (500, 403), "eve": (403, 403)}.items():
+            client = Client(raise_request_exception=False)
+            client.force_login(users[name])
+            # A test client speaks WSGI, which no stream can answer: whoever is let in gets as far as that.
+            found = [
+                client.get(f"/events/{path}/", headers=DATASTAR).status_code
+                for path in ("with-test", "with-permission")
+            ]
+            assert tuple(found) == expected, name
+
+
+def test_the_login_middleware_neither_redirects_datastar_nor_lets_anybody_in(locked_site, debug):
+    for path in ("open/room/", "words/a/", "any/a/b/", "async/"):
+        for headers, status in ((DATASTAR, 403), (RETURNING, 204)):
+            found = locked_site.ask(path, **headers)
+            assert (found.status, found.stream, found.headers.get("location")) == (status, False, None)
+        assert not locked_site.ask(path).stream
+        assert locked_site.ask(path, method="OPTIONS").status == 403
+        assert locked_site.ask(path, user="ann", **DATASTAR).stream
+
+
+def test_what_is_decorated_as_public_is_public_with_the_login_middleware_too(locked_site):
+    found = locked_site.ask("public/", **DATASTAR)
+    assert (found.status, found.stream) == (200, True)
+    assert "no-cache" in found.headers["cache-control"]
+
+
+def test_login_not_required_is_for_what_as_view_returns_too(settings):
+    settings.MIDDLEWARE = [f"{SITE}.user_of_header", LOGIN_MIDDLEWARE]
+    cls = define("OpenView", channel_name=lambda self: "x", has_permission=lambda self: True)
+    for view, status in ((cls.as_view(), 403), (login_not_required(cls.as_view()), 200)):
+        request = AsyncRequestFactory().get("/", headers=DATASTAR)
+        request.user = AnonymousUser()
+        assert LoginRequiredMiddleware(lambda request: None).process_view(request, view, (), {}) is None
+        assert view(request).status_code == status
+
+
+def test_a_subclass_of_the_login_middleware_is_one_and_functions_are_none(settings):
+    view = define("OpenView", channel_name=lambda self: "x", has_permission=lambda self: True).as_view()
+    request = AsyncRequestFactory().get("/", headers=DATASTAR)
+    settings.MIDDLEWARE = [f"{SITE}.user_of_header"]
+    assert view(request).status_code == 200
+    settings.MIDDLEWARE = [f"{SITE}.user_of_header", f"{__name__}.Stricter"]
+    assert view(request).status_code == 403
+    request.user = AnonymousUser()
+    assert view(request).status_code == 403
+    request.user = get_user_model()(pk=1)
+    assert view(request).status_code == 200
+
+
+@pytest.mark.parametrize("answer", ["coroutine", "generator", "method"])
+def test_an_answer_that_is_true_and_means_nothing_lets_nobody_in(site, answer, rf):
+    from tests.project.channel_site import OddChannel
+
+    with pytest.raises(ImproperlyConfigured, match=r"OddChannel.has_permission\(\) must return True or False.*`def`"):
+        OddChannel.as_view()(rf.get("/"), name="odd", answer=answer)
+
+
+def test_an_answer_counts_as_python_counts_it(rf):
+    from tests.project.channel_site import OddChannel
+
+    assert OddChannel.as_view()(rf.get("/", headers=DATASTAR), name="odd", answer="none").status_code == 403
+    request = AsyncRequestFactory().get("/")
+    assert OddChannel.as_view()(request, name="odd", answer="object").status_code == 200
+
+
+def test_a_has_permission_that_waits_is_refused(rf):
+    async def has_permission(self):
+        return True
+
+    view = define("WaitingView", has_permission=has_permission).as_view()
+    with pytest.raises(ImproperlyConfigured, match=r"WaitingView\.has_permission"):
+        view(rf.get("/"))
+
+
+@pytest.mark.parametrize("error", [OperationalError("away"), TimeoutError(), ImproperlyConfigured("write this")])
+def test_a_server_in_trouble_does_not_say_no_to_who_is_not_logged_in(error):
+    def has_permission(self):
+        raise error
+
+    request = AsyncRequestFactory().get("/", headers=DATASTAR)
+    request.user = AnonymousUser()
+    with pytest.raises(type(error)):
+        define("TroubledView", has_permission=has_permission).as_view()(request)
+
+
+def test_bad_signals_are_no_refusal_of_who_is_not_logged_in():
+    request = AsyncRequestFactory().get("/?datastar={", headers=DATASTAR)
+    request.user = AnonymousUser()
+    view = define("AskingView", has_permission=lambda self: self.signals["key"] == "open sesame").as_view()
+    assert view(request).status_code == 400
+
+
+# What a request is answered
+
+
+def test_head_answers_the_headers_of_a_stream_and_opens_none(site):
+    found = site.ask("open/room/", method="HEAD")
+    assert (found.status, found.headers["content-type"], found.body) == (200, "text/event-stream", b"")
+    assert not found.stream
+    assert "x-ds-broadcaster-handoff" not in found.headers
+    assert site.ask("open/room/?answer=no", method="HEAD").status == 403
+    assert site.ask("any/a/b/", method="HEAD").status == 403
+
+
+def test_options_lists_the_methods(site):
+    for path in ("open/room/", "any/a/b/"):
+        found = site.ask(path, method="OPTIONS")
+        assert (found.status, found.headers["allow"], found.body) == (200, "GET, HEAD, OPTIONS", b"")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "TRACE", "SUBSCRIBE"])
+def test_other_methods_are_not_allowed(site, method):
+    found = site.ask("open/room/", method=method)
+    assert (found.status, found.headers["allow"], found.stream) == (405, "GET, HEAD, OPTIONS", False)
+
+
+def test_a_view_without_a_channel_says_what_to_write(site):
+    request = AsyncRequestFactory().get("/")
+    request.user = get_user_model()(pk=1)
+    view = define("Nameless").as_view()
+    with pytest.raises(
+        ImproperlyConfigured, match=r"Nameless must define channel_name\(\): return .*room-\{self.kwargs"
+    ):
+        view(request)
+    assert site.ask("bare/").status == 404  # It is not under /events/.
+
+
+def test_a_view_under_wsgi_says_that_it_needs_asgi(rf):
+    view = define("OpenView", channel_name=lambda self: "x", has_permission=lambda self: True).as_view()
+    with pytest.raises(ImproperlyConfigured, match="needs an ASGI server"):
+        view(rf.get("/"))
+
+
+@pytest.mark.parametrize("returned", [7, None, b"name", ["a", 7], object()])
+def test_a_channel_that_is_none_is_the_views_mistake(returned):
+    view = define("WrongView", channel_name=lambda self: returned).as_view()
+    told = r"WrongView\.channel_name\(\) must return a channel.*: channel must be a string or a saved model instance"
+    with pytest.raises(TypeError, match=told):
+        call(view)
+
+
+def test_an_async_channel_name_is_named():
+    async def channel_name(self):
+        return "x"
+
+    with pytest.raises(TypeError, match=r"WrongView\.channel_name\(\) must .*, not coroutine"):
+        call(define("WrongView", channel_name=channel_name).as_view())
+
+
+@pytest.mark.parametrize("returned", ["", "a\nb", "a\rb", "a\0b", "\ud800", [], ["a", ""], ["a", "b\n"]])
+def test_a_name_that_no_channel_has_is_not_found(returned):
+    view = define("EmptyView", channel_name=lambda self: returned).as_view()
+    assert call(view, **DATASTAR).status_code == 404
+    assert call(view, **RETURNING).status_code == 204
+
+
+@pytest.mark.parametrize("is_debug, level", [(True, "WARNING"), (False, "INFO")])
+def test_who_develops_a_view_is_told_what_may_be_a_mistake_in_it(is_debug, level, settings, caplog):
+    settings.DEBUG = is_debug
+    caplog.set_level("INFO", "ds_broadcaster")
+    call(define("UnsavedGroupView", channel_name=lambda self: Group()).as_view(), **DATASTAR)
+    nobodys = AsyncRequestFactory().get("/")
+    nobodys.user = AnonymousUser()
+    slip = define("SlipView", has_permission=lambda self: self.request.usr.is_staff).as_view()
+    with pytest.raises(PermissionDenied):
+        call(slip, nobodys)
+    found = [(each.levelname, each.getMessage()) for each in caplog.records if each.name == "ds_broadcaster"]
+    assert [each for each, _ in found] == [level, level]
+    assert "UnsavedGroupView.channel_name()" in found[0][1]
+    assert "save it before it names a channel" in found[0][1]
+    assert "SlipView.has_permission() failed: AttributeError" in found[1][1]
+
+
+def test_a_mistake_inside_channel_name_is_not_taken_for_the_clients():
+    view = define("WrongView", channel_name=lambda self: f"room-{int('x')}").as_view()
+    with pytest.raises(ValueError, match="invalid literal"):
+        call(view, **DATASTAR)
+
+
+def test_a_model_instance_names_a_channel():
+    view = define("GroupView", channel_name=lambda self: [Group(pk=7), "room"]).as_view()
+    assert call(view).status_code == 200
+    unsaved = define("UnsavedView", channel_name=lambda self: Group()).as_view()
+    assert call(unsaved, **DATASTAR).status_code == 404
+
+
+# What the client sends
+
+
+def signals(**values):
+    return {"datastar": json.dumps(values)}
+
+
+def test_signals_are_typed_by_the_aliases_of_their_schema(site):
+    found = site.ask("search/", user="ann", query=signals(searchFor="abc", page=3, more="x"), **DATASTAR)
+    assert (found.status, found.channels) == (200, ["search-abc-3"])
+
+
+def test_bad_signals_are_named_and_not_repeated(site, debug):
+    for query, said in (
+        (signals(searchFor="c7Pq9-too-long"), "Bad signals: searchFor."),
+        (signals(query="c7Pq9"), "Bad signals: searchFor."),
+        (signals(searchFor="abc", page="c7Pq9"), "Bad signals: page."),
+        ({"datastar": "c7Pq9"}, "Bad signals: they are not JSON."),
+        ({"datastar": '["c7Pq9"]'}, "Bad signals: they are not a JSON object."),
+    ):
+        found = site.ask("search/", user="ann", query=query, **DATASTAR)
+        assert (found.status, found.text, found.stream) == (400, said, False)
+        assert found.headers["content-type"] == "text/plain; charset=utf-8"
+
+
+def test_signals_are_looked_at_even_if_no_method_does():
+    from tests.project.channel_site import Filter
+
+    view = define("DeafView", signals_model=Filter, channel_name=lambda self: "deaf").as_view()
+    for value, status in (("abc", 200), ("too long", 400)):
+        request = AsyncRequestFactory().get("/", signals(searchFor=value), headers=DATASTAR)
+        assert call(view, request).status_code == status
+
+
+def test_who_is_not_let_in_is_not_told_what_signals_there_are(site):
+    found = site.ask("search/", query=signals(page="x"), **DATASTAR)
+    assert (found.status, found.body) == (403, b"")
+
+
+def test_signals_that_only_a_method_looks_at_are_refused_too(site):
+    assert site.ask("said/", query={"datastar": "{"}, **DATASTAR).status == 400
+    assert site.ask("said/", query=signals(name="room"), **DATASTAR).channels == ["room"]
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "a\0", "\ud800", "\udfff\ud800"])
+def test_a_name_made_of_signals_that_no_channel_has_is_not_found(site, debug, name):
+    found = site.ask("said/", query=signals(name=name), **DATASTAR)
+    assert (found.status, found.stream) == (404, False)
+
+
+@pytest.mark.parametrize("name", [None, 7, ["a", "b"], {"a": 1}])
+def test_a_name_made_of_signals_of_another_type_opens_no_stream_but_a_lists(name):
+    """Without a model a view takes what comes; here it hands it on as the channel."""
+    from tests.project.channel_site import SaidChannel
+
+    request = AsyncRequestFactory().get("/", signals(name=name), headers=DATASTAR)
+    if isinstance(name, list):
+        assert call(SaidChannel.as_view(), request).status_code == 200
+    else:
+        with pytest.raises(TypeError, match="channel must be a string"):
+            call(SaidChannel.as_view(), request)
+
+
+# Fuzzing: no 500, no stream without permission, no channel that was not asked for
+
+# Servers decode a path as UTF-8: half a surrogate pair can only come in signals.
+words = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
+    ["\0", "\r\n", "a\nb", "\u2028", "..", "%0a", "é\u0301"]
+)
+
+
+@given(word=words, path=st.sampled_from(["words/%s/", "paths/%s"]), datastar=st.booleans())
+@settings(deadline=None, max_examples=150 * FACTOR)
+def test_whatever_stands_in_the_path(site, word, path, datastar):
+    found = site.ask(path % word.replace("?", ""), **(DATASTAR if datastar else {}))
+    assert found.status in (200, 404)
+    assert found.stream == (found.status == 200)
+    assert len(found.channels) == found.stream
+    if found.stream:
+        assert found.channels[0] in word.replace("?", "")
+
+
+@given(
+    text=st.text()
+    | st.dictionaries(st.sampled_from(["name", "searchFor", "page"]), words | st.integers()).map(json.dumps)
+)
+@settings(deadline=None, max_examples=150 * FACTOR)
+def test_whatever_is_sent_as_signals(site, text):
+    query = {"datastar": text.encode("utf-8", "replace")}
+    found = site.ask("search/", query=query, user="ann", **DATASTAR)
+    assert found.status in (200, 400, 404)
+    assert found.stream == (found.status == 200)
+    assert not found.stream or found.channels[0].startswith("search-")
+    assert site.ask("search/", query=query, **DATASTAR).status == 403
+
+
+@given(name=words | st.text(st.characters(categories=["Cs", "Cc", "Ll"]), max_size=3))
+@settings(deadline=None, max_examples=100 * FACTOR)
+def test_whatever_name_is_sent_as_a_signal(site, name):
+    found = site.ask("said/", query=signals(name=name), **DATASTAR)
+    assert found.status in (200, 404)
+    # Two halves that meet are a character.
+    assert found.channels == ([json.loads(json.dumps(name))] if found.stream else [])
+    assert found.stream == (found.status == 200)
+
+
+headers_of_a_client = st.fixed_dictionaries(
+    {},
+    optional={
+        "Datastar-Request": st.sampled_from(["true", "", "x"]),
+        "last-event-id": st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)
+        | st.sampled_from(["abc-1", "0-99999999999999999999", "-", "a-b-c"]),
+        "Accept": st.sampled_from(["text/event-stream", "*/*", "text/html"]),
+        "Content-Type": st.sampled_from(["application/json", "multipart/form-data; boundary=x", "text/plain", "x"]),
+    },
+)
+query_of_a_client = st.dictionaries(
+    st.sampled_from(["cursor", "element", "datastar", "answer", "tab"]), st.text(max_size=10), max_size=3
+)
+
+
+@given(
+    path=st.sampled_from(["any/a/b/", "with-login/", "decorated/", "async/", "search/", "years/2026/", "with-test/"]),
+    method=st.sampled_from(["GET", "HEAD", "OPTIONS", "POST", "DELETE", "BREW"]),
+    headers=headers_of_a_client,
+    query=query_of_a_client,
+)
+@settings(deadline=None, max_examples=150 * FACTOR)
+def test_whatever_a_stranger_asks_opens_no_stream(site, path, method, headers, query):
+    query = {name: value.encode("utf-8", "replace") for name, value in query.items()}
+    found = site.ask(path, method=method, query=query, **headers)
+    assert found.status in (200, 204, 302, 400, 403, 405)
+    assert found.status != 200 or method == "OPTIONS"
+    assert not found.stream
+    assert found.status != 302 or not {"Datastar-Request", "last-event-id"} & set(headers)
+    assert found.status != 204 or "last-event-id" in headers
+    assert broadcast.get_channels() == []
+
+
+@given(method=st.sampled_from(["GET", "HEAD"]), headers=headers_of_a_client, query=query_of_a_client)
+@settings(deadline=None, max_examples=100 * FACTOR)
+def test_whatever_else_somebody_sends_who_is_let_in(site, method, headers, query):
+    query = {name: value.encode("utf-8", "replace") for name, value in query.items() if name != "answer"}
+    found = site.ask("open/room/", method=method, query=query, **headers)
+    assert (found.status, found.stream) == (200, method == "GET")
+
+
+# The class
+
+
+def test_views_are_served_by_an_ordinary_urlconf(site, rf):
+    from tests.project.channel_site import ByHandChannel
+
+    view = ByHandChannel.as_view(name="given")
+    assert view.view_class is ByHandChannel
+    assert view.view_initkwargs == {"name": "given"}
+    assert view.__doc__ == ByHandChannel.__doc__
+    assert not asyncio.iscoroutinefunction(view)
+    with pytest.raises(TypeError, match="invalid keyword 'wrong'"):
+        ByHandChannel.as_view(wrong=1)
+
+
+def test_the_arguments_of_as_view_reach_what_runs_for_everybody():
+    view = define(
+        "TemplatedView", render_presence=lambda self, ids: f"{self.presence_template_name} {self.extra} {ids}"
+    )
+    view.extra = "class"
+    instance = view(presence_template_name="x.html", extra="given")
+    instance.setup(AsyncRequestFactory().get("/"), 1, pk=7)
+    assert instance._presence_callback()("room", [3]) == "x.html given [3]"
+
+
+def test_what_runs_for_everybody_knows_the_channel_and_the_arguments_and_no_request():
+    seen = []
+
+    def note(self, *said):
+        seen.append((self.channel, self.args, self.kwargs, said, "request" in vars(self), hasattr(self, "request")))
+
+    view = define("NotingView", render_presence=note, on_join=note, on_leave=note)
+    instance = view_of(view, pk=7)
+    instance._presence_callback()("one", [1, 2])
+    attend = instance._attendance_hook()
+    attend("two", 3, True)
+    attend("two", 3, False)
+    assert seen == [
+        ("one", (), {"pk": 7}, ([1, 2],), False, False),
+        ("two", (), {"pk": 7}, (3,), False, False),
+        ("two", (), {"pk": 7}, (3,), False, False),
+    ]
+
+
+def test_nothing_is_called_back_that_a_view_does_not_define():
+    plain = view_of(BroadcastChannelView)
+    assert (plain._presence_callback(), plain._attendance_hook(), plain._snapshot_callback()) == (None, None, None)
+    leaving = view_of(define("LeavingView", on_leave=lambda self, user_id: None))
+    leaving._attendance_hook()("room", 7, True)
+
+
+def test_a_stream_is_opened_with_what_the_view_says():
+    def opening_of(cls, **scope):
+        request = AsyncRequestFactory().get("/")
+        request.scope.update({SCOPE_KEY: {}, **scope})
+        call(cls.as_view(), request)
+        (stream,) = request.scope[SCOPE_KEY].values()
+        return stream.opening
+
+    plain = define("PlainView", channel_name=lambda self: "room")
+    found = opening_of(plain)
+    assert (found.channels, found.user_id, found.recheck_interval) == (("room",), 7, None)
+    assert (found.presence_callback, found.attendance_hook) == (None, None)
+    hurried = define("HurriedView", plain, recheck_interval=2.5, on_join=lambda self, user_id: None)
+    found = opening_of(hurried)
+    assert found.recheck_interval == 2.5
+    assert found.attendance_hook is not None
+
+
+def test_the_request_that_is_not_there_says_so():
+    view = define("SomeChannel")()
+    for look in (lambda: view.request, lambda: view.signals):
+        with pytest.raises(AttributeError, match=r"SomeChannel has no request here: .*self\.kwargs and self.channel"):
+            look()
+    assert not hasattr(view, "request")
+
+
+def test_an_error_in_a_property_of_a_view_is_told_as_it_is():
+    view = view_of(define("SomeChannel", broken=property(lambda self: self.kwargs.nothing)))
+    with pytest.raises(AttributeError, match="'dict' object has no attribute 'nothing'"):
+        _ = view.broken
+    with pytest.raises(AttributeError, match="'SomeChannel' object has no attribute 'missing'"):
+        _ = view.missing
+
+
+def test_a_view_is_copied_like_any_object():
+    view = view_of(define("SomeChannel"), pk=7)
+    for twin in (copy.copy(view), copy.copy(define("Fresh")())):
+        assert type(twin).__name__ in ("SomeChannel", "Fresh")
+    assert copy.copy(view).request is view.request
+    assert copy.copy(view).kwargs == {"pk": 7}
+    empty = object.__new__(BroadcastChannelView)
+    assert not hasattr(empty, "anything")
+
+
+def test_a_snapshot_is_rendered_once_for_a_client_with_its_request():
+    seen = []
+
+    def render(self):
+        seen.append(self.request)
+        return "<p id=s></p>"
+
+    view = view_of(define("SnapshotView", render_snapshot=render))
+    for _ in range(2):  # For two clients.
+        callback = view._snapshot_callback()
+        assert [callback(view.request, name) for name in ("a", "b", "c")] == ["<p id=s></p>", None, None]
+    assert seen == [view.request, view.request]
+
+
+def test_a_failing_snapshot_opens_no_stream(site):
+    assert site.ask("failing/room/", user="ann", **RETURNING).status == 500
+    assert broadcast.get_channels() == []
+    assert site.ask("failing/room/", user="ann", **DATASTAR).stream
+
+
+def test_an_async_handler_is_awaited_in_process_too():
+    async def get(self, request):
+        return await broadcast.aconnect("async", request)
+
+    view = define("AsyncView", get=get).as_view()
+    assert call(view).status_code == 200
+    assert call(view, AsyncRequestFactory().get("/")).status_code == 200
+
+
+def test_setup_is_the_views_own(site):
+    assert site.ask("years/2026/", user="ann").channels == ["century-20"]
+    assert site.ask("years/26/", user="ann").status == 404
+
+
+@pytest.mark.django_db
+def test_the_default_presence_template_gets_users_channel_and_arguments():
+    users = [get_user_model().objects.create(username=name) for name in ("ann", "bob", "eve")]
+    view = define("TemplateView")(presence_template_name="club_members.html")
+    view.setup(AsyncRequestFactory().get("/"), pk=9, users="nobody's word", channel="nor this")
+    html = view._presence_callback()("club-9", [users[2].pk, users[0].pk])
+    assert html.strip() == '<ul id="members" data-channel="club-9" data-pk="9"><li>ann</li><li>eve</li></ul>'
+    assert view.get_presence_context.__self__ is view
+    assert BroadcastChannelView().render_presence([1]) is None
+
+
+# Live
+
+
+clubs = itertools.count(1000)
+
+
+@pytest.fixture
+def club(live):
+    number = next(clubs)  # Never one of an earlier test, whose members may still be leaving.
+    visitors = {name: live.login(name) for name in ("ann", "bob", "eve")}
+
+    def member(name, verb="add"):
+        assert live.get(f"/membership/{number}/{name}/{verb}/").status == 200
+
+    member("ann")
+    member("bob")
+    return SimpleNamespace(
+        pk=number, path=f"/events/clubs/{number}/", channel=f"club-{number}", member=member, **visitors
+    )
+
+
+@needs_orm
+def test_members_are_shown_to_members(live, club):
+    ann = club.ann.connect(path=club.path, headers=DATASTAR)
+    members = f'<ul id="members" data-channel="{club.channel}" data-pk="{club.pk}">'
+    assert ann.expect(members).elements == f"{members}<li>ann</li></ul>"
+    club.bob.connect(path=club.path, headers=DATASTAR)
+    ann.expect(f"{members}<li>ann</li><li>bob</li></ul>")
+    assert club.eve.connect(path=club.path, headers=DATASTAR).status == 403
+    live.call("elements", club.channel, '<p id="news"></p>')
+    ann.expect('<p id="news">')
+
+
+@needs_orm
+def test_hooks_run_once_for_a_user_and_in_order(live, club):
+    watcher = live.connect("attendance")
+    begun(watcher)
+    tabs = [club.ann.connect(path=club.path, headers=DATASTAR) for _ in range(3)]
+    begun(*tabs)
+    begun(club.bob.connect(path=club.path, headers=DATASTAR))
+    for each in tabs:
+        each.close()
+    until(lambda: live.call("get_users", club.channel) == [club.bob.user_id])
+    came = [club.channel, club.pk, club.ann.user_id]
+    watcher.expect(json.dumps({"left": came}, separators=(",", ":")))
+    begun(club.ann.connect(path=club.path, headers=DATASTAR))
+    until(lambda: len([each for each in watcher.events if str(club.channel) in each.signals]) == 4)
+    said = [json.loads(each.signals) for each in watcher.events if club.channel in each.signals]
+    bob = [club.channel, club.pk, club.bob.user_id]
+    assert said == [{"came": came}, {"came": bob}, {"left": came}, {"came": came}]
+
+
+@needs_orm
+def test_a_gap_brings_each_client_a_snapshot_of_its_own(live, club):
+    for visitor, name in ((club.ann, "ann"), (club.bob, "bob")):
+        client = visitor.connect(path=club.path, headers=DATASTAR, last_event_id="gone-1")
+        client.expect(f'<p id="snapshot">for {name}</p>')
+        assert sum("snapshot" in each.data for each in client.events) == 1
+    begun(fresh := club.ann.connect(path=club.path, headers=DATASTAR))
+    fresh.expect("members")
+    assert not any("snapshot" in each.data for each in fresh.events)
+
+
+def test_looking_at_the_request_in_presence_is_logged_and_ends_no_stream(live, channel):
+    for name in ("plain", "signals", "property"):
+        room = f"{name}-{channel}"
+        size = live.log_size()
+        client = live.login("ann").connect(path=f"/events/peeking/{room}/", headers=DATASTAR)
+        begun(client)
+        until(lambda size=size: "PeekingChannel has no request here" in live.log(size))
+        assert f"The presence callback of channel '{room}' failed" in live.log(size)
+        live.call("elements", room, '<p id="still">here</p>')
+        client.expect('<p id="still">here</p>')
+        client.close()
+
+
+def test_failing_hooks_are_logged_and_leave_nothing_behind(live, channel):
+    size = live.log_size()
+    client = live.login("ann").connect(path=f"/events/failing/{channel}/", headers=DATASTAR)
+    begun(client)
+    live.call("elements", channel, '<p id="still">here</p>')
+    client.expect('<p id="still">here</p>')
+    client.close()
+    until(lambda: "on_leave() fails" in live.log(size))
+    assert "on_join() fails" in live.log(size)
+    until(lambda: channel not in live.call("get_channels"))
+    status = live.login("ann").request("GET", f"/events/failing/{channel}/", headers=RETURNING).status
+    assert status == 500
+    assert channel not in live.call("get_channels")
+
+
+def test_streams_keep_neither_their_request_nor_their_view(live, channel):
+    visitor = live.login("ann")
+    live.get("/held/").json()
+    before = live.get("/held/").json()
+    clients = [
+        visitor.connect(path=f"/events/{path}", headers=DATASTAR)
+        for path in (f"any/{channel}/b-{channel}/", f"failing/{channel}/", f"peeking/{channel}/")
+        for _ in range(5)
+    ]
+    begun(*clients)
+    if live.mode == "handoff":
+        until(lambda: live.get("/held/").json() == before)
+    else:
+        # Django's own request cycle holds the request of a stream, and nothing holds more than that.
+        until(lambda: live.get("/held/").json()["views"] == before["views"])
+
+
+@needs_orm
+def test_a_view_with_its_template_given_by_hand(live):
+    client = live.login("ann").connect(path="/with-template/", headers=DATASTAR)
+    assert client.expect("members").elements == '<ul id="members" data-channel="templated" data-pk=""><li>ann</li></ul>'
+
+
+def test_refusals_over_real_sockets(locked):
+    for path in ("/events/open/room/", "/events/with-login/", "/by-hand/"):
+        assert locked.visitor().request("GET", path, headers=DATASTAR).status == 403
+        assert locked.visitor().request("GET", path, headers=RETURNING).status == 204
+    begun(locked.visitor().connect(path="/events/public/", headers=DATASTAR))
+    begun(locked.login("ann").connect(path="/by-hand/", headers=DATASTAR))
+    assert locked.visitor().request("HEAD", "/events/public/", headers=DATASTAR).status == 200
+    assert locked.visitor().request("POST", "/events/public/").status in (403, 405)  # No CSRF token.
+    assert locked.call("get_channels") == ["public", "by-our-hand"]

@@ -1,0 +1,101 @@
+"""`manage.py check` finds what a request to a channel view could only answer with an error."""
+
+import pytest
+from django.contrib.auth.mixins import LoginRequiredMixin, PermissionRequiredMixin, UserPassesTestMixin
+from django.core.exceptions import ImproperlyConfigured
+from pydantic import BaseModel
+
+from ds_broadcaster import BroadcastChannelView
+from ds_broadcaster.views.checks import check_view, check_views
+from ds_broadcaster.views.routes import routes
+
+
+class Fine(BroadcastChannelView):
+    presence_template_name = "page.html"
+    signals_model = BaseModel
+    recheck_interval = 2.5
+
+    def channel_name(self):
+        return "fine"
+
+
+def ids(view):
+    return [message.id.removeprefix("ds_broadcaster.") for message in check_view(view)]
+
+
+def test_nothing_is_wrong_with_a_view_that_works():
+    assert ids(Fine) == []
+    assert check_views() == []
+
+
+async def awaited(self, *args):
+    pass
+
+
+@pytest.mark.parametrize(
+    "attributes, expected, says",
+    [
+        (
+            {"channel_name": BroadcastChannelView.channel_name},
+            "E020",
+            "Broken must define channel_name().",
+        ),
+        ({"has_permission": awaited}, "E021", "Broken.has_permission() must be a plain method."),
+        ({"render_presence": awaited}, "E021", "Broken.render_presence() must be"),
+        ({"on_join": awaited}, "E021", "Broken.on_join() must be"),
+        ({"presence_template_name": "nowhere.html"}, "E022", "'nowhere.html' is no template"),
+        ({"signals_model": dict}, "E023", "signals_model must be a pydantic model"),
+        ({"recheck_interval": 0}, "E024", "recheck_interval must be a number of seconds"),
+        ({"recheck_interval": "60"}, "E024", "recheck_interval must be a number of seconds"),
+    ],
+)
+def test_mistake_is_named_with_what_to_write(attributes, expected, says):
+    (message,) = check_view(type("Broken", (Fine,), attributes))
+    assert message.id == f"ds_broadcaster.{expected}"
+    assert says in message.msg
+    assert message.hint
+
+
+class Allowed(PermissionRequiredMixin, Fine):
+    permission_required = "auth.change_group"
+
+
+class Stricter(Allowed):
+    def has_permission(self):
+        return super().has_permission() and self.request.user.is_staff
+
+
+class Hiding(Allowed):
+    def has_permission(self):
+        return self.request.user.is_staff
+
+
+@pytest.mark.parametrize("view, expected", [(Allowed, []), (Stricter, []), (Hiding, ["E025"])])
+def test_permission_that_nobody_asks_for_is_named(view, expected):
+    assert ids(view) == expected
+
+
+@pytest.mark.parametrize("mixin", [PermissionRequiredMixin, UserPassesTestMixin, LoginRequiredMixin])
+def test_mixin_that_is_named_behind_the_view_is_refused(mixin):
+    """It would not be asked, and everybody be let in."""
+    with pytest.raises(ImproperlyConfigured, match=rf"class Late\({mixin.__name__}, BroadcastChannelView\)"):
+        type(Fine)("Late", (Fine, mixin), {})
+    type(Fine)("InTime", (mixin, Fine), {})
+
+
+def test_presence_of_ones_own_needs_no_template():
+    attributes = {"presence_template_name": "nowhere.html", "render_presence": lambda self, user_ids: ""}
+    assert ids(type("Own", (Fine,), attributes)) == []
+
+
+def test_view_that_opens_its_stream_by_hand_needs_no_channel_name():
+    attributes = {"channel_name": BroadcastChannelView.channel_name, "get": lambda self, request: None}
+    assert ids(type("ByHand", (Fine,), attributes)) == []
+
+
+def test_check_looks_at_every_view_that_is_served():
+    view = type("Served", (BroadcastChannelView,), {"url_path": "checked/", "__module__": __name__})
+    try:
+        assert [(message.id, message.obj) for message in check_views()] == [("ds_broadcaster.E020", view)]
+    finally:
+        routes.remove(f"{__name__}.Served")
