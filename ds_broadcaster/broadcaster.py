@@ -14,14 +14,14 @@ from django.http import HttpRequest, HttpResponseBase
 from django.template.loader import render_to_string
 from pydantic import BaseModel
 
-from .brokers import EVERYWHERE, Broker, Command, ProcessHoldings, create_broker
+from .brokers import EVERYWHERE, Broker, Command, Event, ProcessHoldings, create_broker
 from .conf import get_settings
 from .exceptions import BrokerUnavailable
 from .hub.channel import AttendanceHook, PresenceCallback
 from .hub.grant import SCOPE_KEY, StreamGrant
 from .hub.hub import Hub
 from .ids import channel_name
-from .sse import check_size, encode_elements, encode_remove, encode_signals, leaving_out
+from .sse import PLAIN, Facts, check_size, encode_elements, encode_remove, encode_signals
 from .streams.requests import (
     SnapshotCallback,
     auser_id_of,
@@ -372,16 +372,16 @@ class Broadcaster:
     # What is behind.
 
     def _publish(self, channel: "ChannelLike", payload: bytes, exclude: "Exclude") -> None:
-        name, payload = channel_name(channel), ready(payload, exclude)
+        name, facts = channel_name(channel), facts_of(payload, exclude)
         if waiting.publish is not None:
             waiting.publish()
-        self._broker.publish(name, payload)
+        self._broker.publish(name, payload, facts)
 
-    def _publish_all(self, events: Sequence[tuple[str, bytes]]) -> None:
+    def _publish_all(self, events: Sequence[Event]) -> None:
         self._broker.publish_all(events)
 
     async def _apublish(self, channel: "ChannelLike", payload: bytes, exclude: "Exclude") -> None:
-        await self._broker.apublish(channel_name(channel), ready(payload, exclude))
+        await self._broker.apublish(channel_name(channel), payload, facts_of(payload, exclude))
 
     def _recheck(self, channel: "ChannelLike | None", user_id: Any) -> tuple[str, Command]:
         name = EVERYWHERE if channel is None else channel_name(channel)
@@ -419,9 +419,11 @@ class Broadcaster:
         self._declared = {}
 
 
-def ready(payload: bytes, exclude: "Exclude") -> bytes:
-    """Return an encoded event as brokers carry it; raises EventTooLarge, and for `exclude` what excluded() does."""
-    return leaving_out(excluded(exclude), check_size(payload, get_settings().max_event_bytes))
+def facts_of(payload: bytes, exclude: "Exclude") -> Facts:
+    """Return what brokers carry beside an event; raises EventTooLarge, and for `exclude` what excluded() does."""
+    check_size(payload, get_settings().max_event_bytes)
+    tab = excluded(exclude)
+    return PLAIN if tab is None else Facts(exclude=tab)
 
 
 broadcast = Broadcaster()

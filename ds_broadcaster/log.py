@@ -1,7 +1,7 @@
-"""A channel's log: the frames that are kept, in order, for everybody whose cursor is behind.
+"""A channel's log: the frames that are kept, in order, for all clients with an older cursor.
 
-Live, slow and returning clients all read the same way: from a cursor on. A cursor is the sequence of the last event
-its owner has. A log knows from which cursor on it is complete (`floor`); an older cursor is a gap.
+Live, slow and returning clients read the same way: from a cursor on. A cursor is the sequence of the last event that a
+client has. A log knows from which cursor on it is complete (`floor`); an older cursor is a gap.
 """
 
 import math
@@ -9,6 +9,7 @@ from bisect import bisect_right
 
 from .conf import History
 from .exceptions import Gap
+from .sse import PLAIN, Facts, Frame
 
 # One read returns at most about this much, so a client that cannot keep up never has more than this waiting in
 # its transport. It is also what uvicorn and asyncio let a transport hold before they ask for a pause.
@@ -21,10 +22,10 @@ FRAME_OVERHEAD = 120
 class Log:
     """Frames with their sequences, ascending, complete after `floor`.
 
-    `last` is the newest sequence seen (`floor` while nothing was), `size` the bytes held.
+    `last` is the newest sequence seen (`floor` in a new log), `size` the bytes held.
     """
 
-    __slots__ = ("_frames", "_sequences", "_stamps", "floor", "last", "size")
+    __slots__ = ("_data", "_excluding", "_facts", "_sequences", "_stamps", "floor", "last", "size")
 
     def __init__(self, floor: int = 0) -> None:
         self.floor = floor
@@ -32,67 +33,83 @@ class Log:
         self.size = 0
         self._sequences: list[int] = []
         self._stamps: list[float] = []
-        self._frames: list[bytes] = []
+        self._data: list[bytes] = []
+        # By sequence, for the few frames that have any; and the newest frame that each tab does not get.
+        self._facts: dict[int, Facts] = {}
+        self._excluding: dict[str, int] = {}
 
     def __len__(self) -> int:
-        return len(self._frames)
+        return len(self._data)
 
-    def append(self, sequence: int, frame: bytes, now: float) -> bool:
-        """Add a frame; one that is here already, or is from before the floor, is passed over (False)."""
+    def append(self, sequence: int, frame: Frame, now: float) -> bool:
+        """Add a frame; return False for one that is already here or older than the floor."""
         if sequence <= self.last:
             return False
         self._sequences.append(sequence)
         self._stamps.append(now)
-        self._frames.append(frame)
+        self._data.append(frame.data)
+        if frame.facts is not PLAIN:
+            self._facts[sequence] = frame.facts
+            if frame.facts.exclude is not None:
+                self._excluding[frame.facts.exclude] = sequence
         self.last = sequence
-        self.size += len(frame) + FRAME_OVERHEAD
+        self.size += len(frame.data) + FRAME_OVERHEAD
         return True
 
     def covers(self, cursor: int) -> bool:
         """Tell whether everything after `cursor` is still here."""
         return cursor >= self.floor
 
-    def after(self, cursor: int) -> list[tuple[int, bytes]]:
+    def excludes(self, tab: str | None, cursor: int) -> bool:
+        """Tell whether some frame after `cursor` is not for this tab."""
+        return tab is not None and self._excluding.get(tab, 0) > cursor
+
+    def after(self, cursor: int) -> list[tuple[int, Frame]]:
         """Return every (sequence, frame) after `cursor`; raises Gap when some are gone."""
-        if cursor < self.floor:
-            raise Gap(f"The log begins after {self.floor}; the cursor {cursor} is older.")
-        start = bisect_right(self._sequences, cursor)
-        return list(zip(self._sequences[start:], self._frames[start:], strict=True))
+        begin = self._begin_of(cursor)
+        facts = self._facts
+        return [
+            (sequence, Frame(data, facts.get(sequence, PLAIN)))
+            for sequence, data in zip(self._sequences[begin:], self._data[begin:], strict=True)
+        ]
 
     def read(self, cursor: int, limit: int = READ_BYTES) -> tuple[bytes, int]:
-        """Return the frames after `cursor`, joined, and the cursor behind them; raises Gap.
+        """Return the frames after `cursor`, joined, and the cursor after them; raises Gap.
 
         Takes at least one frame and stops before it exceeds `limit` bytes.
         """
+        begin = self._begin_of(cursor)
+        data = self._data
+        count = len(data)
+        if begin == count:
+            return b"", cursor
+        end = begin + 1
+        size = len(data[begin])
+        while end < count and size + len(data[end]) <= limit:
+            size += len(data[end])
+            end += 1
+        return b"".join(data[begin:end]), self._sequences[end - 1]
+
+    def _begin_of(self, cursor: int) -> int:
         if cursor < self.floor:
             raise Gap(f"The log begins after {self.floor}; the cursor {cursor} is older.")
-        start = bisect_right(self._sequences, cursor)
-        frames = self._frames
-        count = len(frames)
-        if start == count:
-            return b"", cursor
-        end = start + 1
-        size = len(frames[start])
-        while end < count and size + len(frames[end]) <= limit:
-            size += len(frames[end])
-            end += 1
-        return b"".join(frames[start:end]), self._sequences[end - 1]
+        return bisect_right(self._sequences, cursor)
 
     def trim(self, limits: History, now: float, held: float = math.inf) -> int:
         """Drop what exceeds the limits in count, bytes or age, oldest first; return the bytes freed.
 
-        Frames after `held` stay whatever the limits: somebody who keeps up is still reading there.
+        Frames after `held` stay whatever the limits: a client that keeps up is still reading there.
         """
         drop = 0
         size = self.size
-        count = len(self._frames)
+        count = len(self._data)
         oldest = now - limits.max_age
         while (
             drop < count
             and self._sequences[drop] <= held
             and (count - drop > limits.max_events or size > limits.max_bytes or self._stamps[drop] <= oldest)
         ):
-            size -= len(self._frames[drop]) + FRAME_OVERHEAD
+            size -= len(self._data[drop]) + FRAME_OVERHEAD
             drop += 1
         return self.drop(drop)
 
@@ -100,11 +117,19 @@ class Log:
         """Drop the oldest `count` frames; return the bytes freed."""
         if not count:
             return 0
-        freed = sum(map(len, self._frames[:count])) + count * FRAME_OVERHEAD
+        freed = sum(map(len, self._data[:count])) + count * FRAME_OVERHEAD
         self.floor = self._sequences[count - 1]
-        del self._sequences[:count], self._stamps[:count], self._frames[:count]
+        if self._facts:
+            for sequence in self._sequences[:count]:
+                self._forget_facts(sequence)
+        del self._sequences[:count], self._stamps[:count], self._data[:count]
         self.size -= freed
         return freed
+
+    def _forget_facts(self, sequence: int) -> None:
+        facts = self._facts.pop(sequence, PLAIN)
+        if facts.exclude is not None and self._excluding.get(facts.exclude) == sequence:
+            del self._excluding[facts.exclude]
 
     def oldest(self) -> float:
         """Return the sequence of the oldest frame held, infinity when there is none."""

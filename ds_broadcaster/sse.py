@@ -8,7 +8,7 @@ fields are checked for line breaks (which would forge further events), and text 
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from datastar_py.consts import ElementPatchMode, ElementPatchNamespace
 from datastar_py.sse import ServerSentEventGenerator
@@ -29,12 +29,29 @@ _generator: Any = ServerSentEventGenerator
 # Milliseconds: the longest that a browser's setTimeout() takes, 24 days.
 NEVER = 2**31 - 1
 
-# A comment, should a frame ever reach a client with it.
-_LEFT_OUT = b": not for "
-
 _LINE_END = re.compile(r"\r\n|\r|\n")
 # The client throws PatchElementsExpectedSelector for the other modes when there is no selector.
 _MODES_WITHOUT_SELECTOR = {ElementPatchMode.OUTER, ElementPatchMode.REPLACE}
+
+
+class Facts(NamedTuple):
+    """What is known of an event beside its bytes. Brokers carry it; clients never see it.
+
+    `exclude` is the id of the tab that does not get the event.
+    """
+
+    exclude: str | None = None
+
+
+# The facts of most events: there is nothing to say of them.
+PLAIN = Facts()
+
+
+class Frame(NamedTuple):
+    """An event in its place: bytes that begin with its id, and its facts."""
+
+    data: bytes
+    facts: Facts = PLAIN
 
 
 class _Lines(str):
@@ -133,23 +150,11 @@ def check_size(payload: bytes, limit: int) -> bytes:
     return payload
 
 
-def leaving_out(tab: str | None, payload: bytes) -> bytes:
-    """Mark an encoded event as one that this tab is not to get; brokers carry the mark as part of it."""
-    return payload if tab is None else b"%b%b\n%b" % (_LEFT_OUT, tab.encode(), payload)
-
-
-def split_left_out(frame: bytes) -> tuple[bytes, str | None]:
-    """Return a frame as clients may see it, and the tab that is left out."""
-    begin = frame.find(b"\n") + 1
-    if not frame.startswith(_LEFT_OUT, begin):
-        return frame, None
-    end = frame.index(b"\n", begin)
-    return frame[:begin] + frame[end + 1 :], frame[begin + len(_LEFT_OUT) : end].decode()
-
-
-def without_content(frame: bytes) -> bytes:
-    """Return what is left of a frame for somebody who is not to see it: its id."""
-    return frame[: frame.index(b"\n") + 1] + b"\n"
+def data_for(frame: Frame, tab: str | None) -> bytes:
+    """Return what a tab gets of a frame: all of it, or the id alone."""
+    if tab is None or frame.facts.exclude != tab:
+        return frame.data
+    return frame.data[: frame.data.index(b"\n") + 1] + b"\n"
 
 
 def live_frame() -> bytes:
@@ -165,9 +170,9 @@ def farewell(element: str | None) -> bytes:
     return b"" if element is None else retry_frame(NEVER) + encode_remove(f"#{element}") + _CLOSED
 
 
-def with_id(event_id: str, payload: bytes) -> bytes:
+def make_frame(event_id: str, payload: bytes, facts: Facts = PLAIN) -> Frame:
     """Return the frame of an encoded event: its id comes first."""
-    return b"id: %b\n%b" % (event_id.encode(), payload)
+    return Frame(b"id: %b\n%b" % (event_id.encode(), payload), facts)
 
 
 def id_frame(event_id: str) -> bytes:

@@ -60,7 +60,7 @@ def sent(broadcaster, channel="room"):
     async def read():
         return await broadcaster._broker.read(channel, 0)
 
-    frames = b"".join(frame for _, frame in asyncio.run(read()))
+    frames = b"".join(frame.data for _, frame in asyncio.run(read()))
     return [frame for frame in SSEParser().feed(frames) if isinstance(frame, Event)]
 
 

@@ -11,9 +11,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from ds_broadcaster.conf import History
 from ds_broadcaster.exceptions import Gap
 from ds_broadcaster.log import FRAME_OVERHEAD, READ_BYTES, Log
+from ds_broadcaster.sse import PLAIN, Facts, Frame
 from tests.fakes import FACTOR
 
 positions = st.integers(0, 60)
+TABS = ("tab-number-1", "tab-number-2")
 
 
 class LogMachine(RuleBasedStateMachine):
@@ -38,17 +40,22 @@ class LogMachine(RuleBasedStateMachine):
     def after(self, cursor):
         return [(sequence, frame) for sequence, frame, _ in self.kept if sequence > cursor]
 
-    @rule(step=st.integers(1, 5), size=st.integers(0, 40), pause=st.sampled_from([0.0, 0.5, 2.0]))
-    def append(self, step, size, pause):
+    @rule(
+        step=st.integers(1, 5),
+        size=st.integers(0, 40),
+        pause=st.sampled_from([0.0, 0.5, 2.0]),
+        exclude=st.sampled_from([None, None, *TABS]),
+    )
+    def append(self, step, size, pause, exclude):
         self.now += pause
         sequence = self.log.last + step
-        frame = b"%d:" % sequence + b"x" * size
+        frame = Frame(b"%d:" % sequence + b"x" * size, PLAIN if exclude is None else Facts(exclude))
         assert self.log.append(sequence, frame, self.now) is True
         self.model.append((sequence, frame, self.now))
 
     @rule(back=st.integers(0, 20))
     def append_what_is_here_already(self, back):
-        assert self.log.append(self.log.last - back, b"again", self.now) is False
+        assert self.log.append(self.log.last - back, Frame(b"again", Facts(TABS[0])), self.now) is False
 
     @rule(
         max_events=st.integers(1, 8),
@@ -63,7 +70,7 @@ class LogMachine(RuleBasedStateMachine):
         freed = self.log.trim(limits, self.now, held)
         while self.kept:
             sequence, _, appended_at = self.kept[0]
-            size = sum(len(frame) + FRAME_OVERHEAD for _, frame, _ in self.kept)
+            size = sum(len(frame.data) + FRAME_OVERHEAD for _, frame, _ in self.kept)
             too_much = len(self.kept) > max_events or size > max_bytes or self.now - appended_at >= max_age
             if not too_much or sequence > held:
                 break
@@ -75,7 +82,9 @@ class LogMachine(RuleBasedStateMachine):
     def drop(self, data):
         count = data.draw(st.integers(0, len(self.kept)))
         before = self.log.size
-        assert self.log.drop(count) == before - sum(len(frame) + FRAME_OVERHEAD for _, frame, _ in self.kept[count:])
+        assert self.log.drop(count) == before - sum(
+            len(frame.data) + FRAME_OVERHEAD for _, frame, _ in self.kept[count:]
+        )
         self.dropped += count
 
     @rule(cursor=positions, limit=st.integers(0, 120))
@@ -91,19 +100,19 @@ class LogMachine(RuleBasedStateMachine):
         assert self.log.after(cursor) == expected
         body, reached = self.log.read(cursor, limit)
         taken = [(sequence, frame) for sequence, frame in expected if sequence <= reached]
-        assert body == b"".join(frame for _, frame in taken)
+        assert body == b"".join(frame.data for _, frame in taken)
         if not expected:
             assert (body, reached) == (b"", cursor)
         else:
             assert reached == taken[-1][0]
             assert len(taken) == 1 or len(body) <= limit
             rest = expected[len(taken) :]
-            assert not rest or len(body) + len(rest[0][1]) > limit, "more would have fitted"
+            assert not rest or len(body) + len(rest[0][1].data) > limit, "more would have fitted"
 
     @rule(cursor=positions)
     def read_in_steps_to_the_end(self, cursor):
         if cursor >= self.floor:
-            expected = b"".join(frame for _, frame in self.after(cursor))
+            expected = b"".join(frame.data for _, frame in self.after(cursor))
             read = b""
             for _ in range(len(self.model) + 1):
                 body, cursor = self.log.read(cursor, 30)
@@ -113,12 +122,18 @@ class LogMachine(RuleBasedStateMachine):
             assert read == expected
             assert not body
 
+    @rule(cursor=positions, tab=st.sampled_from(TABS))
+    def ask_for_what_a_tab_does_not_get(self, cursor, tab):
+        expected = any(frame.facts.exclude == tab for sequence, frame in self.after(cursor))
+        assert self.log.excludes(tab, cursor) == expected
+        assert not self.log.excludes(None, cursor)
+
     @invariant()
     def it_says_what_it_holds(self):
         assert len(self.log) == len(self.kept)
         assert self.log.floor == self.floor
         assert self.log.last == (self.model[-1][0] if self.model else self.begin)
-        assert self.log.size == sum(len(frame) + FRAME_OVERHEAD for _, frame, _ in self.kept)
+        assert self.log.size == sum(len(frame.data) + FRAME_OVERHEAD for _, frame, _ in self.kept)
         assert self.log.oldest() == (self.kept[0][0] if self.kept else math.inf)
 
 
@@ -132,7 +147,7 @@ def test_log_is_a_list_that_forgets_its_beginning():
 def test_one_read_is_what_a_transport_holds():
     log = Log()
     for sequence in range(1, 200):
-        log.append(sequence, b"x" * 1000, 0)
+        log.append(sequence, Frame(b"x" * 1000), 0)
     body, reached = log.read(0)
     assert READ_BYTES - 1000 < len(body) <= READ_BYTES
     assert reached == len(body) // 1000
@@ -140,8 +155,8 @@ def test_one_read_is_what_a_transport_holds():
 
 def test_frame_that_is_larger_than_one_read_is_read_whole():
     log = Log()
-    log.append(1, b"x" * (READ_BYTES * 2), 0)
-    log.append(2, b"y", 0)
+    log.append(1, Frame(b"x" * (READ_BYTES * 2)), 0)
+    log.append(2, Frame(b"y"), 0)
     assert log.read(0) == (b"x" * (READ_BYTES * 2), 1)
     assert log.read(1) == (b"y", 2)
 
@@ -149,7 +164,7 @@ def test_frame_that_is_larger_than_one_read_is_read_whole():
 def test_limits_hold_at_their_very_value():
     log = Log()
     for sequence in range(1, 4):
-        log.append(sequence, b"x" * 80, float(sequence))
+        log.append(sequence, Frame(b"x" * 80), float(sequence))
     assert log.trim(History(max_events=3, max_bytes=600, max_age=4), 4.5) == 0
     assert len(log) == 3
     log.trim(History(max_events=3, max_bytes=599), 4.5)
@@ -164,7 +179,7 @@ def test_size_is_about_what_the_memory_is():
     try:
         before, _ = tracemalloc.get_traced_memory()
         for sequence in range(1, 2001):
-            log.append(sequence + 10_000, b"%08d" % sequence + b"x" * 200, 1000.0 + sequence)
+            log.append(sequence + 10_000, Frame(b"%08d" % sequence + b"x" * 200), 1000.0 + sequence)
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

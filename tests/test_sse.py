@@ -20,7 +20,9 @@ from pydantic import BaseModel, Field
 
 from ds_broadcaster import EventTooLarge
 from ds_broadcaster.sse import (
+    Facts,
     check_size,
+    data_for,
     encode_elements,
     encode_fragment,
     encode_remove,
@@ -28,12 +30,9 @@ from ds_broadcaster.sse import (
     farewell,
     hello_frame,
     id_frame,
-    leaving_out,
     live_frame,
+    make_frame,
     retry_frame,
-    split_left_out,
-    with_id,
-    without_content,
 )
 from tests.fakes import FACTOR
 from tests.harness.sse import Comment, Event, IdOnly, Retry, SSEParser
@@ -76,7 +75,7 @@ def parse(data, cut=None):
 
 
 def only_event(data, **options):
-    frames = parse(with_id("epoch-1", data), **options)
+    frames = parse(make_frame("epoch-1", data).data, **options)
     assert [type(frame) for frame in frames] == [Event]
     assert frames[0].id == "epoch-1"
     return frames[0]
@@ -102,7 +101,7 @@ def test_html_arrives_as_it_was_sent(html, cut):
 
 
 def test_empty_html_patches_nothing():
-    assert parse(with_id("e-1", encode_elements(""))) == [IdOnly("e-1")]
+    assert parse(make_frame("e-1", encode_elements("")).data) == [IdOnly("e-1")]
 
 
 def test_blank_lines_and_spaces_of_a_pre_arrive():
@@ -362,7 +361,7 @@ def test_callbacks_tuple_with_the_wrong_parts_is_refused(fragment):
 @given(texts)
 def test_id_comes_with_its_event(html):
     data = encode_elements(html)
-    frames = parse(with_id("e-1", data) + with_id("e-2", data) + id_frame("e-3"))
+    frames = parse(make_frame("e-1", data).data + make_frame("e-2", data).data + id_frame("e-3"))
     assert [frame.id for frame in frames] == ["e-1", "e-2", "e-3"]
     assert isinstance(frames[2], IdOnly)
 
@@ -386,19 +385,15 @@ def test_event_may_be_as_large_as_the_limit_and_no_larger():
 
 @many
 @given(texts, st.sampled_from(["tab-number-1", "x" * 64]), st.text("0123456789abc-", min_size=1, max_size=20))
-def test_mark_of_who_is_left_out_comes_off_without_a_trace(html, tab, event_id):
-    payload = encode_elements(html)
-    frame = with_id(event_id, payload)
-    assert split_left_out(with_id(event_id, leaving_out(tab, payload))) == (frame, tab)
-    assert split_left_out(frame) == (frame, None)
-    assert parse(without_content(frame)) == [IdOnly(event_id)]
-
-
-def test_marked_event_that_should_ever_get_out_is_the_event():
-    marked = with_id("e-1", leaving_out("tab-number-1", encode_elements("<p>")))
-    assert [frame for frame in parse(marked) if not isinstance(frame, Comment)] == parse(
-        with_id("e-1", encode_elements("<p>"))
+def test_excluded_tab_gets_the_id_alone_and_all_others_the_event(html, tab, event_id):
+    plain, excluding = (
+        make_frame(event_id, encode_elements(html)),
+        make_frame(event_id, encode_elements(html), Facts(tab)),
     )
+    assert excluding.data == plain.data
+    assert parse(data_for(excluding, tab)) == [IdOnly(event_id)]
+    for frame, other in ((plain, tab), (plain, None), (excluding, None), (excluding, "tab-number-2")):
+        assert data_for(frame, other) is frame.data
 
 
 def test_page_is_told_that_its_stream_is_open():

@@ -4,6 +4,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from ..conf import Settings
+from ..sse import PLAIN, Facts, Frame
 from .base import (
     COMMANDS_KEPT,
     EVERYWHERE,
@@ -11,6 +12,7 @@ from .base import (
     LEASE,
     Broker,
     Command,
+    Event,
     Position,
     PresenceChange,
     PresenceDiff,
@@ -26,8 +28,12 @@ __all__ = [
     "EVERYWHERE",
     "GONE",
     "LEASE",
+    "PLAIN",
     "Broker",
     "Command",
+    "Event",
+    "Facts",
+    "Frame",
     "Position",
     "PresenceChange",
     "PresenceDiff",

@@ -8,7 +8,7 @@ from django.core.checks import CheckMessage
 
 from ..conf import History
 from ..ids import format_id, parse_id
-from ..sse import with_id
+from ..sse import PLAIN, Facts, Frame, make_frame
 
 # Seconds between a view that grants a stream and its opening, at the most: Django's middleware is all there is.
 COMMANDS_KEPT = 60
@@ -84,13 +84,21 @@ class ProcessHoldings(NamedTuple):
     channels: dict[str, int]
 
 
+class Event(NamedTuple):
+    """What is published: an encoded event, its channel, and its facts."""
+
+    channel: str
+    payload: bytes
+    facts: Facts = PLAIN
+
+
 class Receiver(Protocol):
     """What a broker sees of a hub. Each method may be called from any thread and returns at once, unless said."""
 
     # The name of the process, which no other has or had.
     process: str
 
-    def deliver(self, channel: str, sequence: int, item: bytes | Command) -> None:
+    def deliver(self, channel: str, sequence: int, item: Frame | Command) -> None:
         """Take an event's frame, or a command, in the order of the sequences."""
 
     def on_position(self, sequence: int) -> None:
@@ -138,24 +146,26 @@ class Broker(ABC):
     # Publishing: from any process and thread, with or without an event loop.
 
     @abstractmethod
-    def publish(self, channel: str, payload: bytes) -> int | None:
+    def publish(self, channel: str, payload: bytes, facts: Facts = PLAIN) -> int | None:
         """Give an encoded event the next sequence, keep it, and carry it to every hub; return the sequence.
+
+        Its facts are kept and carried with it.
 
         None where a transaction that has not ended decides whether, and where, it takes its place. Raises
         BrokerUnavailable, within a bounded time, when that is not possible.
         """
 
     @abstractmethod
-    async def apublish(self, channel: str, payload: bytes) -> int | None:
+    async def apublish(self, channel: str, payload: bytes, facts: Facts = PLAIN) -> int | None:
         """See publish()."""
 
-    def publish_all(self, events: Sequence[tuple[str, bytes]]) -> None:
-        """Publish one (channel, payload) after the other, as publish() would; in fewer steps where that saves time.
+    def publish_all(self, events: Sequence[Event]) -> None:
+        """Publish one event after the other, as publish() would; in fewer steps where that saves time.
 
         Raises BrokerUnavailable, and some of them may be out.
         """
-        for channel, payload in events:
-            self.publish(channel, payload)
+        for event in events:
+            self.publish(*event)
 
     @abstractmethod
     def command(self, channel: str, command: Command) -> None:
@@ -199,7 +209,7 @@ class Broker(ABC):
         """See locate()."""
 
     @abstractmethod
-    async def read(self, channel: str, cursor: int) -> list[tuple[int, bytes]]:
+    async def read(self, channel: str, cursor: int) -> list[tuple[int, Frame]]:
         """Return every (sequence, frame) after `cursor` that is kept; raises Gap when some are gone."""
 
     def sweep(self) -> None:  # noqa: B027
@@ -272,9 +282,9 @@ def sequence_of(event_id: str | None, epoch: str, newest: int) -> int | None:
     return parsed[1]
 
 
-def frame(epoch: str, sequence: int, payload: bytes) -> bytes:
-    """Return an encoded event as hubs and clients know it: its id comes first."""
-    return with_id(format_id(epoch, sequence), payload)
+def frame(epoch: str, sequence: int, payload: bytes, facts: Facts = PLAIN) -> Frame:
+    """Return an encoded event as hubs know it: its id comes first."""
+    return make_frame(format_id(epoch, sequence), payload, facts)
 
 
 def holdings_of(receiver: Receiver) -> ProcessHoldings:

@@ -15,7 +15,7 @@ from ..asgi_servers import worker_count
 from ..conf import History
 from ..ids import format_id, new_epoch
 from ..log import Log
-from ..sse import with_id
+from ..sse import PLAIN, Facts, Frame, make_frame
 from .base import (
     COMMANDS_KEPT,
     EVERYWHERE,
@@ -70,11 +70,11 @@ class MemoryBroker(Broker):
         self._warned = False
         self._swept = time.monotonic()
 
-    def publish(self, channel: str, payload: bytes) -> int:
+    def publish(self, channel: str, payload: bytes, facts: Facts = PLAIN) -> int:
         with self._lock:
             now = time.monotonic()
             self._sequence = sequence = self._sequence + 1
-            frame = with_id(format_id(self.epoch, sequence), payload)
+            frame = make_frame(format_id(self.epoch, sequence), payload, facts)
             log = self._logs.get(channel)
             if log is None:
                 log = self._logs[channel] = Log(self._forgotten)
@@ -99,8 +99,8 @@ class MemoryBroker(Broker):
             receiver.throttle()
         return sequence
 
-    async def apublish(self, channel: str, payload: bytes) -> int:
-        return self.publish(channel, payload)
+    async def apublish(self, channel: str, payload: bytes, facts: Facts = PLAIN) -> int:
+        return self.publish(channel, payload, facts)
 
     def command(self, channel: str, command: Command) -> None:
         with self._lock:
@@ -151,7 +151,7 @@ class MemoryBroker(Broker):
             log = self._fresh_log(channel)
             return cursor >= self._forgotten if log is None else log.covers(cursor)
 
-    async def read(self, channel: str, cursor: int) -> list[tuple[int, bytes]]:
+    async def read(self, channel: str, cursor: int) -> list[tuple[int, Frame]]:
         with self._lock:
             log = self._fresh_log(channel)
             return (Log(self._forgotten) if log is None else log).after(cursor)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from ..conf import History
 from ..exceptions import BrokerUnavailable
 from ..ids import format_id
+from ..sse import PLAIN, Facts
 from .base import Broker, Command, Position, ProcessHoldings, Receiver, holdings_of
 
 logger = logging.getLogger("ds_broadcaster")
@@ -120,8 +121,8 @@ class NetworkBroker(Broker):
 
     # The async twins.
 
-    async def apublish(self, channel: str, payload: bytes) -> int | None:
-        return await self.in_thread(self.publish, channel, payload)
+    async def apublish(self, channel: str, payload: bytes, facts: Facts = PLAIN) -> int | None:
+        return await self.in_thread(self.publish, channel, payload, facts)
 
     async def acommand(self, channel: str, command: Command) -> None:
         await self.in_thread(self.command, channel, command)

@@ -1,4 +1,4 @@
-"""How brokers write down what is no string: commands and users, whose types must come back, for ids are compared."""
+"""Events, commands and users as bytes or text: what brokers write down, with the types that must come back."""
 
 import json
 import uuid
@@ -6,6 +6,7 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 
+from ..sse import PLAIN, Facts
 from .base import Command
 
 
@@ -17,6 +18,26 @@ def encoded(channel: str) -> bytes:
 def decoded(name: bytes) -> str:
     """Return the channel that encoded() was given."""
     return name.decode("utf-8", "surrogatepass")
+
+
+def pack_event(payload: bytes, facts: Facts) -> bytes:
+    """Return an encoded event and its facts as bytes: a line of facts, empty for most, before the event."""
+    line = b"" if facts == PLAIN else json.dumps(_told(facts), separators=(",", ":")).encode()
+    return line + b"\n" + payload
+
+
+def unpack_event(packed: bytes) -> tuple[bytes, Facts]:
+    """Return the encoded event and the facts that pack_event() was given."""
+    line, _, payload = packed.partition(b"\n")
+    if not line:
+        return payload, PLAIN
+    told = json.loads(line)
+    # A newer process may tell of facts that this one does not know.
+    return payload, Facts(**{name: told[name] for name in Facts._fields if name in told})
+
+
+def _told(facts: Facts) -> dict[str, Any]:
+    return {name: value for name, value in facts._asdict().items() if value != getattr(PLAIN, name)}
 
 
 def pack_command(channel: str, command: Command) -> bytes:

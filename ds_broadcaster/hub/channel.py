@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from ..log import READ_BYTES, Log
-from ..sse import Fragment, split_left_out, without_content
+from ..sse import Fragment, Frame, data_for
 from .roster import Roster
 
 if TYPE_CHECKING:
@@ -49,19 +49,16 @@ class Channel:
 
     `log` is None until the broker carries the channel here. `connections` and `blocked` are dicts used as ordered
     sets; `blocked` holds those whose transport is full. `presence` is the newest presence frame, numbered by
-    `presence_at`: it replaces the one before it and is not kept in the log. `left_out` holds the events in the log
-    that one tab is not to get, and `_leaving_out` the newest such event of each tab.
+    `presence_at`: it replaces the one before it and is not kept in the log.
     """
 
     __slots__ = (
         "_chunks",
-        "_leaving_out",
         "attendance_hook",
         "blocked",
         "connections",
         "delivered",
         "expiry",
-        "left_out",
         "log",
         "name",
         "presence",
@@ -86,8 +83,6 @@ class Channel:
         self.presence_at = 0
         self.presence_callback: PresenceCallback | None = None
         self.attendance_hook: AttendanceHook | None = None
-        self.left_out: dict[int, str] = {}
-        self._leaving_out: dict[str, int] = {}
         # The presence render that is waiting or running, and whether the roster changed since it began.
         self.render: asyncio.TimerHandle | Future[bytes] | None = None
         self.rendered_at = -math.inf
@@ -95,28 +90,17 @@ class Channel:
         self.expiry: asyncio.TimerHandle | None = None
         self._chunks: dict[tuple[int, float], Chunk] = {}
 
-    def append(self, sequence: int, frame: bytes, now: float) -> bool:
+    def append(self, sequence: int, frame: Frame, now: float) -> bool:
         """Add an event to the log; False when it is there already."""
-        frame, tab = split_left_out(frame)
         if self.log is None or not self.log.append(sequence, frame, now):
             return False
-        if tab is not None:
-            self._leave_out(sequence, tab, self.log.floor)
         self._chunks.clear()
         self.delivered += 1
         return True
 
-    def _leave_out(self, sequence: int, tab: str, floor: int) -> None:
-        self.left_out[sequence] = tab
-        self._leaving_out[tab] = sequence
-        while (oldest := next(iter(self.left_out))) <= floor:
-            gone = self.left_out.pop(oldest)
-            if self._leaving_out[gone] == oldest:
-                del self._leaving_out[gone]
-
-    def leaves_out(self, tab: str | None, cursor: int) -> bool:
+    def excludes(self, tab: str | None, cursor: int) -> bool:
         """Tell whether some event after `cursor` is not for this tab."""
-        return tab is not None and self._leaving_out.get(tab, 0) > cursor
+        return tab is not None and self.log is not None and self.log.excludes(tab, cursor)
 
     def set_presence(self, frame: bytes, number: int) -> None:
         """Replace the presence frame; with an empty one there is nothing to tell whoever comes."""
@@ -163,11 +147,7 @@ def merged_chunk(
     reached_presence = presence_at
     for channel in channels:
         if channel.log is not None and cursor < min(channel.log.last, until):
-            events = channel.log.after(cursor)
-            if channel.leaves_out(tab, cursor):
-                left_out = channel.left_out
-                events = [(each, without_content(f) if left_out.get(each) == tab else f) for each, f in events]
-            waiting += events
+            waiting += [(sequence, data_for(frame, tab)) for sequence, frame in channel.log.after(cursor)]
         if presence_at < channel.presence_at:
             presence += channel.presence
             reached_presence = max(reached_presence, channel.presence_at)

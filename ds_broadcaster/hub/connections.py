@@ -85,7 +85,7 @@ class Connection:
         """Return what to write next and move the cursor there; raises Gap when the client is too far behind."""
         if self.ending is not None:
             chunk = merged_chunk(self.channels, self.cursor, math.inf, self.until, self.tab)
-        elif len(self.channels) == 1 and not self.channels[0].leaves_out(self.tab, self.cursor):
+        elif len(self.channels) == 1 and not self.channels[0].excludes(self.tab, self.cursor):
             chunk = self.channels[0].next_chunk(self.cursor, self.presence_at)
         else:
             chunk = merged_chunk(self.channels, self.cursor, self.presence_at, tab=self.tab)

@@ -17,6 +17,7 @@ from .. import signals
 from ..asgi_servers import before_shutdown
 from ..brokers import EVERYWHERE, Broker, Command
 from ..conf import Settings
+from ..sse import Frame
 from .channel import Channel, PresenceCallback
 from .connections import Connection
 from .ending import Ending
@@ -40,7 +41,7 @@ BACKLOG_WAIT = 1.0
 
 
 # What is handed to a hub: an event's frame or a command on a channel, or news of the sequence alone.
-Item = bytes | Command | None
+Item = Frame | Command | None
 # Stands behind the last event of an epoch, in place of a channel's with the name of the next one.
 RESET = Command("reset")
 # Stands where some events of a channel should, which are gone.

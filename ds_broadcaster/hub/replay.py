@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..exceptions import BrokerUnavailable, Gap
 from ..ids import format_id
 from ..log import Log
-from ..sse import hello_frame, live_frame, split_left_out, without_content
+from ..sse import Frame, data_for, hello_frame, live_frame
 from .channel import Channel
 from .connections import Connection
 from .grant import StreamGrant
@@ -78,9 +78,8 @@ class Beginning:
 
         One of the channels begins later than the client's cursor, and one cursor serves them all alike.
         """
-        events: list[tuple[int, bytes]] = []
+        events: list[tuple[int, Frame]] = []
         for channel in connection.channels:
             begin = opening.granted if channel.name in opening.gaps else opening.cursor
             events += await self._hub.broker.read(channel.name, begin)
-        frames = [split_left_out(frame) for sequence, frame in sorted(events) if sequence <= reached]
-        return [without_content(frame) if tab and tab == opening.tab else frame for frame, tab in frames]
+        return [data_for(frame, opening.tab) for sequence, frame in sorted(events) if sequence <= reached]

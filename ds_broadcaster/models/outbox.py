@@ -10,7 +10,8 @@ from weakref import ref
 
 from django.db.models import Model
 
-from ..broadcaster import broadcast, ready, waiting
+from ..broadcaster import broadcast, facts_of, waiting
+from ..brokers import Event
 from ..exceptions import BrokerUnavailable
 from ..ids import key_of
 from ..streams.tabs import current_tab
@@ -144,21 +145,21 @@ class _Steps:
 
     def __init__(self, changes: Sequence[Change]) -> None:
         self._changes = changes
-        self._events: list[tuple[str, bytes]] = []
+        self._events: list[Event] = []
         self._size = 0
         # The changes that the next step is about.
         self._begin = self._end = 0
         # The broker is not asked again: each time may take as long as the first.
         self.is_given_up = False
 
-    def add(self, number: int, events: Sequence[tuple[str, bytes]]) -> None:
+    def add(self, number: int, events: Sequence[Event]) -> None:
         """Add what a change says, and publish what is enough for a step; one change may be worth several."""
         for event in events:
             if not self._events:
                 self._begin = number
             self._end = number
             self._events.append(event)
-            self._size += len(event[1])
+            self._size += len(event.payload)
             if len(self._events) >= AT_ONCE or self._size >= AT_ONCE_BYTES:
                 self.publish()
 
@@ -273,7 +274,7 @@ def is_stale(rules: Rules, instance: Model) -> bool:
     return any([hasattr(value, "resolve_expression") for value in instance.__dict__.values()])  # noqa: C419
 
 
-def _events(change: Change) -> list[tuple[str, bytes]]:
+def _events(change: Change) -> list[Event]:
     channels = change.channels
     if channels is None:
         channels = channels_of(change.rules.channel(change.instance))
@@ -281,8 +282,8 @@ def _events(change: Change) -> list[tuple[str, bytes]]:
         return []
     payloads = payloads_of(change.rules, change.instance, change.kind, change.context)
     # Once for all channels, of which there may be thousands.
-    payloads = [ready(payload, change.tab) for payload in payloads]
-    return [(channel, payload) for payload in payloads for channel in channels]
+    facts = [facts_of(payload, change.tab) for payload in payloads]
+    return [Event(channel, *each) for each in zip(payloads, facts, strict=True) for channel in channels]
 
 
 def log_failure(rules: Rules, instance: Model, kind: str) -> None:

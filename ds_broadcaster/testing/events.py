@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from ..brokers import EVERYWHERE, Command
+from ..brokers import EVERYWHERE, Command, Event, Facts, Frame
 from ..exceptions import Gap
 from ..ids import parse_id
 from .cluster import Cluster, apart
@@ -36,17 +36,17 @@ class EventsContract(Cluster):
             listening, publishing, ear = self.make_broker(), self.make_broker(), RecordingReceiver()
             listening.attach(ear)
             begin = max([await listening.subscribe(ear, channel) for channel in ("a", "b")])
-            events = [("b" if number % 3 else "a", b"%d\n\n" % number) for number in range(10)]
+            events = [Event("b" if number % 3 else "a", b"%d\n\n" % number) for number in range(10)]
             await apart(publishing.publish_all, events)
             await apart(publishing.publish_all, [])
             newest = await self.apublish(publishing, "a", b"10\n\n")
             await ear.hears("a", newest)
-            heard = [(name, item.partition(b"\n")[2]) for name, _, item in ear.heard if isinstance(item, bytes)]
-            assert heard == [*events, ("a", b"10\n\n")]
-            given = [sequence for _, sequence, item in ear.heard if isinstance(item, bytes)]
+            heard = [(name, _payload(item)) for name, _, item in ear.heard if isinstance(item, Frame)]
+            assert heard == [*((each.channel, each.payload) for each in events), ("a", b"10\n\n")]
+            given = [sequence for _, sequence, item in ear.heard if isinstance(item, Frame)]
             assert given == sorted(set(given))
             kept = await publishing.read("b", begin)
-            assert [frame.partition(b"\n")[2] for _, frame in kept] == [item for name, item in events if name == "b"]
+            assert [_payload(frame) for _, frame in kept] == [each.payload for each in events if each.channel == "b"]
 
         self.run(test())
 
@@ -97,9 +97,33 @@ class EventsContract(Cluster):
             payload = b"event: x\ndata: \xff\x00 \xc3\xa9\n\n" + b"y" * 20_000
             sequence = await self.apublish(broker, "a", payload)
             await ear.hears("a", sequence)
-            expected = b"id: %b-%d\n%b" % (broker.epoch.encode(), sequence, payload)
+            expected = Frame(b"id: %b-%d\n%b" % (broker.epoch.encode(), sequence, payload))
             assert ("a", sequence, expected) in ear.heard
             assert await broker.read("a", sequence - 1) == [(sequence, expected)]
+
+        self.run(test())
+
+    def test_facts_are_carried_and_kept_beside_the_bytes(self) -> None:
+        """Who does not get an event is known wherever it is delivered or replayed, and is no part of its bytes."""
+
+        async def test() -> None:
+            broker, ear = self.make_broker(), RecordingReceiver()
+            broker.attach(ear)
+            await broker.subscribe(ear, "a")
+            facts = Facts(exclude="tab-number-1")
+            publishing = self.make_broker()
+            first = await apart(publishing.publish, "a", b"1\n\n", facts)
+            second = await publishing.apublish("a", b"2\n\n", facts)
+            await apart(publishing.publish_all, [Event("a", b"3\n\n", facts), Event("a", b"4\n\n")])
+            last = await self.apublish(broker, "a", b"5\n\n")
+            await ear.hears("a", last)
+            assert first is not None
+            assert second is not None
+            heard = [item for _, sequence, item in ear.heard if sequence >= first and isinstance(item, Frame)]
+            kept = [frame for _, frame in await broker.read("a", first - 1)]
+            for frames in (heard, kept):
+                assert [_payload(frame) for frame in frames] == [b"%d\n\n" % number for number in range(1, 6)]
+                assert [frame.facts.exclude for frame in frames] == [*["tab-number-1"] * 3, None, None]
 
         self.run(test())
 
@@ -156,7 +180,7 @@ class EventsContract(Cluster):
                     await self.make_broker().acommand("a", Command("disconnect", 5))
                 given.append(await self.apublish(self.make_broker(), "ab"[number % 2]))
             await ear.hears("b", given[-1])
-            assert [sequence for _, sequence, item in ear.heard if isinstance(item, bytes)] == given
+            assert [sequence for _, sequence, item in ear.heard if isinstance(item, Frame)] == given
             sequences = [sequence for _, sequence, _ in ear.heard if sequence > 0]
             assert sequences == sorted(sequences)
             [command] = [sequence for _, sequence, item in ear.heard if item == Command("disconnect", 5)]
@@ -241,7 +265,7 @@ class EventsContract(Cluster):
             last = await self.apublish(broker, "a", b"after\n\n")
             await ear.hears("a", last)
             heard = [item for name, sequence, item in ear.heard if name == "a" and sequence >= first]
-            assert [type(item) for item in heard] == [bytes, Command, bytes]
+            assert [type(item) for item in heard] == [Frame, Command, Frame]
             assert heard[1] == Command("disconnect", 5)
 
         self.run(test())
@@ -285,3 +309,7 @@ class EventsContract(Cluster):
         assert broker.locate(["a"], f"{self.epoch_of(broker)}-{sequence - 1}").gaps == {"a"}
         later = self.publish(broker, "a", b"new\n\n")
         assert [each for each, _ in self.run(broker.read("a", later - 1))] == [later]
+
+
+def _payload(frame: Frame) -> bytes:
+    return frame.data.partition(b"\n")[2]

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from ..brokers import EVERYWHERE, GONE, Command, PresenceChange
+from ..brokers import EVERYWHERE, GONE, Command, Frame, PresenceChange
 from ..ids import new_epoch
 
 # Seconds that an event may take from one process to another.
@@ -19,13 +19,13 @@ class RecordingReceiver:
 
     def __init__(self) -> None:
         self.process = f"ear:{new_epoch()}"
-        self.heard: list[tuple[str, int, bytes | Command]] = []
+        self.heard: list[tuple[str, int, Frame | Command]] = []
         # The newest sequence up to which everything was said to be heard.
         self.reached_to = 0
         self._present: dict[str, list[Any]] = {}
         self._more = threading.Condition()
 
-    def deliver(self, channel: str, sequence: int, item: bytes | Command) -> None:
+    def deliver(self, channel: str, sequence: int, item: Frame | Command) -> None:
         with self._more:
             self.heard.append((channel, sequence, item))
             self._more.notify_all()

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from ds_broadcaster.brokers import Broker, Command, Position, create_broker, memory
+from ds_broadcaster.brokers import Broker, Command, Frame, Position, create_broker, memory
 from ds_broadcaster.brokers.memory import MemoryBroker
 from ds_broadcaster.conf import History, get_settings
 from ds_broadcaster.exceptions import Gap
@@ -61,7 +61,7 @@ def run(coroutine):
 
 def read(broker, channel, cursor):
     """Return the payloads after the cursor, without their ids."""
-    return [frame.split(b"\n", 1)[1] for _, frame in run(broker.read(channel, cursor))]
+    return [frame.data.split(b"\n", 1)[1] for _, frame in run(broker.read(channel, cursor))]
 
 
 def test_sequence_counts_over_all_channels_and_begins_each_frame():
@@ -71,8 +71,8 @@ def test_sequence_counts_over_all_channels_and_begins_each_frame():
     assert run(broker.apublish("b", b"y\n\n")) == 4
     assert parse_id(broker.cursor()) == (broker.epoch, 4)
     assert run(broker.read("b", 0)) == [
-        (2, f"id: {broker.epoch}-2\nx\n\n".encode()),
-        (4, f"id: {broker.epoch}-4\ny\n\n".encode()),
+        (2, Frame(f"id: {broker.epoch}-2\nx\n\n".encode())),
+        (4, Frame(f"id: {broker.epoch}-4\ny\n\n".encode())),
     ]
 
 
@@ -265,7 +265,8 @@ def test_threads_that_publish_at_once_are_heard_in_one_order():
     history = run(broker.read("room", 0))
     assert history == [(sequence, frame) for _, sequence, frame in ear.heard]
     for name in (b"a", b"b", b"c", b"d"):
-        own = [frame.rsplit(b" ", 1)[1] for _, frame in history if frame.split(b"\n")[1].startswith(name)]
+        payloads = [frame.data.split(b"\n")[1] for _, frame in history]
+        own = [payload.rsplit(b" ", 1)[1] for payload in payloads if payload.startswith(name)]
         assert own == [b"%d" % number for number in range(500)]
 
 

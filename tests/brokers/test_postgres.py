@@ -15,7 +15,7 @@ from django.core.management import call_command
 from django.db import connection, connections, transaction
 from django.test import override_settings
 
-from ds_broadcaster.brokers import EVERYWHERE, Command
+from ds_broadcaster.brokers import EVERYWHERE, Command, Event
 from ds_broadcaster.brokers.postgres import PostgresBroker, listener, statements
 from ds_broadcaster.brokers.postgres.session import TIMEOUT
 from ds_broadcaster.conf import History
@@ -92,7 +92,7 @@ def listening(broker, test, channels="a"):
 
 
 def payloads(ear, channel="a"):
-    return [item.partition(b"\n")[2] for name, _, item in ear.heard if name == channel]
+    return [item.data.partition(b"\n")[2] for name, _, item in ear.heard if name == channel]
 
 
 # Transactions
@@ -102,10 +102,10 @@ def test_several_events_wait_for_their_transaction_in_their_order(broker):
     def publish():
         with transaction.atomic(using=ALIAS):
             broker.publish("a", b"0\n\n")
-            broker.publish_all([("a", b"%d\n\n" % number) for number in range(1, 5)])
+            broker.publish_all([Event("a", b"%d\n\n" % number) for number in range(1, 5)])
             broker.publish_all([])
             with contextlib.suppress(ValueError), transaction.atomic(using=ALIAS):
-                broker.publish_all([("a", b"taken back\n\n")])
+                broker.publish_all([Event("a", b"taken back\n\n")])
                 raise ValueError
             assert stored(broker) == []
         return broker.publish("a", b"5\n\n")

@@ -10,7 +10,7 @@ import pytest
 import redis
 from django.core.exceptions import ImproperlyConfigured
 
-from ds_broadcaster.brokers import Command
+from ds_broadcaster.brokers import Command, Event
 from ds_broadcaster.brokers.redis import RedisBroker
 from ds_broadcaster.brokers.redis.broker import SWEPT
 from ds_broadcaster.brokers.redis.scripts import JUMP
@@ -221,8 +221,8 @@ def test_cap_over_all_channels_is_kept(server, channel):
 
 def test_cap_over_all_channels_is_kept_within_a_step_too(server, channel):
     with broker_at(server.url, {"prefix": channel}, max_total_bytes=2000) as broker:
-        before = [(name, b"x" * 398 + b"\n\n") for name in "zyxwv"]
-        broker.publish_all([*before, ("b", b"x" * 998 + b"\n\n")])
+        before = [Event(name, b"x" * 398 + b"\n\n") for name in "zyxwv"]
+        broker.publish_all([*before, Event("b", b"x" * 998 + b"\n\n")])
         assert int(server.call("HGET", f"{broker.prefix}:state", "total")) <= 2000
         assert broker.locate(["z", "y", "x", "w", "v", "b"], id_of(broker, 0)).gaps == {"z", "y", "x"}
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 
 from ds_broadcaster import broadcast
-from ds_broadcaster.sse import split_left_out, with_id
+from ds_broadcaster.sse import PLAIN, make_frame
 from tests.harness.sse import Event, SSEParser
 
 
@@ -33,17 +33,18 @@ class Recording:
     fails: BaseException | None = None
     attempts: int = 0
 
-    def publish(self, channel, payload):
+    def publish(self, channel, payload, facts=PLAIN):
         self.attempts += 1
         if self.fails is not None:
             raise self.fails
-        frame, tab = split_left_out(with_id("1", payload))
-        for event in SSEParser().feed(frame):
+        for event in SSEParser().feed(make_frame("1", payload).data):
             assert isinstance(event, Event)
             args = event.args
             kind = event.type.removeprefix("datastar-patch-")
             self.events.append(
-                Sent(channel, kind, event.elements, args.get("selector"), args.get("mode"), event.signals, tab)
+                Sent(
+                    channel, kind, event.elements, args.get("selector"), args.get("mode"), event.signals, facts.exclude
+                )
             )
         return len(self.events)
 

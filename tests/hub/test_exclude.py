@@ -12,10 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from ds_broadcaster import broadcast
 from ds_broadcaster.broadcaster import Broadcaster
-from ds_broadcaster.hub.channel import Channel
 from ds_broadcaster.ids import parse_id
 from ds_broadcaster.log import Log
-from ds_broadcaster.sse import encode_elements, leaving_out, split_left_out, with_id, without_content
+from ds_broadcaster.sse import PLAIN, Facts
 from tests.fakes import FACTOR, KINDS, make_request, make_scope, virtual_world
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
@@ -200,39 +199,8 @@ def test_bookkeeping_is_as_short_as_the_log(world):
         send(world, number, f"somebody-{number}")
         send(world, number, ONE)
         world.settle()
-    channel = world.hub.known["room"]
-    assert len(channel.left_out) <= 12
-    assert len(channel._leaving_out) <= 12
-
-
-def test_channel_forgets_a_tab_with_its_last_event():
-    channel = Channel("room")
-    channel.log = Log(0)
-    payload = encode_elements("<p id=a>")
-    for sequence, tab in enumerate([ONE, TWO, ONE, TWO, TWO], 1):
-        assert channel.append(sequence, with_id(f"e-{sequence}", leaving_out(tab, payload)), 0)
-    assert not channel.append(5, with_id("e-5", leaving_out(THREE, payload)), 0)
-    channel.log.drop(3)
-    channel.append(6, with_id("e-6", leaving_out(TWO, payload)), 0)
-    assert channel.left_out == {4: TWO, 5: TWO, 6: TWO}
-    assert channel._leaving_out == {TWO: 6}
-    assert not channel.leaves_out(ONE, 0)
-    assert channel.leaves_out(TWO, 5)
-    assert not channel.leaves_out(TWO, 6)
-    assert not channel.leaves_out(None, 0)
-
-
-# The mark
-
-
-@pytest.mark.parametrize("html", ["<p>", ": not for tab-number-1", "a\n: not for tab-number-1\nb", "\n\n: not for x"])
-def test_mark_is_found_where_it_was_put_and_nowhere_else(html):
-    payload = encode_elements(html)
-    plain, marked = with_id("e-1", payload), with_id("e-1", leaving_out(ONE, payload))
-    assert split_left_out(plain) == (plain, None)
-    assert split_left_out(marked) == (plain, ONE)
-    assert leaving_out(None, payload) is payload
-    assert without_content(plain) == b"id: e-1\n\n"
+    log = world.hub.known["room"].log
+    assert sum(log.excludes(f"somebody-{number}", 0) for number in range(500)) <= 12
 
 
 # Who is left out
@@ -268,16 +236,16 @@ class Wrapped:
 def test_each_verb_and_its_twin_leave_out(verb, exclude, monkeypatch):
     broadcaster = Broadcaster()
     given = []
-    monkeypatch.setattr(broadcaster._broker, "publish", lambda channel, payload: given.append(payload))
+    monkeypatch.setattr(broadcaster._broker, "publish", lambda channel, payload, facts: given.append((payload, facts)))
     call, twin = CALLS[verb]
     call(broadcaster, None)
     call(broadcaster, exclude)
     if twin is not None:
         asyncio.run(twin(broadcaster, exclude))
-    plain, *marked = given
-    assert b"not for" not in plain
-    assert marked
-    assert set(marked) == {b": not for %b\n%b" % (ONE.encode(), plain)}
+    (payload, facts), *others = given
+    assert facts == PLAIN
+    assert others
+    assert set(others) == {(payload, Facts(exclude=ONE))}
 
 
 def test_request_that_tells_no_tab_leaves_out_nobody(world):
@@ -391,14 +359,15 @@ class ExcludeMachine(RuleBasedStateMachine):
     @invariant()
     def nobody_learns_of_tabs(self):
         for client in self.clients:
-            assert not any("not for" in str(frame) or "tab-number" in str(frame) for frame in client.frames)
+            assert not any("tab-number" in str(frame) for frame in client.frames)
 
     @invariant()
     def bookkeeping_is_bounded(self):
         for hub in self.world.broadcast.hubs():
             for channel in hub.known.values():
-                assert set(channel._leaving_out) == set(channel.left_out.values())
-                assert len(channel.left_out) <= 60
+                frames = [] if channel.log is None else [frame for _, frame in channel.log.after(channel.log.floor)]
+                excluded = {frame.facts.exclude for frame in frames}
+                assert all(channel.excludes(tab, 0) == (tab in excluded) for tab in (ONE, TWO, THREE))
 
     def teardown(self):
         try:

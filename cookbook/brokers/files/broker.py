@@ -15,6 +15,7 @@ from ds_broadcaster import BrokerUnavailable
 from ds_broadcaster.brokers import (
     COMMANDS_KEPT,
     EVERYWHERE,
+    PLAIN,
     Broker,
     Command,
     Position,
@@ -23,7 +24,7 @@ from ds_broadcaster.brokers import (
     holdings_of,
     sequence_of,
 )
-from ds_broadcaster.brokers.packing import pack_command, unpack_command, unpack_user
+from ds_broadcaster.brokers.packing import pack_command, pack_event, unpack_command, unpack_event, unpack_user
 from ds_broadcaster.ids import format_id
 from ds_broadcaster.log import Log
 
@@ -55,11 +56,11 @@ class FileBroker(Broker):
         self._lock = threading.Lock()
 
     # --8<-- [start:publish]
-    def publish(self, channel, payload):
-        return self._write(channel, "event", payload.decode("utf-8", "surrogateescape"))
+    def publish(self, channel, payload, facts=PLAIN):
+        return self._write(channel, "event", pack_event(payload, facts).decode("utf-8", "surrogateescape"))
 
-    async def apublish(self, channel, payload):
-        return await asyncio.to_thread(self.publish, channel, payload)
+    async def apublish(self, channel, payload, facts=PLAIN):
+        return await asyncio.to_thread(self.publish, channel, payload, facts)
 
     def command(self, channel, command):
         self._write(channel, "command", pack_command(channel, command).decode())
@@ -100,7 +101,7 @@ class FileBroker(Broker):
                     receiver.on_presence(channel)
             return
         if kind == "event":
-            item = frame(self.epoch, sequence, text.encode("utf-8", "surrogateescape"))
+            item = frame(self.epoch, sequence, *unpack_event(text.encode("utf-8", "surrogateescape")))
             self._logs.setdefault(channel, Log(self._floor)).append(sequence, item, at)
             self._log(channel)
         else:

@@ -15,10 +15,12 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from ...conf import History
 from ...exceptions import BrokerUnavailable, Gap
 from ...ids import parse_id
+from ...sse import PLAIN, Facts, Frame
 from ..base import (
     COMMANDS_KEPT,
     EVERYWHERE,
     Command,
+    Event,
     Position,
     PresenceChange,
     PresenceDiff,
@@ -27,7 +29,7 @@ from ..base import (
     frame,
 )
 from ..network import NetworkBroker, T
-from ..packing import decoded, encoded, pack_command, unpack_command, unpack_user
+from ..packing import decoded, encoded, pack_command, pack_event, unpack_command, unpack_event, unpack_user
 from . import statements
 from .listener import PostgresListener
 from .presence import sync
@@ -71,12 +73,12 @@ class PostgresBroker(NetworkBroker):
 
     # Publishing.
 
-    def publish(self, channel: str, payload: bytes) -> int | None:
-        return self._publish([(channel, "", payload)])
+    def publish(self, channel: str, payload: bytes, facts: Facts = PLAIN) -> int | None:
+        return self._publish([(channel, "", pack_event(payload, facts))])
 
-    def publish_all(self, events: Sequence[tuple[str, bytes]]) -> None:
+    def publish_all(self, events: Sequence[Event]) -> None:
         if events:
-            self._publish([(channel, "", payload) for channel, payload in events])
+            self._publish([(each.channel, "", pack_event(each.payload, each.facts)) for each in events])
 
     def command(self, channel: str, command: Command) -> None:
         self._publish([(channel, command.verb, pack_command(channel, command))])
@@ -123,14 +125,18 @@ class PostgresBroker(NetworkBroker):
         """Begin the line of sequences, where nobody has."""
         await session.fetch(statements.BEGIN)
 
-    async def read(self, channel: str, cursor: int) -> list[tuple[int, bytes]]:
+    async def read(self, channel: str, cursor: int) -> list[tuple[int, Frame]]:
         parameters = {**self._limits, "cursor": cursor, "key": statements.key_of(channel)}
         async with self._session() as session:
             rows = await session.fetch(statements.READ, parameters)
         if not rows[0][1]:
             raise Gap(f"{channel!r} no longer holds what came after {cursor}.")
         self.know(rows[0][0])
-        return [(number, frame(epoch, number, payload)) for epoch, _, number, payload in rows if number is not None]
+        return [
+            (number, frame(epoch, number, *unpack_event(packed)))
+            for epoch, _, number, packed in rows
+            if number is not None
+        ]
 
     def sweep(self) -> None:
         now = time.monotonic()

@@ -13,7 +13,7 @@ import psycopg
 from ...exceptions import BrokerUnavailable
 from ..base import EVERYWHERE, Command, Receiver, frame
 from ..network import Listener
-from ..packing import unpack_command
+from ..packing import unpack_command, unpack_event
 from . import statements
 from .session import TIMEOUT, Session, connect, ended_at
 
@@ -156,7 +156,7 @@ class PostgresListener(Listener):
             for *_, sequence, key, verb, payload in rows:
                 channel = self._channels.get(key)
                 if sequence is not None and channel is not None:
-                    item = unpack_command(payload)[1] if verb else frame(epoch, sequence, payload)
+                    item = unpack_command(payload)[1] if verb else frame(epoch, sequence, *unpack_event(payload))
                     self._receiver.deliver(channel, sequence, item)
             if len(rows) < BATCH and sum(len(payload or b"") for *_, payload in rows) < BATCH_BYTES:
                 self._head = head

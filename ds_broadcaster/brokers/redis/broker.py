@@ -17,10 +17,12 @@ from django.core.exceptions import ImproperlyConfigured
 from ...conf import History
 from ...exceptions import BrokerUnavailable, Gap
 from ...ids import new_epoch, parse_id
+from ...sse import PLAIN, Facts, Frame
 from ..base import (
     COMMANDS_KEPT,
     EVERYWHERE,
     Command,
+    Event,
     Position,
     PresenceChange,
     PresenceDiff,
@@ -29,7 +31,7 @@ from ..base import (
     frame,
 )
 from ..network import NetworkBroker, T
-from ..packing import decoded, encoded, pack_command, pack_user, unpack_command, unpack_user
+from ..packing import decoded, encoded, pack_command, pack_event, pack_user, unpack_command, unpack_event, unpack_user
 from . import scripts
 from .listener import RedisListener
 from .topology import Servers
@@ -83,12 +85,12 @@ class RedisBroker(NetworkBroker):
 
     # Publishing.
 
-    def publish(self, channel: str, payload: bytes) -> int:
-        return self._publish([(encoded(channel), payload)])
+    def publish(self, channel: str, payload: bytes, facts: Facts = PLAIN) -> int:
+        return self._publish([(encoded(channel), pack_event(payload, facts))])
 
-    def publish_all(self, events: Sequence[tuple[str, bytes]]) -> None:
+    def publish_all(self, events: Sequence[Event]) -> None:
         if events:
-            self._publish([(encoded(channel), payload) for channel, payload in events])
+            self._publish([(encoded(each.channel), pack_event(each.payload, each.facts)) for each in events])
 
     def _publish(self, events: Sequence[tuple[bytes, bytes]]) -> int:
         limits = self.limits
@@ -127,18 +129,18 @@ class RedisBroker(NetworkBroker):
         gaps = frozenset(channel for channel, is_covered in zip(channels, covered, strict=True) if not is_covered)
         return Position(now.decode(), granted, granted if len(gaps) == len(channels) else sequence, gaps)
 
-    async def read(self, channel: str, cursor: int) -> list[tuple[int, bytes]]:
+    async def read(self, channel: str, cursor: int) -> list[tuple[int, Frame]]:
         return await asyncio.to_thread(self._read, channel, cursor)
 
-    def _read(self, channel: str, cursor: int) -> list[tuple[int, bytes]]:
+    def _read(self, channel: str, cursor: int) -> list[tuple[int, Frame]]:
         name = encoded(channel)
         answer = self._run(scripts.READ, [self.history_of(name)], [name, cursor, _ms(self.limits.max_age)])
         if not answer[1]:
             raise Gap(f"{channel!r} no longer holds what came after {cursor}.")
         epoch = answer[0].decode()
         sequences = [int(entry.partition(b"-")[0]) for entry, _ in answer[2]]
-        payloads = [fields[3] for _, fields in answer[2]]
-        return [(each, frame(epoch, each, payload)) for each, payload in zip(sequences, payloads, strict=True)]
+        events = [unpack_event(fields[3]) for _, fields in answer[2]]
+        return [(each, frame(epoch, each, *event)) for each, event in zip(sequences, events, strict=True)]
 
     # The server.
 

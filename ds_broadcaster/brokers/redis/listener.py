@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from ...exceptions import BrokerUnavailable, Gap
+from ...sse import Frame
 from ..base import COMMANDS_KEPT, EVERYWHERE, LEASE, Command, Receiver, frame
 from ..network import Listener
-from ..packing import decoded, encoded, unpack_command
+from ..packing import decoded, encoded, unpack_command, unpack_event
 from .topology import TIMEOUT
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class RedisListener(Listener):
         # Whether the server has confirmed a channel, on the connection that there is now.
         self._confirmed: dict[str, asyncio.Future[None]] = {}
         # What comes for a channel whose subscriber does not know yet where it begins.
-        self._early: dict[str, list[tuple[int, bytes | Command]]] = {}
+        self._early: dict[str, list[tuple[int, Frame | Command]]] = {}
         # The newest sequence that was heard, and when anything was.
         self._head = 0
         self._heard_at = self.loop.time()
@@ -78,7 +79,7 @@ class RedisListener(Listener):
             except (redis.RedisError, OSError):
                 await self._hang_up()  # Which ends the wait for messages, and begins anew with what is wanted by then.
 
-    def _release(self, channel: str, early: list[tuple[int, bytes | Command]]) -> None:
+    def _release(self, channel: str, early: list[tuple[int, Frame | Command]]) -> None:
         if self._early.get(channel) is early:
             del self._early[channel]
             for sequence, item in early:
@@ -127,7 +128,7 @@ class RedisListener(Listener):
 
     async def _catch_up(self, channels: list[str]) -> None:
         """Hand over what was published on these channels while nothing was heard."""
-        missed: list[tuple[int, str, bytes | Command]] = []
+        missed: list[tuple[int, str, Frame | Command]] = []
         for channel in channels:
             last = self._last.get(channel)
             if last is not None:
@@ -183,7 +184,7 @@ class RedisListener(Listener):
             self._broker.know(epoch.decode())
             sequence = int(number)
             if rest[:1] == b"e":
-                self._hand_over(name, sequence, frame(epoch.decode(), sequence, rest[1:]))
+                self._hand_over(name, sequence, frame(epoch.decode(), sequence, *unpack_event(rest[1:])))
             elif rest[:1] == b"c":
                 self._hand_over(name, sequence, unpack_command(rest[1:])[1])
             elif rest[:1] == b"h":
@@ -199,7 +200,7 @@ class RedisListener(Listener):
         if future is not None and not future.done():
             future.set_result(None)
 
-    def _hand_over(self, channel: str, sequence: int, item: bytes | Command) -> None:
+    def _hand_over(self, channel: str, sequence: int, item: Frame | Command) -> None:
         last = self._last.get(channel)
         if last is not None and sequence <= last:
             return
