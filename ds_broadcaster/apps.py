@@ -13,9 +13,9 @@ class DsBroadcasterConfig(AppConfig):
         from .brokers.memory import notice_request
         from .checks import check_asgi, check_settings, check_workers
         from .conf import forget_settings
-        from .hub.rechecks import note_failure
         from .models.checks import check_models
         from .receivers import watch_users
+        from .streams.replayed_requests import note_failure
         from .views.checks import check_views
 
         setting_changed.connect(forget_settings)

@@ -3,21 +3,21 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from typing import cast
+from typing import Any, cast
 
 from django.core.asgi import get_asgi_application as get_django_application
 
+from .asgi_servers import Link, find_link
 from .exceptions import Gap
-from .hub.connections import Message, Origin, Receive, Send
-from .hub.grant import HANDOFF_HEADER, SCOPE_KEY
-from .streams.handoff import HandoffConnection
+from .streams.handoff import HandoffConnection, Message, Receive, Send
+from .streams.replayed_requests import OriginalRequest
 from .streams.requests import ELEMENT_PARAMETER
 from .streams.responses import Stream
+from .streams.scope import SCOPE_KEY, find_mark, without_mark
 
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _ELEMENT = re.compile(rb"(?:^|&)%b=" % ELEMENT_PARAMETER.encode())
-_MARK = HANDOFF_HEADER.lower().encode()
 
 
 def get_asgi_application() -> "HandoffApplication":
@@ -31,10 +31,13 @@ class HandoffApplication:
     A view that grants a stream runs through the whole middleware stack. Its response carries a mark; the headers go
     out, Django finishes the request, and lets go of its thread, its database connections and the request itself.
     Only then does the stream begin, as one connection object and one waiting receive().
+
+    `find_link` finds what can be reached of the server of a stream.
     """
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: Application, *, find_link: Callable[[Any, Any], Link] = find_link) -> None:
         self.application = application
+        self._find_link = find_link
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -42,19 +45,18 @@ class HandoffApplication:
         elif scope["type"] == "http":
             stream = await _Request(receive, send, scope).run(self.application, scope)
             if stream is not None:
-                hub = stream.get_hub()
-                connection = HandoffConnection(hub, stream.opening.user_id, send, scope)
-                connection.origin = Origin(self.application, scope)
+                connection = HandoffConnection(stream.grant.user_id, send, self._find_link(send, scope))
+                connection.request = OriginalRequest(self.application, scope)
+                streaming = stream.get_hub().stream(connection, stream.grant)
+                del stream  # Its snapshot may be large, and the stream is long.
                 try:
-                    frames = await hub.open(connection, stream.opening)
-                    connection.start(frames)
-                    del stream, frames  # They may be large, and the stream is long.
-                    await connection.stay(receive)
+                    async with streaming as frames:
+                        connection.start(frames)
+                        del frames
+                        await connection.wait_closed(receive)
                 except Gap:
                     connection.abort()
-                    await connection.stay(receive)
-                finally:
-                    hub.close(connection)
+                    await connection.wait_closed(receive)
         else:
             await self.application(scope, receive, send)
 
@@ -88,14 +90,9 @@ class _Request:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start" and self._granted:
-            headers = []
-            for name, value in message["headers"]:
-                if name.lower() == _MARK:
-                    self._stream = self._granted.get(value.decode("latin-1"))
-                elif name.lower() != b"content-encoding":
-                    headers.append((name, value))
+            self._stream = self._granted.get(find_mark(message) or "")
             if self._stream is not None:
-                message = {**message, "headers": headers}
+                message = {**message, "headers": without_mark(message["headers"])}
         elif self._stream is not None:
             return  # Django's empty body.
         if self._stream is None:

@@ -1,15 +1,20 @@
-"""What the ASGI servers do not tell through ASGI: the transport behind a stream, and that they are about to stop.
+"""What ASGI servers do not tell through ASGI: the transport of a stream, and that the server is about to stop.
 
-Everything here is optional: with a server that is not known, streams work, and end when the server ends them.
-The recipes were found by measuring uvicorn 0.54, hypercorn 0.18, daphne 4.2 and granian 2.8; each looks before
-it touches, so that another version of a server costs a feature and not a failure.
+Everything here is optional: with an unknown server streams work, and end when the server ends them. A class for each
+server holds what was found by measuring uvicorn 0.54, hypercorn 0.18, daphne 4.2 and granian 2.8. Each looks before it
+touches, so that another version of a server costs a feature and not a failure.
+
+Deviations from ASGI, all deliberate:
+
+- the transport is taken from behind `send`: only an abort evicts a stalled client, and only the socket can be told to
+  notice a dead peer;
+- uvicorn's state of a response is read and its transport is written to: a third of a delivery's cost is `send` itself;
+- the servers' shutdown is hooked: they wait for open streams, and tell no application of it.
 """
 
 import asyncio
 import contextlib
 import gc
-import os
-import re
 import signal
 import socket
 import sys
@@ -17,15 +22,9 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 EndStreams = Callable[[], Awaitable[None]]
-
-# A loop holds its tasks weakly; this one has nobody else.
-_waiting: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]]" = weakref.WeakKeyDictionary()
-
-# Their own send() is a coroutine that does not ask for the current task, so that a hub may run its first step.
-DRIVEABLE = {"uvicorn", "hypercorn", "daphne"}
 
 # Seconds. A peer that has gone silent is noticed in at most KEEPALIVE_IDLE + USER_TIMEOUT, for 15 in all: an idle
 # connection is probed after the first; what was sent must be acknowledged within the second.
@@ -33,70 +32,176 @@ KEEPALIVE_IDLE = 5
 KEEPALIVE_INTERVAL = 2
 USER_TIMEOUT = 8
 
-# Seconds in which a server tells of a transport that the hub closed. uvicorn does not, when there is a further request
-# behind the one that the stream answers; a stream that returned earlier would be an error in its log.
+# Seconds in which a server reports a transport that the hub closed. uvicorn does not where a further request waits
+# after the one that the stream answers; a stream that returned earlier would be an error in its log.
 SERVER_REPORTS = 0.3
 
 
-_WORKERS = re.compile(r"(?:^|\s)(?:--workers[= ]|-w[= ]?)(\d+)")
+class Link(NamedTuple):
+    """What can be reached of the server of one stream.
 
-
-def worker_count() -> int:
-    """Return how many worker processes the server of this one was told to run, 1 where nobody says so.
-
-    uvicorn, gunicorn, hypercorn and granian all take `--workers`, and a worker has the arguments of its parent.
+    `transport` carries this stream and nothing else. `cycle` is uvicorn's state of a response that httptools serves.
+    `is_driveable` tells that send() is the server's own, a coroutine that does not ask for the current task, so that
+    a hub may run its first step.
     """
-    told = _WORKERS.search(" ".join(sys.argv[1:]))
-    number = told[1] if told is not None else os.environ.get("WEB_CONCURRENCY", "")
-    return int(number) if number.isdigit() else 1
+
+    transport: asyncio.Transport | None = None
+    cycle: Any = None
+    is_driveable: bool = False
 
 
-def _owner(function: Any) -> Any:
-    """Return the object whose method `function` is, through a partial."""
-    if isinstance(function, partial):
-        function = function.func
-    return getattr(function, "__self__", None)
+class ASGIServer:
+    """What is known of one server."""
+
+    name = ""
+
+    def owns(self, owner: Any) -> bool:
+        """Tell whether the object whose method `send` is belongs to this server: no middleware wrapped it."""
+        return _module(owner) == self.name
+
+    def link(self, owner: Any) -> Link:
+        """Return what can be reached from that object."""
+        return Link(is_driveable=True)
+
+    def before_shutdown(self, loop: asyncio.AbstractEventLoop, end_streams: EndStreams) -> bool:
+        """Hook the server's shutdown; return False when this is not the server that runs here."""
+        raise NotImplementedError
 
 
-def _module(thing: Any) -> str:
-    return type(thing).__module__.partition(".")[0]
+class Uvicorn(ASGIServer):
+    """Its protocols keep the transport, and the server is found through the signal handler that it installs."""
+
+    name = "uvicorn"
+
+    def link(self, owner: Any) -> Link:
+        is_known = all(
+            hasattr(owner, name)
+            for name in ("chunked_encoding", "flow", "disconnected", "response_complete", "transport")
+        )
+        return Link(_abortable(getattr(owner, "transport", None)), owner if is_known else None, is_driveable=True)
+
+    def link_of_scope(self, scope: Any) -> Link:
+        """Return what can be reached in plain mode: a look at each connection, one of the costs the handoff saves."""
+        server = self._running()
+        for protocol in list(server.server_state.connections) if server is not None else ():
+            if getattr(protocol, "scope", None) is scope:
+                return Link(_abortable(getattr(protocol, "transport", None)))
+        return Link()
+
+    def before_shutdown(self, loop: asyncio.AbstractEventLoop, end_streams: EndStreams) -> bool:
+        server = self._running()
+        if server is None:
+            return False
+        shutdown = server.shutdown
+
+        async def end_streams_first(*args: Any, **kwargs: Any) -> None:
+            for listener in server.servers:  # Clients that return now are to reach the next process.
+                listener.close()
+            await end_streams()
+            await shutdown(*args, **kwargs)
+
+        # Not the signal handler: --limit-max-requests and --reload come here without one.
+        server.shutdown = end_streams_first
+        return True
+
+    def _running(self) -> Any:
+        if "uvicorn" not in sys.modules:
+            return None
+        server = _owner(signal.getsignal(signal.SIGTERM))
+        return server if hasattr(server, "server_state") and hasattr(server, "shutdown") else None
 
 
-def is_driveable(send: Any) -> bool:
-    """Tell whether `send` is a server's own, not one that middleware wrapped."""
-    return _module(_owner(send)) in DRIVEABLE
+class Hypercorn(ASGIServer):
+    """Its workers get neither a signal nor an ASGI message at the end; their one context tells."""
 
+    name = "hypercorn"
 
-def chunked_cycle(send: Any) -> Any:
-    """Return uvicorn's state of a response that httptools serves, None for all others."""
-    owner = _owner(send)
-    known = _module(owner) == "uvicorn" and all(
-        hasattr(owner, name) for name in ("chunked_encoding", "flow", "disconnected", "response_complete", "transport")
-    )
-    return owner if known else None
+    def __init__(self) -> None:
+        # A loop holds its tasks weakly, and nothing else holds this one.
+        self._waiting: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]]
+        self._waiting = weakref.WeakKeyDictionary()
 
-
-def find_transport(send: Any, scope: Any) -> asyncio.Transport | None:
-    """Return the transport that carries this stream and nothing else, where it can be reached.
-
-    `send` is None in plain mode, where only uvicorn's list of connections leads there (a look at each of them,
-    one of the costs that the handoff saves).
-    """
-    owner = _owner(send)
-    transport = None
-    if _module(owner) == "uvicorn":
-        transport = getattr(owner, "transport", None)
-    elif _module(owner) == "hypercorn":
+    def link(self, owner: Any) -> Link:
+        transport = None
         protocol = _owner(getattr(owner, "send", None))
         if type(protocol).__name__ == "H11Protocol":  # HTTP/2 carries other streams on the same transport.
             writer = getattr(_owner(getattr(protocol, "send", None)), "writer", None)
-            transport = getattr(writer, "transport", None)
-    elif (server := _uvicorn_server()) is not None:
-        for protocol in list(server.server_state.connections):
-            if getattr(protocol, "scope", None) is scope:
-                transport = getattr(protocol, "transport", None)
-                break
-    return transport if hasattr(transport, "abort") else None
+            transport = _abortable(getattr(writer, "transport", None))
+        return Link(transport, is_driveable=True)
+
+    def before_shutdown(self, loop: asyncio.AbstractEventLoop, end_streams: EndStreams) -> bool:
+        module = sys.modules.get("hypercorn.asyncio.worker_context")
+        context = module and next((each for each in gc.get_objects() if type(each) is module.WorkerContext), None)
+        if context is None:
+            return False
+
+        async def wait_for_the_end() -> None:
+            await context.terminated.wait()
+            await end_streams()
+
+        self._waiting[loop] = loop.create_task(wait_for_the_end())
+        return True
+
+
+class Daphne(ASGIServer):
+    """Twisted's reactor tells of the end before daphne cancels its applications."""
+
+    name = "daphne"
+
+    def before_shutdown(self, loop: asyncio.AbstractEventLoop, end_streams: EndStreams) -> bool:
+        if "daphne.server" not in sys.modules or "twisted.internet.reactor" not in sys.modules:
+            return False
+
+        def end_before_daphne_cancels() -> None:
+            end_streams()
+
+        sys.modules["twisted.internet.reactor"].addSystemEventTrigger("before", "shutdown", end_before_daphne_cancels)
+        return True
+
+
+class Granian(ASGIServer):
+    """Its send() has no first step to run by hand, and its workers are told of the end by signals."""
+
+    name = "granian"
+
+    def link(self, owner: Any) -> Link:
+        return Link()
+
+    def before_shutdown(self, loop: asyncio.AbstractEventLoop, end_streams: EndStreams) -> bool:
+        if "granian" not in sys.modules or threading.current_thread() is not threading.main_thread():
+            return False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, partial(self._end_then, signal.getsignal(number), loop, end_streams))
+        return True
+
+    @staticmethod
+    def _end_then(previous: Any, loop: asyncio.AbstractEventLoop, end_streams: EndStreams, *received: Any) -> None:
+        loop.call_soon_threadsafe(end_streams)
+        if callable(previous):
+            previous(*received)
+
+
+UVICORN = Uvicorn()
+SERVERS: tuple[ASGIServer, ...] = (UVICORN, Hypercorn(), Daphne(), Granian())
+
+
+def find_link(send: Any, scope: Any) -> Link:
+    """Return what can be reached of the server behind `send`; None in its place means plain mode."""
+    if send is None:
+        return UVICORN.link_of_scope(scope)
+    owner = _owner(send)
+    return next((server.link(owner) for server in SERVERS if server.owns(owner)), Link())
+
+
+def before_shutdown(loop: asyncio.AbstractEventLoop, end_streams: EndStreams) -> None:
+    """Have `end_streams` called on `loop` when its server is about to stop, before the server waits for its streams.
+
+    Call once per loop, when the first stream opens. `end_streams` ends the streams in the call; what it returns is
+    done when the last byte is out.
+    """
+    for server in SERVERS:
+        if server.before_shutdown(loop, end_streams):
+            return
 
 
 def notice_dead_peers(transport: asyncio.Transport, *, user_timeout: float = USER_TIMEOUT) -> None:
@@ -112,77 +217,16 @@ def notice_dead_peers(transport: asyncio.Transport, *, user_timeout: float = USE
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(user_timeout * 1000))
 
 
-def before_shutdown(loop: asyncio.AbstractEventLoop, end_streams: EndStreams) -> None:
-    """Have `end_streams` called on `loop` when its server is about to stop, before the server waits for its streams.
-
-    Called on the loop, once, when its first stream opens: no server waits for streams that there are not.
-    `end_streams` ends them in the call; what it returns is done when the last byte is out.
-    """
-    for hook in (_hook_uvicorn, _hook_hypercorn, _hook_daphne, _hook_granian):
-        if hook(loop, end_streams):
-            return
+def _owner(function: Any) -> Any:
+    """Return the object whose method `function` is, through a partial."""
+    if isinstance(function, partial):
+        function = function.func
+    return getattr(function, "__self__", None)
 
 
-def _uvicorn_server() -> Any:
-    """Return the uvicorn server that runs here, found through the signal handler that it installs."""
-    if "uvicorn" not in sys.modules:
-        return None
-    server = _owner(signal.getsignal(signal.SIGTERM))
-    return server if hasattr(server, "server_state") and hasattr(server, "shutdown") else None
+def _module(thing: Any) -> str:
+    return type(thing).__module__.partition(".")[0]
 
 
-def _hook_uvicorn(loop: asyncio.AbstractEventLoop, end_streams: EndStreams) -> bool:
-    server = _uvicorn_server()
-    if server is None:
-        return False
-    shutdown = server.shutdown
-
-    async def end_streams_first(*args: Any, **kwargs: Any) -> None:
-        for listener in server.servers:  # Whoever comes back now is to reach the next process.
-            listener.close()
-        await end_streams()
-        await shutdown(*args, **kwargs)
-
-    # Not the signal handler: --limit-max-requests and --reload come here without one.
-    server.shutdown = end_streams_first
-    return True
-
-
-def _hook_hypercorn(loop: asyncio.AbstractEventLoop, end_streams: EndStreams) -> bool:
-    module = sys.modules.get("hypercorn.asyncio.worker_context")
-    # Neither a signal nor an ASGI message tells a hypercorn worker's app of the end; its one context does.
-    context = module and next((each for each in gc.get_objects() if type(each) is module.WorkerContext), None)
-    if context is None:
-        return False
-
-    async def wait_for_the_end() -> None:
-        await context.terminated.wait()
-        await end_streams()
-
-    _waiting[loop] = loop.create_task(wait_for_the_end())
-    return True
-
-
-def _hook_daphne(loop: asyncio.AbstractEventLoop, end_streams: EndStreams) -> bool:
-    if "daphne.server" not in sys.modules or "twisted.internet.reactor" not in sys.modules:
-        return False
-
-    def end_before_daphne_cancels() -> None:
-        end_streams()
-
-    sys.modules["twisted.internet.reactor"].addSystemEventTrigger("before", "shutdown", end_before_daphne_cancels)
-    return True
-
-
-def _hook_granian(loop: asyncio.AbstractEventLoop, end_streams: EndStreams) -> bool:
-    if "granian" not in sys.modules or threading.current_thread() is not threading.main_thread():
-        return False
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, partial(_end_then, signal.getsignal(number), loop, end_streams))
-    return True
-
-
-def _end_then(previous: Any, loop: asyncio.AbstractEventLoop, end_streams: EndStreams, *received: Any) -> None:
-    loop.call_soon_threadsafe(end_streams)
-    if callable(previous):
-        previous(*received)
+def _abortable(transport: Any) -> Any:
+    return transport if hasattr(transport, "abort") else None

@@ -15,13 +15,14 @@ from django.template.loader import render_to_string
 from pydantic import BaseModel
 
 from .brokers import EVERYWHERE, Broker, Command, Event, ProcessHoldings, create_broker
-from .conf import get_settings
+from .conf import Settings, get_settings
 from .exceptions import BrokerUnavailable
 from .hub.channel import AttendanceHook, PresenceCallback
-from .hub.grant import SCOPE_KEY, StreamGrant
+from .hub.grant import StreamGrant
 from .hub.hub import Hub
 from .ids import channel_name
 from .sse import PLAIN, Facts, check_size, encode_elements, encode_remove, encode_signals
+from .streams.replayed_requests import still_allowed
 from .streams.requests import (
     SnapshotCallback,
     auser_id_of,
@@ -29,14 +30,15 @@ from .streams.requests import (
     check_callback,
     checked_channels,
     come_back,
+    grant_of,
     is_recheck,
     last_id_of,
-    opening_of,
     snapshot_of,
     user_id_of,
     user_pk,
 )
 from .streams.responses import BroadcastResponse, Stream
+from .streams.scope import SCOPE_KEY
 from .streams.tabs import excluded
 
 if TYPE_CHECKING:
@@ -49,12 +51,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ds_broadcaster")
 
-# Seconds for which pages do not ask for a broker that was away.
+# Seconds for which pages do not ask a broker that was away for their cursor.
 AWAY = 5.0
 
 
 class Waiting(threading.local):
-    """What a thread has to publish before anything else, as what it sends now may be newer."""
+    """What a thread has to publish before anything else: what it sends now may be newer."""
 
     publish: Callable[[], None] | None = None
 
@@ -63,14 +65,23 @@ waiting = Waiting()
 
 
 class Broadcaster:
-    """Send to channels, open streams, see who is there.
+    """Send to channels, open streams, list the users on a channel.
 
-    The verbs may be called from any thread: views, on_commit hooks, background jobs, shells. Each one that may
-    wait has an async twin with an `a` in front. A channel is a name or a saved model instance. `exclude` leaves out one
+    The verbs may be called from any thread: views, on_commit hooks, background jobs, shells. Each verb that may wait
+    has an async twin with an `a` in front. A channel is a name or a saved model instance. `exclude` leaves out one
     tab: the one that sent this request, or the one with this id.
+
+    `create_broker` and `create_hub` make the parts; tests give their own.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        create_broker: Callable[[Settings], Broker] = create_broker,
+        create_hub: Callable[..., Hub] = Hub,
+    ) -> None:
+        self._create_broker = create_broker
+        self._create_hub = create_hub
         self._lock = threading.RLock()
         self._created_broker: Broker | None = None
         self._hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
@@ -133,7 +144,7 @@ class Broadcaster:
     def signals(
         self, channel: "ChannelLike", signals: "Signals", *, only_if_missing: bool = False, exclude: "Exclude" = None
     ) -> None:
-        """Send signals, a dict or a pydantic model; with `only_if_missing` those that the page has are left alone."""
+        """Send signals, a dict or a pydantic model; `only_if_missing` leaves alone those that the page has."""
         self._publish(channel, encode_signals(signals, only_if_missing=only_if_missing), exclude)
 
     async def asignals(
@@ -161,7 +172,7 @@ class Broadcaster:
         request: HttpRequest | None = None,
         exclude: "Exclude" = None,
     ) -> None:
-        """Render a template and send it as elements(); everybody on the channel gets what `request` may show."""
+        """Render a template and send it as elements(). All connections get the same, whatever `request` may show."""
         html = render_to_string(template_name, dict(context or {}), request)
         self.elements(channel, html, selector, mode, exclude=exclude)
 
@@ -183,8 +194,8 @@ class Broadcaster:
     def cursor(self) -> str:
         """Return the id of now.
 
-        Rendered into a page and given back as `?cursor=` of its connect URL, it starts the stream where the page
-        was rendered: nothing that was sent in between is lost.
+        Rendered into a page and given back as `?cursor=` of its connect URL, it starts the stream where the page was
+        rendered: nothing sent in between is lost.
         """
         return self._broker.cursor()
 
@@ -195,8 +206,8 @@ class Broadcaster:
     def page_cursor(self) -> str | None:
         """Return the id of now for a page, None while the broker is away.
 
-        A page is worth more than what happens before its stream opens: it waits for the broker once, and the next ones
-        for some seconds not at all.
+        A page is worth more than the events before its stream opens: one page waits for the broker, and those of the
+        next seconds do not.
         """
         if time.monotonic() < self._away_until:
             return None
@@ -224,7 +235,7 @@ class Broadcaster:
     # Channels and users.
 
     def new(self, channel: "ChannelLike", presence_callback: PresenceCallback | None = None) -> None:
-        """Create a channel before anybody connects to it, which connect() would do as well."""
+        """Create a channel before its first connection. Optional: connect() does it as well."""
         name = channel_name(channel)
         check_callback("presence_callback", presence_callback)
         if presence_callback is not None or name not in self._declared:
@@ -235,7 +246,7 @@ class Broadcaster:
         self.new(channel, presence_callback)
 
     def kill(self, channel: "ChannelLike") -> None:
-        """Destroy a channel: close all its connections, behind what was sent before, and forget its history."""
+        """Destroy a channel: close all its connections, after what was sent before, and forget its history."""
         name = channel_name(channel)
         self._declared.pop(name, None)
         self._broker.command(name, Command("kill"))
@@ -247,7 +258,7 @@ class Broadcaster:
         await self._broker.acommand(name, Command("kill"))
 
     def disconnect(self, channel: "ChannelLike", user_id: Any) -> None:
-        """Close every connection this user has on the channel, behind what was sent before."""
+        """Close every connection this user has on the channel, after what was sent before."""
         self._broker.command(channel_name(channel), Command("disconnect", user_pk(user_id)))
 
     async def adisconnect(self, channel: "ChannelLike", user_id: Any) -> None:
@@ -255,7 +266,7 @@ class Broadcaster:
         await self._broker.acommand(channel_name(channel), Command("disconnect", user_pk(user_id)))
 
     def get_users(self, channel: "ChannelLike") -> list[Any]:
-        """Return the user id of each open connection on the channel: somebody with two tabs twice."""
+        """Return the user id of each open connection on the channel: a user with two tabs twice."""
         return self._broker.users(channel_name(channel))
 
     async def aget_users(self, channel: "ChannelLike") -> list[Any]:
@@ -263,7 +274,7 @@ class Broadcaster:
         return await self._broker.ausers(channel_name(channel))
 
     def get_channels(self) -> list[str]:
-        """Return the channels that somebody is connected to, and those that new() made."""
+        """Return the channels with a connection, and those that new() made."""
         return list(dict.fromkeys([*self._broker.channels(), *list(self._declared)]))
 
     async def aget_channels(self) -> list[str]:
@@ -282,12 +293,11 @@ class Broadcaster:
     ) -> HttpResponseBase:
         """Return the response that opens a stream of one channel or several.
 
-        The view decides who gets it. `presence_callback(channel, user_ids)` renders who is there, for everybody on
-        the channel. `snapshot_callback(request, channel)` renders the current state, for a client that returns
-        after longer than the history goes back. Both return HTML, signals, or a tuple of the two.
+        The view decides who gets it. `presence_callback(channel, user_ids)` renders the users on the channel, for all
+        its connections. `snapshot_callback(request, channel)` renders the current state, for a client that was away
+        for longer than the history goes back. Both return HTML, signals, or a tuple of the two.
 
-        While the broker is away the answer is 503, with which a client tries again. Raises ImproperlyConfigured
-        under WSGI.
+        While the broker is away the answer is 503, and the client tries again. Raises ImproperlyConfigured under WSGI.
         """
         return self.grant(channel, request, presence_callback=presence_callback, snapshot_callback=snapshot_callback)
 
@@ -304,15 +314,13 @@ class Broadcaster:
         if self.is_closing():
             return come_back()
         try:
-            place = await self._broker.alocate(names, last_id_of(request))
+            position = await self._broker.alocate(names, last_id_of(request))
         except BrokerUnavailable as error:
             return broker_is_away(names, error)
-        opening = opening_of(names, place, request)._replace(presence_callback=presence_callback)
-        user_id = await auser_id_of(request)
-        snapshot = b""
-        if opening.gaps and snapshot_callback is not None and not is_recheck(request):
-            snapshot = await sync_to_async(snapshot_of)(snapshot_callback, request, opening)
-        return self._respond(request, opening._replace(user_id=user_id, snapshot=snapshot))
+        grant = grant_of(names, position, request, await auser_id_of(request), presence_callback=presence_callback)
+        if grant.gaps and snapshot_callback is not None and not is_recheck(request):
+            grant = grant._replace(snapshot=await sync_to_async(snapshot_of)(snapshot_callback, request, grant))
+        return self._respond(request, grant)
 
     def grant(
         self,
@@ -324,26 +332,29 @@ class Broadcaster:
         attendance_hook: AttendanceHook | None = None,
         recheck_interval: float | None = None,
     ) -> HttpResponseBase:
-        """See connect(); takes what a channel view may say beside it."""
+        """See connect(). Takes the options of a channel view as well."""
         names = checked_channels(channel, request, presence_callback, snapshot_callback)
         if self.is_closing():
             return come_back()
         try:
-            place = self._broker.locate(names, last_id_of(request))
+            position = self._broker.locate(names, last_id_of(request))
         except BrokerUnavailable as error:
             return broker_is_away(names, error)
-        opening = opening_of(names, place, request)._replace(
-            user_id=user_id_of(request),
+        grant = grant_of(
+            names,
+            position,
+            request,
+            user_id_of(request),
             presence_callback=presence_callback,
             attendance_hook=attendance_hook,
             recheck_interval=recheck_interval,
         )
-        if snapshot_callback is not None and not is_recheck(request):
-            opening = opening._replace(snapshot=snapshot_of(snapshot_callback, request, opening))
-        return self._respond(request, opening)
+        if grant.gaps and snapshot_callback is not None and not is_recheck(request):
+            grant = grant._replace(snapshot=snapshot_of(snapshot_callback, request, grant))
+        return self._respond(request, grant)
 
     def recheck(self, channel: "ChannelLike | None" = None, user_id: Any = None) -> None:
-        """Ask again whether streams are still allowed: of a channel, of a user, of both, or all of them.
+        """Ask again whether streams are still allowed: those of a channel, of a user, of both, or all.
 
         Each stream's request runs through Django once more, in the background. A stream that is refused now ends.
         """
@@ -369,7 +380,7 @@ class Broadcaster:
         """Return the hubs of this process: one, unless streams run on several event loops."""
         return list(self._hubs.values())
 
-    # What is behind.
+    # The parts.
 
     def _publish(self, channel: "ChannelLike", payload: bytes, exclude: "Exclude") -> None:
         name, facts = channel_name(channel), facts_of(payload, exclude)
@@ -387,9 +398,9 @@ class Broadcaster:
         name = EVERYWHERE if channel is None else channel_name(channel)
         return name, Command("recheck", None if user_id is None else user_pk(user_id))
 
-    def _respond(self, request: HttpRequest, opening: StreamGrant) -> HttpResponseBase:
+    def _respond(self, request: HttpRequest, grant: StreamGrant) -> HttpResponseBase:
         scope = request.scope  # type: ignore[attr-defined]
-        stream = None if request.method == "HEAD" else Stream(self._hub, opening, scope)
+        stream = None if request.method == "HEAD" else Stream(self._hub, grant, scope)
         return BroadcastResponse(stream, scope.get(SCOPE_KEY))
 
     @property
@@ -397,7 +408,7 @@ class Broadcaster:
         if self._created_broker is None:
             with self._lock:
                 if self._created_broker is None:
-                    self._created_broker = create_broker(get_settings())
+                    self._created_broker = self._create_broker(get_settings())
         return self._created_broker
 
     def _hub(self) -> Hub:
@@ -408,12 +419,19 @@ class Broadcaster:
             with self._lock:
                 for old in [each for each in self._hubs if each.is_closed()]:
                     self._broker.detach(self._hubs.pop(old))
-                hub = self._hubs[loop] = Hub(loop, self._broker, get_settings(), self._declared, type(self))
+                hub = self._hubs[loop] = self._create_hub(
+                    loop,
+                    self._broker,
+                    get_settings(),
+                    self._declared,
+                    sender=type(self),
+                    still_allowed=still_allowed,
+                )
         return hub
 
     def _forget(self) -> None:
         """Begin anew, as in a process that was just forked: the parent's streams and ids are not ours."""
-        self._lock = threading.RLock()  # One of the parent's threads may have held it, and none of them is here.
+        self._lock = threading.RLock()  # A thread of the parent may have held the old one.
         self._created_broker = None
         self._hubs = {}
         self._declared = {}

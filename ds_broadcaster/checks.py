@@ -8,9 +8,8 @@ from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Info, Warning
 from django.core.exceptions import ImproperlyConfigured
 
-from .asgi_servers import worker_count
 from .brokers import create_broker
-from .brokers.memory import WHAT_TO_SET
+from .brokers.memory import WHAT_TO_SET, worker_count
 from .conf import get_settings, problems
 
 MEMORY_BROKER = "ds_broadcaster.brokers.memory.MemoryBroker"

@@ -6,13 +6,16 @@ import io
 import os
 from concurrent.futures import Future
 from types import SimpleNamespace
-from unittest.mock import patch
 
 from django.core.handlers.asgi import ASGIRequest
 
+from ds_broadcaster import signals
 from ds_broadcaster.asgi import HandoffApplication
+from ds_broadcaster.asgi_servers import Link
 from ds_broadcaster.broadcaster import Broadcaster
 from ds_broadcaster.brokers import Command
+from ds_broadcaster.brokers.memory import MemoryBroker
+from ds_broadcaster.hub.hub import Hub
 from tests.harness.sse import Comment, Event, Retry, SSEParser
 
 # EXAMPLES=20 multiplies the work of every hypothesis test, for a thorough run.
@@ -66,7 +69,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class InlineThreads:
-    """Workers without threads: renders happen at once, signals are kept in `sent`."""
+    """The hub's threads without threads: renders happen at once, signals are kept in `sent`."""
 
     def __init__(self):
         self.sent = []
@@ -80,43 +83,39 @@ class InlineThreads:
             done.set_exception(error)
         return done
 
-    def send(self, signal, **named):
-        from ds_broadcaster import signals
-
+    def send(self, signal, channel, user_id):
         name = next(name for name, each in vars(signals).items() if each is signal)
-        self.sent.append((name, named["channel"], named["user_id"]))
+        self.sent.append((name, channel, user_id))
 
     def close(self):
         self.closed = True
 
 
-def _inline(function):
-    async def call(*args):
-        return function(*args)
-
-    return call
+async def release_nothing():
+    """What plain mode does with database connections, where there are none."""
 
 
 @contextlib.contextmanager
-def virtual_world():
-    """Yield a World of real classes, with a loop's own clock and without threads."""
+def virtual_world(**parts):
+    """Yield a World of real classes, with a loop's own clock and without threads; `parts` go to its hubs."""
     loop = VirtualLoop()
-    with contextlib.ExitStack() as stack:
-        for target, stand_in in {
-            "ds_broadcaster.hub.hub.Threads": InlineThreads,
-            "ds_broadcaster.brokers.memory.time": SimpleNamespace(monotonic=loop.time),
-            "ds_broadcaster.streams.responses.sync_to_async": _inline,
-            "ds_broadcaster.streams.handoff.find_transport": lambda send, scope: scope["transport"],
-            "ds_broadcaster.streams.plain.find_transport": lambda send, scope: scope["transport"],
-            "ds_broadcaster.streams.handoff.is_driveable": lambda send: send.__self__.driveable,
-        }.items():
-            stack.enter_context(patch(target, stand_in))
-        broadcaster = Broadcaster()
-        try:
-            yield World(loop, broadcaster)
-        finally:
-            loop.close_down()
-            broadcaster._forget()
+
+    def create_broker(settings):
+        return MemoryBroker(settings.broker.LOCATION, settings.broker.OPTIONS, settings.history, clock=loop.time)
+
+    def create_hub(*args, **named):
+        hub_parts = {"threads": InlineThreads(), **named, **parts}
+        hub = Hub(*args, **hub_parts)
+        world.threads[hub] = hub_parts["threads"]
+        return hub
+
+    broadcaster = Broadcaster(create_broker=create_broker, create_hub=create_hub)
+    world = World(loop, broadcaster)
+    try:
+        yield world
+    finally:
+        loop.close_down()
+        broadcaster._forget()
     assert not loop.errors, loop.errors
 
 
@@ -126,6 +125,7 @@ class World:
     def __init__(self, loop, broadcaster):
         self.loop = loop
         self.broadcast = broadcaster
+        self.threads = {}  # Of each hub.
 
     @property
     def broker(self):
@@ -139,7 +139,13 @@ class World:
     @property
     def signals(self):
         """The Django signals that were sent: (name, channel, user)."""
-        return self.hub.workers.sent
+        return self.threads[self.hub].sent
+
+    @property
+    def connections(self):
+        """The open connections, in the order of their channels."""
+        hubs = self.broadcast.hubs()
+        return list(dict.fromkeys(each for hub in hubs for channel in hub.live() for each in channel.connections))
 
     def client(self, channels="room", user_id=None, **options):
         """Open a stream, and let it take its opening frames."""
@@ -238,7 +244,7 @@ class FakeClient:
         self.scope = make_scope(cursor, query)
         if kind in ("driven", "driven, write last", "plain"):
             self.scope["transport"] = FakeTransport(self)
-        self._connect = lambda scope: broadcaster.connect(channels, make_request(scope, user_id), **options)
+        self._connect = lambda scope: broadcaster.grant(channels, make_request(scope, user_id), **options)
         self._before_opening = before_opening  # Called between the view and the stream, as if by middleware.
         self.task = loop.create_task(self._run())
 
@@ -351,7 +357,10 @@ class FakeClient:
             await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-        await HandoffApplication(django)(self.scope, self._receive, self._send)
+        def find_link(send, scope):
+            return Link(self.scope["transport"], is_driveable=self.driveable)
+
+        await HandoffApplication(django, find_link=find_link)(self.scope, self._receive, self._send)
 
     async def _run_plain(self):
         response = self._connect(self.scope)
@@ -359,7 +368,8 @@ class FakeClient:
             self.end = "refused"
             return
         await self._pass_middleware()
-        async with contextlib.aclosing(aiter(response)) as parts:
+        body = response.stream.body(release=release_nothing, transport=self.scope["transport"])
+        async with contextlib.aclosing(body) as parts:
             async for part in parts:
                 await self._send({"type": "http.response.body", "body": part, "more_body": True})
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})

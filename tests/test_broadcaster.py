@@ -22,8 +22,8 @@ from pydantic import BaseModel
 import ds_broadcaster
 from ds_broadcaster import BroadcasterError, EventTooLarge, broadcast
 from ds_broadcaster.broadcaster import Broadcaster
-from ds_broadcaster.hub.grant import SCOPE_KEY
 from ds_broadcaster.streams.requests import user_id_of
+from ds_broadcaster.streams.scope import SCOPE_KEY
 from tests.fakes import FakeClient, make_request, make_scope, virtual_world
 from tests.harness.sse import Event, SSEParser
 

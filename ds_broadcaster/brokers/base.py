@@ -143,6 +143,11 @@ class Broker(ABC):
         self.limits = history
         self.lease = float(options.get("lease", LEASE))
 
+    @property
+    def presence(self) -> "Broker | None":
+        """The store of the cluster's presence, None where hubs share nothing."""
+        return self if self.is_shared else None
+
     # Publishing: from any process and thread, with or without an event loop.
 
     @abstractmethod

@@ -2,16 +2,18 @@
 
 import heapq
 import logging
+import os
+import re
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
 
 from django.core.handlers.asgi import ASGIHandler
 
-from ..asgi_servers import worker_count
 from ..conf import History
 from ..ids import format_id, new_epoch
 from ..log import Log
@@ -29,6 +31,8 @@ from .base import (
 )
 
 logger = logging.getLogger("ds_broadcaster")
+
+_WORKERS = re.compile(r"(?:^|\s)(?:--workers[= ]|-w[= ]?)(\d+)")
 
 # Over the cap the logs are cut to this share of it, so that cutting is not done again for each event.
 CUT_TO = 0.9
@@ -56,8 +60,16 @@ class MemoryBroker(Broker):
     # Whether an ASGI request was seen here. A shell, a cron job or a Celery worker has no clients, and never will.
     serves = False
 
-    def __init__(self, location: str | Sequence[str], options: Mapping[str, Any], history: History) -> None:
+    def __init__(
+        self,
+        location: str | Sequence[str],
+        options: Mapping[str, Any],
+        history: History,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__(location, options, history)
+        self._clock = clock
         self.epoch = new_epoch()
         self._lock = threading.Lock()
         self._sequence = 0
@@ -68,11 +80,11 @@ class MemoryBroker(Broker):
         self._receivers: list[Receiver] = []
         self._commands: deque[_Given] = deque()
         self._warned = False
-        self._swept = time.monotonic()
+        self._swept = self._clock()
 
     def publish(self, channel: str, payload: bytes, facts: Facts = PLAIN) -> int:
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             self._sequence = sequence = self._sequence + 1
             frame = make_frame(format_id(self.epoch, sequence), payload, facts)
             log = self._logs.get(channel)
@@ -104,7 +116,7 @@ class MemoryBroker(Broker):
 
     def command(self, channel: str, command: Command) -> None:
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             self._sequence += 1
             if command.verb == "kill":
                 self._forget(channel)
@@ -157,7 +169,7 @@ class MemoryBroker(Broker):
             return (Log(self._forgotten) if log is None else log).after(cursor)
 
     def sweep(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         # A whole sweep costs a step for each channel, so it is spaced by a share of the age it looks for.
         if now - self._swept < min(self.limits.max_age / 10, 30):
             return
@@ -209,7 +221,7 @@ class MemoryBroker(Broker):
         """Return the channel's log without what has grown too old."""
         log = self._logs.get(channel)
         if log is not None:
-            self._size -= log.trim(self.limits, time.monotonic() if now is None else now)
+            self._size -= log.trim(self.limits, self._clock() if now is None else now)
         return log
 
     def _forget(self, channel: str) -> None:
@@ -232,6 +244,16 @@ class MemoryBroker(Broker):
             else:
                 heapq.heappop(heap)
                 self._forget(channel)
+
+
+def worker_count() -> int:
+    """Return how many worker processes the server of this process was told to run; 1 where it was not.
+
+    uvicorn, gunicorn, hypercorn and granian all take `--workers`, and a worker has the arguments of its parent.
+    """
+    told = _WORKERS.search(" ".join(sys.argv[1:]))
+    number = told[1] if told is not None else os.environ.get("WEB_CONCURRENCY", "")
+    return int(number) if number.isdigit() else 1
 
 
 def notice_request(sender: type, **kwargs: Any) -> None:

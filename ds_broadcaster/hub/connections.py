@@ -1,129 +1,202 @@
-"""A connection: where a client stands in the logs of its channels, and how it ends.
+"""Connections: where each client stands in the logs of its channels, what it gets next, and how it ends.
 
-There are two kinds, one for each way a stream meets Django: see handoff.py and plain.py. Both belong to the hub's
-loop.
+A Connection has one write path. Opening frames, events, heartbeats, retry lines and farewells are chunks, and each goes
+through `_write()`, which a carrier defines: streams/handoff.py and streams/plain.py.
 """
 
 import asyncio
+import logging
 import math
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from ..asgi_servers import notice_dead_peers
-from .channel import Channel, Chunk, merged_chunk
+from ..exceptions import Gap
+from ..ids import format_id
+from ..sse import id_frame
+from .channel import Channel, Chunk
+from .replay import chunk_until, next_chunk
 
-if TYPE_CHECKING:
-    from .hub import Hub
-
-Message = dict[str, Any]
-Send = Callable[[Message], Awaitable[None]]
-Receive = Callable[[], Awaitable[Message]]
+logger = logging.getLogger("ds_broadcaster")
 
 # Seconds. A client that takes nothing for longer is aborted; it returns with its cursor.
 STALL_LIMIT = 30
 # Seconds. The log of a burst is held for a client that is still taking it, not for one that has stopped.
 KEEPING_UP = 2
+# Heartbeats are spread over the interval: each tick serves one slot of the connections.
+SLOTS = 16
 
 
-class Origin(NamedTuple):
-    """The request that was granted a stream, and the ASGI application that answered it."""
+class Head:
+    """The newest event that all connections have, or are about to get: its epoch and sequence."""
 
-    application: Callable[[Message, Receive, Send], Awaitable[None]]
-    scope: Message
+    __slots__ = ("epoch", "sequence")
+
+    def __init__(self, epoch: str, sequence: int) -> None:
+        self.epoch = epoch
+        self.sequence = sequence
+
+    @property
+    def id(self) -> str:
+        """The event's id."""
+        return format_id(self.epoch, self.sequence)
+
+
+class Closing(NamedTuple):
+    """How a stream ends: with the events up to the sequence `until`, then `farewell`, then HTTP's end if `clean`.
+
+    A clean end is final for most clients; an unclean one, without HTTP's last chunk, makes all of them return.
+    """
+
+    until: int
+    farewell: bytes
+    clean: bool
+
+
+ABORTED = Closing(0, b"", clean=False)
 
 
 class Connection:
-    """What both kinds share: where the client stands and what comes next."""
+    """What all carriers share: where the client stands, and what comes next. Lives on the hub's loop.
+
+    `busy` means that nothing can be written now: the opening frames are not out yet, the transport is full, or the
+    stream is over.
+    """
 
     __slots__ = (
+        "_farewell_sent",
         "_patient",
         "blocked_since",
         "busy",
         "channels",
+        "closing",
         "cursor",
         "element",
-        "ending",
         "granted",
-        "hub",
-        "origin",
         "presence_at",
         "recheck",
+        "registry",
+        "request",
         "slot",
         "tab",
         "transport",
-        "until",
         "user_id",
     )
 
-    def __init__(self, hub: "Hub", user_id: Any, transport: asyncio.Transport | None) -> None:
-        self.hub = hub
+    registry: "Connections"
+
+    def __init__(self, user_id: Any, transport: asyncio.Transport | None) -> None:
         self.user_id = user_id
         self.transport = transport
-        self.channels: tuple[Channel, ...] = ()
+        # Of the grant.
+        self.channels: tuple[Channel[Connection], ...] = ()
         self.cursor = 0
-        self.presence_at: float = 0
-        # Those that share a turn for heartbeats; None before hub.open() and after hub.close().
-        self.slot: dict[Connection, None] | None = None
-        self.busy = True  # Until the opening frames are out.
-        self.blocked_since = 0.0
-        self._patient = False
-        # Once set, only what was published up to `until` and these last bytes go out. The flag: a clean end?
-        self.ending: tuple[bytes, bool] | None = None
-        self.until = 0
-        # What {% broadcast_connect %} tells: the tab that the stream is for, and the element that carries it.
+        self.granted = 0  # No command from before this sequence concerns the stream.
         self.tab: str | None = None
         self.element: str | None = None
-        # The request that was granted the stream, and when it is asked again.
-        self.origin: Origin | None = None
+        # Of the write path.
+        self.presence_at: float = 0
+        self.busy = True
+        self.blocked_since = 0.0
+        self.closing: Closing | None = None
+        self._farewell_sent = False
+        self._patient = False
+        # Of Connections: those that share a turn for heartbeats, None while the connection is not open.
+        self.slot: dict[Connection, None] | None = None
+        # Of Rechecks: what the carrier keeps of the granted request, and the timer of the next re-check.
+        self.request: Any = None
         self.recheck: asyncio.TimerHandle | None = None
-        # The newest sequence when the view granted the stream: no command from before concerns it.
-        self.granted = 0
         if transport is not None:
             notice_dead_peers(transport)
 
-    def next_chunk(self) -> Chunk | None:
-        """Return what to write next and move the cursor there; raises Gap when the client is too far behind."""
-        if self.ending is not None:
-            chunk = merged_chunk(self.channels, self.cursor, math.inf, self.until, self.tab)
-        elif len(self.channels) == 1 and not self.channels[0].excludes(self.tab, self.cursor):
-            chunk = self.channels[0].next_chunk(self.cursor, self.presence_at)
-        else:
-            chunk = merged_chunk(self.channels, self.cursor, self.presence_at, tab=self.tab)
-        if chunk is not None:
-            self.cursor = chunk.cursor
-            self.presence_at = chunk.presence_at
-        return chunk
+    # What a carrier defines.
 
-    def stop_at(self, farewell: bytes, clean: bool) -> bool:
-        """Take nothing in that is newer than now; False when the end was decided before."""
-        if self.ending is not None:
-            return False
-        self.ending = (farewell, clean)
-        self.until = self.hub.head
-        return True
-
-    def keeps_up(self) -> bool:
-        """Tell whether a blocked connection was writing a moment ago."""
-        return self.hub.now() - self.blocked_since < KEEPING_UP
-
-    def pump(self) -> None:
-        """Write what is new, as far as the client takes it."""
+    def _write(self, chunk: Chunk) -> bool:
+        """Write a chunk. Return True when it is out; otherwise call _written() when it is, unless the stream ended."""
         raise NotImplementedError
 
-    def beat(self, message: Message, sequence: int) -> None:
-        """Write a heartbeat that moves the client's cursor to `sequence`, unless the client is busy anyway."""
-        raise NotImplementedError
-
-    def end(self, farewell: bytes = b"", *, clean: bool = True) -> None:
-        """End the stream behind everything published so far.
-
-        A clean end is final for most clients; an unclean one, without HTTP's last chunk, makes all of them return.
-        """
+    def _end(self) -> None:
+        """End the stream, now that the farewell is out."""
         raise NotImplementedError
 
     def abort(self) -> None:
-        """End the stream at once, whatever is still to be written."""
+        """End the stream at once, with what is still to be written."""
         raise NotImplementedError
+
+    # The write path.
+
+    def start(self, opening: bytes) -> None:
+        """Write the opening frames, then the events that came meanwhile."""
+        self.busy = False
+        if self.closing is not None:
+            self._say_farewell()
+        elif self._write(Chunk(opening)):
+            self.pump()
+
+    def pump(self) -> None:
+        """Write what is new, as far as the client takes it."""
+        if self.busy:
+            return
+        closing = self.closing
+        try:
+            while True:
+                if closing is None:
+                    chunk = next_chunk(self.channels, self.cursor, self.presence_at, self.tab)
+                else:
+                    chunk = chunk_until(closing.until, self.channels, self.cursor, self.tab)
+                if chunk is None:
+                    break
+                self.cursor = chunk.cursor
+                self.presence_at = chunk.presence_at
+                if not self._write(chunk):
+                    return
+                if not chunk.more:
+                    break
+        except Gap:
+            self.fall_behind()
+            return
+        if closing is not None:
+            self._say_farewell()
+
+    def beat(self, chunk: Chunk) -> None:
+        """Write a heartbeat, unless the client is busy anyway. It never moves a cursor back."""
+        # A connection that is not busy is caught up. A page's cursor may be ahead of what this hub has heard.
+        if not self.busy and self.closing is None and self.cursor <= chunk.cursor:
+            self.cursor = chunk.cursor
+            self._write(chunk)
+
+    def end(self, farewell: bytes = b"", *, clean: bool = True) -> None:
+        """End the stream after everything published so far. See Closing."""
+        if self.closing is None:
+            self.closing = Closing(self.registry.head.sequence, farewell, clean)
+            self.pump()
+
+    def fall_behind(self) -> None:
+        """Abort, because the log no longer has what comes next; the client returns and is told of the gap."""
+        names = ", ".join(channel.name for channel in self.channels)
+        logger.info("A client on %s fell behind its history and has to return.", names)
+        self.abort()
+
+    def _say_farewell(self) -> None:
+        assert self.closing is not None
+        self._farewell_sent = True
+        if self._write(Chunk(self.closing.farewell, last=self.closing.clean)):
+            self._end()
+
+    def _written(self) -> None:
+        """Go on after a chunk that had to wait."""
+        self.busy = False
+        self._unblock()
+        if self._farewell_sent:
+            self._end()
+        elif self.slot is not None or self.closing is not None:  # Otherwise the client left meanwhile.
+            self.pump()
+
+    # Stalls.
+
+    def keeps_up(self) -> bool:
+        """Tell whether a blocked connection was writing a moment ago."""
+        return self.registry.loop.time() - self.blocked_since < KEEPING_UP
 
     def be_patient(self) -> None:
         """Let the kernel wait for a stalled client as long as the hub does."""
@@ -132,16 +205,104 @@ class Connection:
             notice_dead_peers(self.transport, user_timeout=STALL_LIMIT)
 
     def _block(self) -> None:
-        self.hub.pulse.blocked.pop(self, None)  # It is in the order of time.
-        self.blocked_since = self.hub.now()
-        self.hub.pulse.blocked[self] = None
+        blocked = self.registry.blocked
+        blocked.pop(self, None)  # It is in the order of time.
+        self.blocked_since = self.registry.loop.time()
+        blocked[self] = None
         for channel in self.channels:
             channel.blocked[self] = None
 
     def _unblock(self) -> None:
-        self.hub.pulse.blocked.pop(self, None)
+        self.registry.blocked.pop(self, None)
         for channel in self.channels:
             channel.blocked.pop(self, None)
         if self._patient and self.transport is not None:
             self._patient = False
             notice_dead_peers(self.transport)
+
+
+class Connections:
+    """The open connections of a hub, and the one timer for heartbeats and stalls, which runs while there are any.
+
+    `blocked` holds the connections whose transport is full, in the order in which that began; among them may be one
+    that was told to end and is no longer open. `on_tick` is called at each tick of the timer, `on_interval` once in a
+    heartbeat interval.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        head: Head,
+        interval: float,
+        *,
+        on_tick: Callable[[], None] = lambda: None,
+        on_interval: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.loop = loop
+        self.head = head
+        self.count = 0
+        self.blocked: dict[Connection, None] = {}
+        self.all_closed = asyncio.Event()
+        self._on_tick = on_tick
+        self._on_interval = on_interval
+        # A slot for each second of the interval, and no fewer than SLOTS.
+        slots = max(SLOTS, math.ceil(interval))
+        self._tick_length = interval / slots
+        self._slots: list[dict[Connection, None]] = [{} for _ in range(slots)]
+        self._added = 0
+        self._tick_number = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, connection: Connection) -> None:
+        """Open a connection."""
+        connection.registry = self
+        connection.slot = self._slots[self._added % len(self._slots)]
+        connection.slot[connection] = None
+        self._added += 1
+        self.count += 1
+        self.all_closed.clear()
+        if self._timer is None:
+            self._timer = self.loop.call_later(self._tick_length, self._tick)
+
+    def remove(self, connection: Connection) -> bool:
+        """Close a connection; return False for one that is not open."""
+        if connection.slot is None:
+            return False
+        del connection.slot[connection]
+        connection.slot = None
+        self.count -= 1
+        if not self.count:
+            self.all_closed.set()
+        return True
+
+    def all(self) -> list[Connection]:
+        """Return every open connection."""
+        return [connection for slot in self._slots for connection in slot]
+
+    def is_idle(self) -> bool:
+        """Tell whether there is no connection, and no timer."""
+        return not self.count and not self.all() and not self.blocked and self._timer is None
+
+    def _tick(self) -> None:
+        if not self.count and not self.blocked:
+            self._timer = None
+            return
+        self._timer = self.loop.call_later(self._tick_length, self._tick)
+        self._tick_number = (self._tick_number + 1) % len(self._slots)
+        heartbeat = Chunk(id_frame(self.head.id), self.head.sequence)
+        for connection in tuple(self._slots[self._tick_number]):
+            if connection.transport is not None and connection.transport.is_closing():
+                connection.abort()  # A server may not report a client that leaves while its transport is full.
+            else:
+                connection.beat(heartbeat)
+        now = self.loop.time()
+        for connection in tuple(self.blocked):
+            if now - connection.blocked_since > STALL_LIMIT:
+                connection.abort()
+            elif now - connection.blocked_since > KEEPING_UP:
+                connection.be_patient()
+            else:
+                break
+        if self._tick_number == 0:
+            self._on_interval()
+        self._on_tick()

@@ -1,55 +1,62 @@
 """The hub: where the broker's events meet the connections of this process, on the loop that serves them.
 
-Every method runs on that loop, but for those of brokers.base.Receiver, which any thread may call.
+Every method runs on that loop, except those of brokers.base.Receiver, which any thread may call.
 """
 
 import asyncio
 import contextlib
 import logging
+import random
 import threading
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from functools import partial
+from types import TracebackType
 from typing import Any
-
-from django.dispatch import Signal
 
 from .. import signals
 from ..asgi_servers import before_shutdown
 from ..brokers import EVERYWHERE, Broker, Command
 from ..conf import Settings
-from ..sse import Frame
+from ..exceptions import BrokerUnavailable, Gap
+from ..sse import Frame, farewell, retry_frame
 from .channel import Channel, PresenceCallback
-from .connections import Connection
-from .ending import Ending
+from .channels import Channels
+from .connections import Connection, Connections, Head
 from .grant import StreamGrant
-from .orders import Orders
 from .presence import Presence
 from .presence_sync import PresenceSync, new_process_name
-from .pulse import Pulse
 from .rechecks import Rechecks
-from .replay import Beginning
+from .replay import begin_of, missed_data, opening_frames
 from .tabs import TabStreams
-from .threads import Threads
+from .threads import Threads, call_soon
 
 logger = logging.getLogger("ds_broadcaster")
 
-# Milliseconds after which a page that lost its stream comes back.
-RETRY = (1000, 2000)
-# Events that may wait for the loop before a publisher in another thread has to wait, and how many seconds.
+# Events that may wait for the loop before a publisher in another thread has to wait, and for how many seconds.
 BACKLOG = 2000
 BACKLOG_WAIT = 1.0
 
+# Milliseconds. At a shutdown a page returns after one second or more; a thousand pages are spread over four.
+SHUTDOWN_RETRY = 1000
+SHUTDOWN_SPREAD = 4000
+# Seconds that the last bytes may take before the connections that are left are aborted.
+SHUTDOWN_TIMEOUT = 0.5
 
-# What is handed to a hub: an event's frame or a command on a channel, or news of the sequence alone.
+# What is handed to a hub: an event's frame, a command on a channel, or the sequence alone.
 Item = Frame | Command | None
-# Stands behind the last event of an epoch, in place of a channel's with the name of the next one.
+# Queued after an epoch's last event; the channel field carries the new epoch.
 RESET = Command("reset")
-# Stands where some events of a channel should, which are gone.
+# Queued where events of the channel are missing.
 MISSED = Command("missed")
 
 
 class Hub:
-    """One process's meeting point. `declared` holds the channels that broadcast.new() made, with their callbacks."""
+    """One process's meeting point.
+
+    `declared` holds the channels that broadcast.new() made, with their presence callbacks. `sender` is that of our
+    signals. `still_allowed` asks whether a connection would be granted its stream now.
+    """
 
     def __init__(
         self,
@@ -57,38 +64,64 @@ class Hub:
         broker: Broker,
         settings: Settings,
         declared: dict[str, PresenceCallback | None],
+        *,
         sender: type,
+        still_allowed: Callable[[Connection], Awaitable[bool]],
+        threads: Threads | None = None,
     ) -> None:
         self.loop = loop
-        self.now = loop.time
-        self.broker = broker
-        self.settings = settings
         self.process = new_process_name()
         self.closing = False
-        # Since the start: events that somebody here was to get, and those times how many they were.
+        # Since the start: events for connections here, and those times the number of their connections.
         self.events = 0
         self.deliveries = 0
-        # Every channel that has a connection here, or somebody who is kept for the grace.
-        self.known: dict[str, Channel] = {}
-        self._declared = declared
-        self._sender = sender
+        self._broker = broker
+        self._grace = settings.presence_grace
+        self._thread = threading.get_ident()
         self._incoming: deque[tuple[str, int, Item]] = deque()
         self._flush_is_due = False
         self._drained = threading.Event()
-        self._thread = threading.get_ident()
-        self.workers = Threads()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.pulse = Pulse(self, settings.heartbeat_interval)
-        self.rechecks = Rechecks(self)
-        self.attendance = Presence(self)
-        self.sharing = PresenceSync(self)
-        self.orders = Orders(self)
-        self.duplicates = TabStreams(self)
-        self._beginning = Beginning(self)
-        self.ending = Ending(self)
-        # The newest sequence that all connections have been given, or are about to be, and its epoch.
-        self.head = broker.attach(self)
-        self.epoch = broker.epoch
+
+        store = broker.presence
+        self._head = Head("", 0)
+        self._threads = threads if threads is not None else Threads(sender)
+        self._channels = Channels(
+            loop,
+            settings.history,
+            declared,
+            subscribe=partial(broker.subscribe, self),
+            unsubscribe=partial(broker.unsubscribe, self),
+        )
+        self._connections = Connections(
+            loop,
+            self._head,
+            settings.heartbeat_interval,
+            on_tick=broker.sweep,
+            on_interval=self._channels.trim,
+        )
+        self._tabs = TabStreams(loop, self._head, close=self._close_at_once)
+        self._rechecks = Rechecks(loop, settings.recheck_interval, still_allowed, end=self._end_refused)
+        self._presence = Presence(
+            loop,
+            self._channels,
+            self._threads,
+            settings,
+            remote_users=None if store is None else partial(store.remote_users, self),
+            on_change=self._roster_changed,
+        )
+        self._sync: PresenceSync | None = None
+        if store is not None:
+            self._sync = PresenceSync(
+                loop,
+                self._channels,
+                partial(store.sync, self),
+                store.lease,
+                settings.presence_grace,
+                on_join=self._presence.joined,
+                on_leave=self._presence.left,
+            )
+        self._head.sequence = broker.attach(self)
+        self._head.epoch = broker.epoch
         before_shutdown(loop, self.shutdown)
 
     # What the broker calls, from any thread.
@@ -100,18 +133,18 @@ class Hub:
         self._incoming.append((channel, sequence, item))
         if not self._flush_is_due:
             self._flush_is_due = True
-            # A turn later than need be: a burst from a thread is one write then, not one for its first event too.
-            self.soon(self.loop.call_soon, self._flush)
+            # A turn later than need be, so that a burst from a thread is one write, without one for its first event.
+            call_soon(self.loop, self.loop.call_soon, self._flush)
 
     def on_position(self, sequence: int) -> None:
         self.deliver("", sequence, None)
 
     def on_gap(self, channel: str) -> None:
-        # In the line of the events too: with one from behind the gap nobody could tell that there was one.
+        # Queued with the events: after one from behind the gap, the gap would go unnoticed.
         self.deliver(channel, 0, MISSED)
 
     def reset(self, epoch: str) -> None:
-        # In the line of the events: those before it are of the old epoch.
+        # Queued with the events: those before it are of the old epoch.
         self.deliver(epoch, 0, RESET)
 
     def throttle(self) -> None:
@@ -119,160 +152,251 @@ class Hub:
             self._drained.clear()
             self._drained.wait(BACKLOG_WAIT)
 
+    def on_presence(self, channel: str) -> None:
+        call_soon(self.loop, self._remote_presence_changed, channel)
+
     def users(self, channel: str) -> list[Any]:
-        known = self.known.get(channel)
-        return known.roster.users() if known is not None else []
+        found = self._channels.find(channel)
+        return found.roster.users() if found is not None else []
 
     def connections(self, channel: str) -> int:
-        known = self.known.get(channel)
-        return len(known.connections) if known is not None else 0
-
-    def on_presence(self, channel: str) -> None:
-        self.soon(self.attendance.look_again, channel)
+        found = self._channels.find(channel)
+        return len(found.connections) if found is not None else 0
 
     def channels(self) -> list[str]:
         return [channel.name for channel in self.live()]
 
     # What any thread may look at.
 
-    def live(self) -> list[Channel]:
+    def live(self) -> list[Channel[Connection]]:
         """Return the channels that have a connection here."""
-        return [channel for channel in list(self.known.values()) if channel.connections]
+        return [channel for channel in self._channels if channel.connections]
 
-    # Streams open and close.
+    def channel(self, name: str) -> Channel[Connection] | None:
+        """Return a channel as it is here, None for one without a connection and without a grace."""
+        return self._channels.find(name)
 
-    async def open(self, connection: Connection, opening: StreamGrant) -> bytes:
-        """Put a connection on its channels; return the frames that begin its stream.
+    @property
+    def count(self) -> int:
+        """The number of open connections."""
+        return self._connections.count
 
-        Raises Gap when what was there a moment ago is gone: the client should come again.
-        Whoever calls this calls close() in the end, whatever happens.
-        """
-        connection.channels = tuple(self._channel(name) for name in opening.channels)
-        connection.cursor = opening.cursor
-        connection.granted = opening.granted
-        connection.tab, connection.element = opening.tab, opening.element
-        self.pulse.add(connection)
-        user = opening.user_id
-        for channel in connection.channels:
-            channel.connections[connection] = None
-            if opening.presence_callback is not None:
-                channel.presence_callback = opening.presence_callback
-            self.signal(signals.connection_opened, channel.name, user)
-            if opening.attendance_hook is not None:
-                channel.attendance_hook = opening.attendance_hook
-            self.attendance.came(channel, user, user is not None and channel.roster.join(user))
-        self.rechecks.watch(connection, opening.recheck_interval)
-
-        return await self._beginning.frames(connection, opening)
-
-    def close(self, connection: Connection, *, grace: bool = True) -> None:
-        """Take a connection off its channels; its user stays online for the grace, unless told otherwise."""
-        if not self.pulse.remove(connection):
-            return
-        self.duplicates.forget(connection)
-        self.rechecks.forget(connection)
-        until = self.now() + self.settings.presence_grace if grace and self.settings.presence_grace else None
-        for channel in connection.channels:
-            del channel.connections[connection]
-            user = connection.user_id
-            self.signal(signals.connection_closed, channel.name, user)
-            self.attendance.went(channel, user, user is not None and channel.roster.leave(user, until))
-            self.attendance.expect_leaves(channel)
-            self.retire(channel)
-        if not self.pulse.count:
-            self.ending.nobody_is_left()
-
-    def lost(self, connection: Connection) -> None:
-        """Abort a connection that fell off the log: it comes back with its cursor, and is told of the gap."""
-        names = ", ".join(channel.name for channel in connection.channels)
-        logger.info("A client on %s fell behind what is kept and has to come back.", names)
-        connection.abort()
-
-    def shutdown(self) -> Awaitable[None]:
-        """End every stream so that its client returns, spread over some seconds; done when the last byte is out."""
-        self.closing = True
-        self._flush()
-        return self.ending.begin()
+    def is_idle(self) -> bool:
+        """Tell whether nothing is left: no channel, connection, timer or task, and nothing that waits."""
+        parts = (self._channels, self._connections, self._tabs, self._rechecks)
+        return not self._incoming and all(part.is_idle() for part in parts)
 
     # Events.
 
     def _flush(self) -> None:
         """Take what came in since the last turn of the loop, and write it."""
         self._flush_is_due = False
-        now = self.now()
-        changed: dict[Channel, None] = {}
+        head = self._head
+        now = self.loop.time()
+        changed: dict[Channel[Connection], None] = {}
         for _ in range(len(self._incoming)):
             name, sequence, item = self._incoming.popleft()
-            self.head = max(self.head, sequence)
-            channel = self.known.get(name)
+            if sequence > head.sequence:
+                head.sequence = sequence
             if item is None:
                 continue
             if item is RESET:
-                self.epoch, self.head = name, 0
-                self.orders.start_anew(list(self.known))
+                head.epoch, head.sequence = name, 0
+                self._channels.restart(self._channels)
                 changed = {}
-            elif isinstance(item, Command):
-                self._pump(changed)
+                continue
+            channel = self._channels.find(name)
+            if isinstance(item, Command):
+                self._channels.pump(changed)
                 changed = {}
                 if item is MISSED:
-                    self.orders.start_anew([name])
+                    self._channels.restart([] if channel is None else [channel])
                 elif channel is not None or name == EVERYWHERE:
-                    self.orders.obey(channel, item, sequence)
+                    self._obey(channel, item, sequence)
             elif channel is not None and channel.append(sequence, item, now):
                 changed[channel] = None
                 self.events += 1
                 self.deliveries += len(channel.connections)
-        self._pump(changed)
+        self._channels.pump(changed)
         self._drained.set()
 
-    def _pump(self, channels: dict[Channel, None]) -> None:
-        """Let every connection on these channels write; only then trim the logs."""
-        for channel in channels:
-            for connection in tuple(channel.connections):
-                connection.pump()
-        for channel in channels:
-            if channel.log is not None:
-                channel.log.trim(self.settings.history, self.now(), channel.held())
+    # Streams.
 
-    def trim(self) -> None:
-        """Let go of what has grown too old on channels where nothing happens."""
-        for channel in self.known.values():
-            if channel.log is not None:
-                channel.log.trim(self.settings.history, self.now(), channel.held())
+    def stream(self, connection: Connection, grant: StreamGrant) -> "_Stream":
+        """Carry a granted stream for the time of a block:
 
-    # Channels and presence.
+            async with hub.stream(connection, grant) as frames:
+                connection.start(frames)
+                ...
 
-    def _channel(self, name: str) -> Channel:
-        channel = self.known.get(name)
-        if channel is None:
-            channel = self.known[name] = Channel(name)
-            channel.presence_callback = self._declared.get(name)
-        return channel
+        `frames` begin the stream. Entering raises Gap when what the grant relies on is gone or the broker is away: the
+        client should return.
+        """
+        return _Stream(self, connection, grant)
 
-    def retire(self, channel: Channel) -> None:
-        """Forget a channel that nobody is connected to, once the graces on it are over."""
-        if channel.connections:
+    def open(self, connection: Connection, grant: StreamGrant) -> None:
+        """Put a connection on its channels. See stream()."""
+        connection.channels = tuple(self._channels.get(name) for name in grant.channels)
+        connection.cursor = grant.cursor
+        connection.granted = grant.granted
+        connection.tab, connection.element = grant.tab, grant.element
+        self._connections.add(connection)
+        user = grant.user_id
+        for channel in connection.channels:
+            channel.connections[connection] = None
+            if grant.presence_callback is not None:
+                channel.presence_callback = grant.presence_callback
+            self._threads.send(signals.connection_opened, channel.name, user)
+            if grant.attendance_hook is not None:
+                channel.attendance_hook = grant.attendance_hook
+            self._presence.came(channel, user, user is not None and channel.roster.join(user))
+        self._rechecks.watch(connection, grant.recheck_interval)
+
+    async def opening_frames(self, connection: Connection, grant: StreamGrant) -> bytes:
+        """Return the frames that begin a stream, and put its cursor after them; none for one that is to end.
+
+        Raises Gap. See stream().
+        """
+        if self.closing:
+            self._send_away(connection)
+            return b""
+        try:
+            for channel in connection.channels:
+                async with channel.subscribing:
+                    if channel.log is None and connection.closing is None:
+                        await self._channels.subscribe(channel)
+                if channel.log is None:
+                    return b""
+                for command in await self._broker.commands(channel.name, grant.granted):
+                    self._apply_to(connection, command)
+                if connection.closing is not None:
+                    return b""
+            begin = begin_of(connection.channels, grant)
+            missed = await missed_data(self._broker, grant, begin)
+        except BrokerUnavailable as error:
+            # Unless it is logged here, the server logs an error of its own for each client that comes meanwhile.
+            logger.warning("A stream of channel %r could not begin: %s", grant.channels[0], error)
+            raise Gap(str(error)) from error
+        if grant.epoch != self._head.epoch:
+            raise Gap("The broker has begun anew meanwhile.")
+        connection.cursor = begin
+        return opening_frames(grant, missed, self._tabs.replace(connection))
+
+    def close(self, connection: Connection, *, grace: bool = True) -> None:
+        """Take a connection off its channels. Its user stays online for the grace, unless told otherwise."""
+        if not self._connections.remove(connection):
             return
-        self._declared.pop(channel.name, None)
-        if channel.roster.online() or self.known.get(channel.name) is not channel:
+        self._tabs.forget(connection)
+        self._rechecks.forget(connection)
+        until = self.loop.time() + self._grace if grace and self._grace else None
+        user = connection.user_id
+        for channel in connection.channels:
+            del channel.connections[connection]
+            self._threads.send(signals.connection_closed, channel.name, user)
+            self._presence.went(channel, user, user is not None and channel.roster.leave(user, until))
+            self._presence.expect_leaves(channel)
+            self._channels.retire(channel)
+
+    def _close_at_once(self, connection: Connection) -> None:
+        self.close(connection, grace=False)
+
+    def _roster_changed(self, channel: Channel[Connection], user: Any) -> None:
+        if self._sync is not None:
+            self._sync.changed(channel, user)
+
+    def _remote_presence_changed(self, name: str) -> None:
+        channel = self._channels.find(name)
+        if channel is not None:
+            self._presence.render_soon(channel)
+
+    # Commands. Each concerns the connections that were granted before it.
+
+    def _obey(self, channel: Channel[Connection] | None, command: Command, sequence: int) -> None:
+        """Carry out a command on a channel (None: on all), after the events that came before it."""
+        if channel is not None:
+            connections = list(channel.connections)
+        elif command.user_id is not None:
+            connections = self._rechecks.connections_of(command.user_id)
+        else:
+            connections = self._connections.all()
+        for connection in connections:
+            if connection.granted < sequence:
+                self._apply_to(connection, command)
+        if channel is None or command.verb == "recheck":
             return
-        if self.sharing.is_settling(channel.name):  # Whoever left is still to be told to the channel's hook.
+        for user in channel.roster.online():
+            # Users who are online by their grace alone.
+            if command.concerns(user) and channel.roster.dismiss(user):
+                self._presence.went(channel, user, True)
+        self._channels.retire(channel)
+
+    def _apply_to(self, connection: Connection, command: Command) -> None:
+        """Carry out what a command means for one connection."""
+        if not command.concerns(connection.user_id):
             return
-        del self.known[channel.name]
-        for handle in (channel.expiry, channel.render):
-            if handle is not None:
-                handle.cancel()
-        task = self.loop.create_task(self._unsubscribe(channel.name))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if command.verb == "recheck":
+            self._rechecks.ask(connection)
+        else:
+            connection.end(farewell(connection.element))
+            self._close_at_once(connection)
 
-    async def _unsubscribe(self, name: str) -> None:
-        if name not in self.known:  # Somebody may have come again before this task had its turn.
-            await self.broker.unsubscribe(self, name)
+    def _end_refused(self, connection: Connection) -> None:
+        """End the stream of a connection that a re-check refused."""
+        # The client is to return and ask for itself, with the cookies it has by now. Those of our own element always
+        # do; of others some only after an end that is not clean.
+        connection.end(clean=connection.element is not None)
+        self._close_at_once(connection)
 
-    def soon(self, *call: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # The loop may be closed by now.
-            self.loop.call_soon_threadsafe(*call)
+    # Shutdown.
 
-    def signal(self, signal: Signal, channel: str, user: Any) -> None:
-        self.workers.send(signal, sender=self._sender, channel=channel, user_id=user)
+    def shutdown(self) -> Awaitable[None]:
+        """End every stream so that its client returns, spread over some seconds; done when the last byte is out."""
+        self.closing = True
+        self._flush()
+        self._rechecks.stop()
+        self._presence.stop()
+        for connection in self._connections.all():
+            self._send_away(connection)
+        return self.loop.create_task(self._finish())
+
+    def _send_away(self, connection: Connection) -> None:
+        """Tell a client when to return: the more there are, the more time they share."""
+        spread = min(500 + 4 * self._connections.count, SHUTDOWN_SPREAD)
+        connection.end(retry_frame(SHUTDOWN_RETRY + random.randint(0, spread)), clean=False)
+
+    async def _finish(self) -> None:
+        if self._connections.count:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._connections.all_closed.wait(), SHUTDOWN_TIMEOUT)
+        for connection in self._connections.all():
+            connection.abort()
+        if self._sync is not None:
+            await self._sync.close()
+        self._broker.detach(self)
+        self._threads.close()
+
+
+class _Stream:
+    """See Hub.stream(). A class, because a generator would keep its frame for as long as the stream lives."""
+
+    __slots__ = ("_connection", "_grant", "_hub")
+
+    def __init__(self, hub: Hub, connection: Connection, grant: StreamGrant) -> None:
+        self._hub = hub
+        self._connection = connection
+        self._grant: StreamGrant | None = grant
+
+    async def __aenter__(self) -> bytes:
+        assert self._grant is not None
+        grant, self._grant = self._grant, None  # Its snapshot may be large, and the stream is long.
+        self._hub.open(self._connection, grant)
+        try:
+            return await self._hub.opening_frames(self._connection, grant)
+        except BaseException:
+            self._hub.close(self._connection)
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._hub.close(self._connection)

@@ -1,134 +1,151 @@
-"""Tells the other processes who is here, over a broker that has others, for as long as this one lives."""
+"""Tells the other processes which users are on this hub, for as long as this process lives.
+
+Application shutdown: the last call tells the roster with a lease of RECONNECT_GRACE. The clients of a stopping server
+return within five seconds, to another process; until then their users are shown as online.
+"""
 
 import asyncio
 import contextlib
 import logging
 import os
 import socket
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..brokers import GONE, PresenceChange
+from ..brokers import GONE, PresenceChange, PresenceDiff
 from ..exceptions import BrokerUnavailable
 from ..ids import new_epoch
-
-if TYPE_CHECKING:
-    from .hub import Hub
+from .channel import Channel
+from .channels import Channels
+from .connections import Connection
 
 logger = logging.getLogger("ds_broadcaster")
 
-# Seconds. News of many changes go out together: a thousand people who join are some twenty messages.
-TOGETHER = 0.05
-# What is told is told again so often in a lease; one that fails has a second try before it ends.
+# Seconds in which changes are collected: a thousand joins are some twenty messages.
+COLLECT_FOR = 0.05
+# Renewals in a lease, so that one that fails has a second try before the lease ends.
 RENEWALS = 3
-# Seconds. The clients of a server that stops come back within five, to another process: until then they are shown.
-ON_THEIR_WAY = 5.0
-# Seconds that the last of it may take.
-LAST_WORD = 1.0
+# Seconds.
+RECONNECT_GRACE = 5.0
+# Seconds that the last call may take.
+CLOSE_TIMEOUT = 1.0
+
+Tell = Callable[[Sequence[PresenceChange], float], Awaitable[PresenceDiff]]
+Told = Callable[[str, Any], None]
 
 
 def new_process_name() -> str:
-    """Return what tells this process from every other: readable, and never given again."""
+    """Return a readable name for this process that no other has or had."""
     return f"{socket.gethostname()}:{os.getpid()}:{new_epoch()}"
 
 
 class PresenceSync:
-    """The part of a hub that tells what it holds, and hears who joined or left in the whole cluster by that."""
+    """Keeps a lease on what this hub holds, and hears of the joins and leaves in the whole cluster.
 
-    def __init__(self, hub: "Hub") -> None:
-        self._hub = hub
-        # Whose connections changed, by channel: what has not been told yet, and what is being told.
-        self._untold: dict[str, dict[Any, None]] = {}
-        self._telling: dict[str, dict[Any, None]] = {}
-        self._news = asyncio.Event()
+    `tell` writes changes down for a number of seconds (see PresenceStore.sync()), `lease` is that number while the
+    process lives; `on_join` and `on_leave` take a channel's name and a user.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        channels: Channels,
+        tell: Tell,
+        lease: float,
+        presence_grace: float,
+        *,
+        on_join: Told,
+        on_leave: Told,
+    ) -> None:
+        self._loop = loop
+        self._channels = channels
+        self._tell = tell
+        self._lease = lease
+        self._last_lease = RECONNECT_GRACE + presence_grace
+        self._on_join = on_join
+        self._on_leave = on_leave
+        # The users whose connections changed, by channel: those not told yet, and those being told.
+        self._untold: dict[Channel[Connection], dict[Any, None]] = {}
+        self._telling: dict[Channel[Connection], dict[Any, None]] = {}
+        self._has_changes = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._closing = asyncio.Event()
+        self._is_closing = False
 
-    def changed(self, channel: str, user: Any) -> None:
-        """Tell soon that a user, or None for somebody anonymous, came to a channel or left it."""
+    def changed(self, channel: Channel[Connection], user: Any) -> None:
+        """Tell soon that the connections of a user, None for an anonymous one, changed."""
+        channel.unsynced = True
         self._untold.setdefault(channel, {None: None})[user] = None
-        self._news.set()
+        self._has_changes.set()
         if self._task is None:
-            self._task = self._hub.loop.create_task(self._run(), context=Context())
-
-    def is_settling(self, channel: str) -> bool:
-        """Tell whether something about a channel has not been told yet."""
-        return channel in self._untold or channel in self._telling
+            self._task = self._loop.create_task(self._run(), context=Context())
 
     async def close(self) -> None:
-        """Tell the last, and that it holds until the clients have come back to another process."""
+        """Tell the last changes, with a lease that lasts until the clients are back in another process."""
         if self._task is None:
             return
-        self._closing.set()
-        self._news.set()
-        _, unfinished = await asyncio.wait([self._task], timeout=LAST_WORD)
+        self._is_closing = True
+        self._has_changes.set()
+        _, unfinished = await asyncio.wait([self._task], timeout=CLOSE_TIMEOUT)
         for task in unfinished:
             task.cancel()
 
     async def _run(self) -> None:
-        renewal = self._hub.broker.lease / RENEWALS
+        renewal = self._lease / RENEWALS
         pause = 0.0
         is_away = is_last = False
         while not is_last:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
-                    await self._news.wait()
-            await asyncio.sleep(TOGETHER)
-            self._news.clear()
-            # Here, once: what is told while the end begins is not the last.
-            is_last = self._closing.is_set()
+                    await self._has_changes.wait()
+            await asyncio.sleep(COLLECT_FOR)
+            self._has_changes.clear()
+            # Read once: a call that is under way when close() begins is not the last.
+            is_last = self._is_closing
             try:
-                if is_last:
-                    await self._tell(ON_THEIR_WAY + self._hub.settings.presence_grace)
-                else:
-                    pause = min(renewal, await self._tell(self._hub.broker.lease))
+                next_end = await self._tell_changes(self._last_lease if is_last else self._lease)
+                pause = min(renewal, next_end)
                 is_away = False
             except Exception as error:
                 self._merge_back()
                 pause = min(renewal, 1.0)
                 if not is_away:
                     trouble = None if isinstance(error, BrokerUnavailable) else error
-                    logger.warning("Who is here could not be told, but will be: %s", error, exc_info=trouble)
+                    logger.warning("Presence could not be synced and will be later: %s", error, exc_info=trouble)
                 is_away = True
 
-    async def _tell(self, lease: float) -> float:
-        """Tell what changed, or everything where nothing is known of this hub; return when the next lease ends."""
+    async def _tell_changes(self, lease: float) -> float:
+        """Tell what changed, or everything to a store that forgot this hub; return when the next lease ends."""
         self._telling, self._untold = self._untold, {}
-        answer = await self._hub.broker.sync(self._hub, self._changes(), lease)
-        self._settle(answer.joined, answer.left)
-        if answer.is_forgotten:
-            for channel in list(self._hub.known.values()):
-                self._telling[channel.name] = dict.fromkeys([None, *channel.roster.online()])
-            answer = await self._hub.broker.sync(self._hub, self._changes(), lease)
-            self._settle(answer.joined, answer.left)
-        return answer.next_end
+        diff = await self._tell(self._changes(), lease)
+        self._settle(diff)
+        if diff.is_forgotten:
+            for channel in self._channels:
+                channel.unsynced = True
+                self._telling[channel] = dict.fromkeys([None, *channel.roster.online()])
+            diff = await self._tell(self._changes(), lease)
+            self._settle(diff)
+        return diff.next_end
 
     def _changes(self) -> list[PresenceChange]:
-        found = []
-        for name, users in self._telling.items():
-            channel = self._hub.known.get(name)
+        changes = []
+        for channel, users in self._telling.items():
             for user in users:
-                if channel is None:
-                    count = None
-                elif user is None:
-                    count = len(channel.connections) or None
-                else:
-                    count = channel.roster.connections(user)
-                found.append(PresenceChange(name, user, GONE if count is None else count))
-        return found
+                count = (len(channel.connections) or None) if user is None else channel.roster.connections(user)
+                changes.append(PresenceChange(channel.name, user, GONE if count is None else count))
+        return changes
 
-    def _settle(self, joined: list[tuple[str, Any]], left: list[tuple[str, Any]]) -> None:
-        for name, user in joined:
-            self._hub.attendance.joined(name, user)
-        for name, user in left:
-            self._hub.attendance.left(name, user)
+    def _settle(self, diff: PresenceDiff) -> None:
+        for name, user in diff.joined:
+            self._on_join(name, user)
+        for name, user in diff.left:
+            self._on_leave(name, user)
         told, self._telling = self._telling, {}
-        for name in told:
-            channel = self._hub.known.get(name)
-            if channel is not None:
-                self._hub.retire(channel)
+        for channel in told:
+            channel.unsynced = channel in self._untold
+            self._channels.retire(channel)
 
     def _merge_back(self) -> None:
-        for name, users in self._telling.items():
-            self._untold.setdefault(name, {}).update(users)
+        for channel, users in self._telling.items():
+            self._untold.setdefault(channel, {}).update(users)
         self._telling = {}

@@ -1,85 +1,101 @@
-"""The beginning of a stream: its channels are carried here, and the client gets what it missed so far."""
+"""Replay: what comes after a cursor. Live, slow and returning clients all read in this one place.
 
-import logging
+Live is the shortest replay: the cursor is one event behind.
+"""
+
+import math
 import random
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any
 
-from ..exceptions import BrokerUnavailable, Gap
+from ..brokers import Broker
 from ..ids import format_id
-from ..log import Log
+from ..log import READ_BYTES
 from ..sse import Frame, data_for, hello_frame, live_frame
-from .channel import Channel
-from .connections import Connection
+from .channel import Channel, Chunk
 from .grant import StreamGrant
 
-if TYPE_CHECKING:
-    from .hub import Hub
-
-logger = logging.getLogger("ds_broadcaster")
-
-# Milliseconds after which a page that lost its stream comes back.
+# Milliseconds after which a page that lost its stream returns.
 RETRY = (1000, 2000)
 
 
-class Beginning:
-    """The part of a hub that begins streams."""
+def next_chunk(channels: tuple[Channel[Any], ...], cursor: int, presence_at: float, tab: str | None) -> Chunk | None:
+    """Return what a client at this place gets next, None when it is caught up; raises Gap."""
+    if len(channels) > 1:
+        return _merged(channels, cursor, presence_at, tab)
+    channel = channels[0]
+    log = channel.log
+    if log is None or (cursor >= log.last and presence_at >= channel.presence_at):
+        return None
+    if log.excludes(tab, cursor):
+        return _merged(channels, cursor, presence_at, tab)
+    place = (cursor, presence_at)
+    chunk = channel.chunks.get(place)
+    if chunk is None:
+        body, reached = log.read(cursor, READ_BYTES)
+        if presence_at < channel.presence_at:
+            body += channel.presence
+        chunk = Chunk(body, reached, channel.presence_at, more=reached < log.last)
+        channel.keep_chunk(place, chunk)
+    return chunk
 
-    def __init__(self, hub: "Hub") -> None:
-        self._hub = hub
 
-    async def frames(self, connection: Connection, opening: StreamGrant) -> bytes:
-        """Return the frames that begin a stream, and put its cursor behind them; nothing for one that is to end.
+def chunk_until(until: int, channels: tuple[Channel[Any], ...], cursor: int, tab: str | None) -> Chunk | None:
+    """Return the next of a client's last events: those up to the sequence `until`, without presence; raises Gap."""
+    return _merged(channels, cursor, math.inf, tab, until)
 
-        Raises Gap when what was there a moment ago is gone, or cannot be asked for.
-        """
-        try:
-            return await self._frames(connection, opening)
-        except BrokerUnavailable as error:
-            # For each client that comes meanwhile the server would log an error of its own.
-            logger.warning("A stream of channel %r could not begin: %s", opening.channels[0], error)
-            raise Gap(str(error)) from error
 
-    async def _frames(self, connection: Connection, opening: StreamGrant) -> bytes:
-        if self._hub.closing:
-            self._hub.ending.end(connection)
-            return b""
-        reached = opening.granted if opening.gaps else opening.cursor
-        for channel in connection.channels:
-            async with channel.subscribing:
-                if channel.log is None and connection.ending is None:
-                    channel.log = await self._subscribe(channel)
-            if channel.log is None:
-                return b""
-            reached = max(reached, channel.log.floor)
-            for command in await self._hub.broker.commands(channel.name, opening.granted):
-                self._hub.orders.obey_late(connection, command)
-            if connection.ending is not None:
-                return b""
-        missed = await self._missed(connection, opening, reached) if reached > opening.cursor else []
-        if opening.epoch != self._hub.epoch:
-            raise Gap("The broker has begun anew meanwhile.")
-        connection.cursor = reached
-        retry = self._hub.duplicates.replace(connection) or random.randint(*RETRY)
-        hello = hello_frame(format_id(opening.epoch, opening.cursor), retry, gap=bool(opening.gaps))
-        live = live_frame() if opening.element is not None else b""
-        return b"".join([hello, live, opening.snapshot, *missed])
+def _merged(
+    channels: tuple[Channel[Any], ...], cursor: int, presence_at: float, tab: str | None, until: float = math.inf
+) -> Chunk | None:
+    """Return a chunk of one client's own: events of its channels in the order of their ids."""
+    waiting: list[tuple[int, bytes]] = []
+    presence = b""
+    reached_presence = presence_at
+    for channel in channels:
+        if channel.log is not None and cursor < min(channel.log.last, until):
+            waiting += [(sequence, data_for(frame, tab)) for sequence, frame in channel.log.after(cursor)]
+        if presence_at < channel.presence_at:
+            presence += channel.presence
+            reached_presence = max(reached_presence, channel.presence_at)
+    waiting = sorted(event for event in waiting if event[0] <= until)
+    if not waiting and not presence:
+        return None
+    size = 0
+    taken = 0
+    for _, data in waiting:
+        size += len(data)
+        if taken and size > READ_BYTES:
+            break
+        taken += 1
+    reached = waiting[taken - 1][0] if taken else cursor
+    body = b"".join(data for _, data in waiting[:taken]) + presence
+    return Chunk(body, reached, reached_presence, more=taken < len(waiting))
 
-    async def _subscribe(self, channel: Channel) -> Log:
-        try:
-            return Log(await self._hub.broker.subscribe(self._hub, channel.name))
-        except BrokerUnavailable as error:
-            # Nobody on it has begun. They wait in a line for this one, and need not find it out one by one.
-            logger.warning("The streams of channel %r could not begin: %s", channel.name, error)
-            self._hub.orders.start_anew([channel.name])
-            raise Gap(str(error)) from error
 
-    async def _missed(self, connection: Connection, opening: StreamGrant, reached: int) -> list[bytes]:
-        """Return what the broker has from a client's cursor up to `reached`; behind that the logs have everything.
+def begin_of(channels: Sequence[Channel[Any]], grant: StreamGrant) -> int:
+    """Return the cursor from which the logs of this process are complete for a granted stream."""
+    begin = grant.granted if grant.gaps else grant.cursor
+    return max([begin, *(channel.log.floor for channel in channels if channel.log is not None)])
 
-        One of the channels begins later than the client's cursor, and one cursor serves them all alike.
-        """
-        events: list[tuple[int, Frame]] = []
-        for channel in connection.channels:
-            begin = opening.granted if channel.name in opening.gaps else opening.cursor
-            events += await self._hub.broker.read(channel.name, begin)
-        return [data_for(frame, opening.tab) for sequence, frame in sorted(events) if sequence <= reached]
+
+async def missed_data(broker: Broker, grant: StreamGrant, until: int) -> list[bytes]:
+    """Return what a client missed up to the sequence `until`, from the broker's history; raises Gap.
+
+    One of the channels here begins later than the client's cursor, and one cursor serves them all.
+    """
+    if until <= grant.cursor:
+        return []
+    events: list[tuple[int, Frame]] = []
+    for name in grant.channels:
+        events += await broker.read(name, grant.granted if name in grant.gaps else grant.cursor)
+    return [data_for(frame, grant.tab) for sequence, frame in sorted(events) if sequence <= until]
+
+
+def opening_frames(grant: StreamGrant, missed: Sequence[bytes], retry: int | None) -> bytes:
+    """Return the frames that begin a stream; `retry` is in milliseconds, a random one where it is None."""
+    if retry is None:
+        retry = random.randint(*RETRY)
+    hello = hello_frame(format_id(grant.epoch, grant.cursor), retry, gap=bool(grant.gaps))
+    live = live_frame() if grant.element is not None else b""
+    return b"".join([hello, live, grant.snapshot, *missed])

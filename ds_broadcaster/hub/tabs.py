@@ -1,70 +1,73 @@
-"""One stream for each tab: the client can leave two open, and everything would arrive twice.
+"""One stream for each tab: a Datastar client can leave two open, and every event would arrive twice.
 
-A tab that is hidden and shown while the client waits to reconnect opens a stream at once and another when the wait is
+A tab that is hidden and shown while the client waits to reconnect opens a stream at once, and another when the wait is
 over (seen in 1.0.1 to 1.0.4).
 """
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+from collections.abc import Callable
+from typing import Any
 
-from ..ids import format_id
 from ..sse import NEVER, id_frame, retry_frame
-from .connections import Connection
+from .channel import Chunk
+from .connections import Connection, Head
 
-if TYPE_CHECKING:
-    from .hub import Hub
-
-# The retry interval is one for both of a tab's streams: milliseconds that the one that stays gets back, seconds after
-# which it does, and again after twice that, and so on until CALM_AT_LAST: a client may come to the other stream's end
-# only after that.
+# Milliseconds. Both streams of a tab share one retry interval; the one that stays gets this interval back.
 RETRY = 1500
-CALM = 1.0
-CALM_AT_LAST = 16.0
+# Seconds after which it does, doubled each time up to RESTORE_RETRY_FOR: a client may reach the end of the other stream
+# only after the first.
+RESTORE_RETRY_AFTER = 1.0
+RESTORE_RETRY_FOR = 16.0
 
 
 class TabStreams:
-    """The part of a hub that knows which tab each stream is for, where the page tells."""
+    """The newest stream of each tab and element, where the page tells them."""
 
-    def __init__(self, hub: "Hub") -> None:
-        self._hub = hub
+    def __init__(self, loop: asyncio.AbstractEventLoop, head: Head, close: Callable[[Connection], None]) -> None:
+        self._loop = loop
+        self._head = head
+        self._close = close
         self._newest: dict[Any, Connection] = {}
 
     def replace(self, connection: Connection) -> int | None:
-        """Close the stream that the same element of the same tab, and the same user, has open already.
+        """Close the older stream of the same element, tab and user.
 
-        Returns the retry interval with which the connection has to begin then. Called when nothing can keep it from
-        opening: a tab must not lose the one stream for another that does not come.
+        Return the retry interval with which the new stream must begin then. Call it when nothing can keep the new
+        stream from opening: a tab must not lose one stream for another that does not come.
         """
         if connection.tab is None or connection.element is None:
             return None
-        if connection.slot is None or connection.ending is not None:
+        if connection.slot is None or connection.closing is not None:
             return None
         key = _key(connection)
         older = self._newest.get(key)
         self._newest[key] = connection
         if older is None:
             return None
-        # Its client would come back and replace this one in turn, and so on.
+        # Its client would return and replace this stream in turn, and so on.
         older.end(retry_frame(NEVER))
-        self._hub.close(older, grace=False)
-        self._hub.loop.call_later(CALM, self._calm, connection, CALM)
+        self._close(older)
+        self._loop.call_later(RESTORE_RETRY_AFTER, self._restore_retry, connection, RESTORE_RETRY_AFTER)
         return NEVER
 
     def forget(self, connection: Connection) -> None:
-        """Let go of a connection that is closed."""
+        """Let go of a closed connection."""
         if connection.tab is not None and self._newest.get(key := _key(connection)) is connection:
             del self._newest[key]
 
-    def _calm(self, connection: Connection, waited: float) -> None:
+    def is_idle(self) -> bool:
+        """Tell whether no tab has a stream."""
+        return not self._newest
+
+    def _restore_retry(self, connection: Connection, waited: float) -> None:
         if connection.slot is None:
             return
-        if connection.busy:  # It would be passed over.
-            self._hub.loop.call_later(CALM, self._calm, connection, waited)
+        if connection.busy:  # A heartbeat would be left out.
+            self._loop.call_later(RESTORE_RETRY_AFTER, self._restore_retry, connection, waited)
             return
-        head = self._hub.head
-        body = retry_frame(RETRY) + id_frame(format_id(self._hub.epoch, head))
-        connection.beat({"type": "http.response.body", "body": body, "more_body": True}, head)
-        if waited < CALM_AT_LAST:
-            self._hub.loop.call_later(2 * waited, self._calm, connection, 2 * waited)
+        connection.beat(Chunk(retry_frame(RETRY) + id_frame(self._head.id), self._head.sequence))
+        if waited < RESTORE_RETRY_FOR:
+            self._loop.call_later(2 * waited, self._restore_retry, connection, 2 * waited)
 
 
 def _key(connection: Connection) -> tuple[Any, ...]:

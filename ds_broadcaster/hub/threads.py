@@ -1,9 +1,10 @@
-"""Threads of ds_broadcaster's own: for presence callbacks and the receivers of its signals.
+"""Threads of our own, for presence callbacks and the receivers of our signals.
 
-They belong to no request. What the project's code opens there is closed behind it: no idle thread keeps a
-database connection.
+They belong to no request. Database connections that the project's code opens there are closed after each call.
 """
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,16 +15,26 @@ from django.dispatch import Signal
 
 logger = logging.getLogger("ds_broadcaster")
 
-# A slow presence callback holds up its own channel; with more threads than this, the channels of others too.
+# A slow presence callback delays its own channel; more of them than this delay other channels too.
 RENDER_THREADS = 3
 
 Result = TypeVar("Result")
 
 
-class Threads:
-    """Two small pools: one that renders, and one thread that sends signals in their order."""
+def call_soon(loop: asyncio.AbstractEventLoop, *call: Any) -> None:
+    """Call a function on a loop, from any thread; a closed loop has nothing more to do."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(*call)
 
-    def __init__(self) -> None:
+
+class Threads:
+    """Two small pools: one that renders, and one thread that sends signals in their order.
+
+    `sender` is that of the signals.
+    """
+
+    def __init__(self, sender: type) -> None:
+        self._signal_sender = sender
         self._renderers = ThreadPoolExecutor(RENDER_THREADS, "ds_broadcaster-presence")
         self._sender = ThreadPoolExecutor(1, "ds_broadcaster-signals")
 
@@ -31,13 +42,14 @@ class Threads:
         """Run the function in a thread."""
         return self._renderers.submit(_closing_connections, function, *args)
 
-    def send(self, signal: Signal, **named: Any) -> None:
-        """Send a signal behind those sent before it; what its receivers raise is logged."""
-        if signal.has_listeners(named["sender"]):
+    def send(self, signal: Signal, channel: str, user_id: Any) -> None:
+        """Send a signal after those sent before it; log what its receivers raise."""
+        if signal.has_listeners(self._signal_sender):
+            named = {"sender": self._signal_sender, "channel": channel, "user_id": user_id}
             self._sender.submit(_closing_connections, _send, signal, named)
 
     def call(self, function: Callable[..., Any], *args: Any) -> None:
-        """Call the function behind the signals sent before; what it raises is logged."""
+        """Call the function after the signals sent before; log what it raises."""
         self._sender.submit(_closing_connections, _call, function, args)
 
     def close(self) -> None:

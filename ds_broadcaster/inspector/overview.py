@@ -117,7 +117,7 @@ class Overview:
         rates = self._rates.update(time.monotonic(), counters)
         return {
             "totals": [
-                ("Connections", f"{sum(hub.pulse.count for hub in hubs) - own:,}"),
+                ("Connections", f"{sum(hub.count for hub in hubs) - own:,}"),
                 ("Channels", f"{len(connections):,}"),
                 ("Events a second", _per_second(rates.get("/events"))),
                 ("Deliveries a second", _per_second(rates.get("/deliveries"))),

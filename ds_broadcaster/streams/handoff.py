@@ -3,48 +3,43 @@
 import asyncio
 import sys
 import types
-from collections.abc import Awaitable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any
 
-from ..asgi_servers import SERVER_REPORTS, chunked_cycle, find_transport, is_driveable
-from ..exceptions import Gap
+from ..asgi_servers import SERVER_REPORTS, Link
 from ..hub.channel import Chunk
-from ..hub.connections import Connection, Message, Receive, Send
+from ..hub.connections import ABORTED, Connection
 
-if TYPE_CHECKING:
-    from ..hub.hub import Hub
+Message = dict[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
 
 EAGER_TASKS = sys.version_info >= (3, 12)
 
 
 class HandoffConnection(Connection):
-    """The server's send() is started at once. While the client keeps up it finishes there and then, and costs no task.
-    When it suspends, the transport is full: the suspended call is carried on and the connection is skipped until
+    """The server's send() is started at once. While the client keeps up it finishes there and then and costs no task.
+    When it suspends, the transport is full: the suspended call goes on in a task, and the connection is skipped until
     it is done.
     """
 
-    __slots__ = ("_cycle", "_driveable", "_leaving", "_said_goodbye", "_send", "_task", "_writing")
+    __slots__ = ("_cycle", "_is_driveable", "_leaving", "_send", "_task", "_writing")
 
-    def __init__(self, hub: "Hub", user_id: Any, send: Send, scope: Message) -> None:
-        super().__init__(hub, user_id, find_transport(send, scope))
+    def __init__(self, user_id: Any, send: Send, link: Link) -> None:
+        super().__init__(user_id, link.transport)
         self._send = send
-        self._driveable = is_driveable(send)
-        self._cycle = chunked_cycle(send)
-        self._said_goodbye = False
+        self._is_driveable = link.is_driveable
+        self._cycle = link.cycle
         self._leaving = False
         self._writing: asyncio.Task[None] | None = None
         self._task: asyncio.Task[Any] | None = None
 
     def start(self, opening: bytes) -> None:
-        """Write the opening frames and whatever came meanwhile; called in the task that goes on with stay()."""
+        """See Connection.start(). Call it in the task that goes on with wait_closed()."""
         self._task = asyncio.current_task()
-        self.busy = False
-        if self.ending is not None:
-            self._write_the_end()
-        elif self._write({"type": "http.response.body", "body": opening, "more_body": True}):
-            self.pump()
+        super().start(opening)
 
-    async def stay(self, receive: Receive) -> None:
+    async def wait_closed(self, receive: Receive) -> None:
         """Wait until the client or the hub ends the stream."""
         if self._leaving and self._task is None:
             return
@@ -59,92 +54,57 @@ class HandoffConnection(Connection):
                 raise
             self._task.uncancel()
         finally:
-            self._task = None  # It refers to this object as well: without the cycle both are gone at once.
-
-    def pump(self) -> None:
-        if self.busy:
-            return
-        try:
-            while (chunk := self.next_chunk()) is not None:
-                if not (self._write_wire(chunk) or self._write(chunk.message)):
-                    return
-                if not chunk.more:
-                    break
-        except Gap:
-            self.hub.lost(self)
-        if self.ending is not None and not self.busy:
-            self._write_the_end()
-
-    def beat(self, message: Message, sequence: int) -> None:
-        # Not busy is caught up. A page may have been rendered with an id that is still on its way to the hub.
-        if not self.busy and self.ending is None and self.cursor <= sequence:
-            self.cursor = sequence
-            self._write(message)
-
-    def end(self, farewell: bytes = b"", *, clean: bool = True) -> None:
-        if self.stop_at(farewell, clean) and self._task is not None:
-            self.pump()
+            self._task = None  # It refers to this object as well: without the cycle both are freed at once.
 
     def abort(self) -> None:
         self.busy = True
-        self.ending = (b"", False)
+        self.closing = ABORTED
         self._unblock()
         if self._writing is not None:
             self._writing.cancel()
         if self.transport is not None:
             self.transport.abort()
-            self.hub.loop.call_later(SERVER_REPORTS, self._leave)
+            self.registry.loop.call_later(SERVER_REPORTS, self._leave)
         else:
             self._leave()
 
-    def _write_the_end(self) -> None:
-        assert self.ending is not None
-        farewell, clean = self.ending
-        self._said_goodbye = True
-        if self._write({"type": "http.response.body", "body": farewell, "more_body": not clean}):
-            self._ended()
-
-    def _ended(self) -> None:
+    def _end(self) -> None:
         self.busy = True
-        if self.ending is not None and not self.ending[1] and self.transport is not None:
-            self.transport.close()  # What is in its buffer still goes out; stay() learns of it from the server.
-            self.hub.loop.call_later(SERVER_REPORTS, self._leave)
+        if self.closing is not None and not self.closing.clean and self.transport is not None:
+            self.transport.close()  # What is in its buffer still goes out; the server reports the end.
+            self.registry.loop.call_later(SERVER_REPORTS, self._leave)
         else:
             self._leave()
 
     def _leave(self) -> None:
-        """Have stay() return where the server does not end its receive()."""
+        """Have wait_closed() return where the server does not end its receive()."""
         if not self._leaving:
             self._leaving = True
             if self._task is not None:
                 self._task.cancel()
 
-    def _write_wire(self, chunk: Chunk) -> bool:
-        """Write a chunk the way uvicorn's send() does when it has nothing to wait for; False where it would have to.
-
-        The call and the framing are a third of what a delivery costs outside the kernel.
-        """
+    def _write(self, chunk: Chunk) -> bool:
+        # The way of uvicorn's send() when it has nothing to wait for: its call and its framing are a third of what a
+        # delivery costs outside the kernel.
         cycle = self._cycle
         if (
-            cycle is None
-            or cycle.flow.write_paused
-            or cycle.disconnected
-            or cycle.response_complete
-            or not cycle.chunked_encoding
-            or not chunk.message["body"]
+            cycle is not None
+            and not cycle.flow.write_paused
+            and not cycle.disconnected
+            and not cycle.response_complete
+            and cycle.chunked_encoding
+            and chunk.body
+            and not chunk.last
         ):
-            return False
+            try:
+                cycle.transport.write(chunk.wire())
+            except RuntimeError:  # uvloop raises it for a closed transport; send() knows what to do.
+                pass
+            else:
+                return True
         try:
-            cycle.transport.write(chunk.wire())
-        except RuntimeError:  # uvloop's word for a transport that is closed; send() knows what to do.
-            return False
-        return True
-
-    def _write(self, message: Message) -> bool:
-        """Start a send; True when it is done, False when it goes on in a task or the client is gone."""
-        try:
-            sending = self._send(message)
-            if self._driveable:
+            sending = self._send(chunk.message())
+            if self._is_driveable:
                 assert isinstance(sending, Coroutine)
                 sending = _carry_on(sending, sending.send(None))
         except StopIteration:
@@ -153,35 +113,29 @@ class HandoffConnection(Connection):
             self.abort()
             return False
         self.busy = True
-        writing = self._finish(sending)
-        if EAGER_TASKS and not self._driveable:
-            self._writing = asyncio.Task(writing, loop=self.hub.loop, eager_start=True)  # type: ignore[call-arg]
+        writing = self._finish_write(sending)
+        loop = self.registry.loop
+        if EAGER_TASKS and not self._is_driveable:
+            self._writing = asyncio.Task(writing, loop=loop, eager_start=True)  # type: ignore[call-arg]
         else:
-            self._writing = self.hub.loop.create_task(writing)
+            self._writing = loop.create_task(writing)
         if self._writing.done():
             self._writing = None
             return not self.busy
         self._block()
         return False
 
-    async def _finish(self, sending: Awaitable[None]) -> None:
-        """Wait until a send is done, then go on where the connection was."""
+    async def _finish_write(self, sending: Awaitable[None]) -> None:
         try:
             await sending
         except Exception:
             self.abort()
             return
-        self.busy = False
-        if self not in self.hub.pulse.blocked:  # An eager task that did not have to wait: _write() goes on.
+        if self not in self.registry.blocked:  # An eager task that did not have to wait: _write() goes on.
+            self.busy = False
             return
         self._writing = None
-        self._unblock()
-        if self.slot is None and self.ending is None:  # The client left meanwhile.
-            return
-        if self._said_goodbye:
-            self._ended()
-        else:
-            self.pump()
+        self._written()
 
 
 @types.coroutine

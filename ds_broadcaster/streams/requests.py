@@ -12,10 +12,11 @@ from django.http import HttpRequest, HttpResponse
 
 from ..brokers import Position
 from ..exceptions import BrokerUnavailable
-from ..hub.channel import PresenceCallback
-from ..hub.grant import RECHECK_KEY, StreamGrant
+from ..hub.channel import AttendanceHook, PresenceCallback
+from ..hub.grant import StreamGrant
 from ..ids import channel_names
 from ..sse import Fragment, encode_fragment
+from .scope import RECHECK_KEY
 from .tabs import tab_of
 
 logger = logging.getLogger("ds_broadcaster")
@@ -69,21 +70,33 @@ def last_id_of(request: HttpRequest) -> str | None:
     return request.headers.get("last-event-id") or request.GET.get(CURSOR_PARAMETER) or None
 
 
-def opening_of(channels: tuple[str, ...], place: Position, request: HttpRequest) -> StreamGrant:
-    """Return what is granted to a client that stands at this place."""
+def grant_of(
+    channels: tuple[str, ...],
+    position: Position,
+    request: HttpRequest,
+    user_id: Any,
+    *,
+    presence_callback: PresenceCallback | None = None,
+    attendance_hook: AttendanceHook | None = None,
+    recheck_interval: float | None = None,
+) -> StreamGrant:
+    """Return what is granted to a client at this position."""
     element = request.GET.get(ELEMENT_PARAMETER, "")
     if is_recheck(request) and hasattr(request, "session"):
         # Nobody came: a session that expires without visits must not be kept alive by its own stream.
         request.session.save = lambda *args, **kwargs: None  # type: ignore[method-assign]
     return StreamGrant(
         channels,
-        None,
-        place.epoch,
-        place.cursor,
-        place.granted,
-        place.gaps,
+        user_id,
+        position.epoch,
+        position.cursor,
+        position.granted,
+        position.gaps,
+        presence_callback=presence_callback,
+        attendance_hook=attendance_hook,
         tab=tab_of(request),
         element=element if _ELEMENT_ID.fullmatch(element) else None,
+        recheck_interval=recheck_interval,
     )
 
 
@@ -92,9 +105,9 @@ def is_recheck(request: HttpRequest) -> bool:
     return RECHECK_KEY in request.scope  # type: ignore[attr-defined]
 
 
-def snapshot_of(callback: SnapshotCallback, request: HttpRequest, opening: StreamGrant) -> bytes:
+def snapshot_of(callback: SnapshotCallback, request: HttpRequest, grant: StreamGrant) -> bytes:
     """Render what stands for the missing events, for each channel that misses some."""
-    return b"".join(encode_fragment(callback(request, name)) for name in opening.channels if name in opening.gaps)
+    return b"".join(encode_fragment(callback(request, name)) for name in grant.channels if name in grant.gaps)
 
 
 def user_id_of(request: HttpRequest) -> Any:

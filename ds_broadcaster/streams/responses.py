@@ -1,6 +1,7 @@
 """The response that opens a stream: what Django sees of it, and the stream itself in plain mode."""
 
-from collections.abc import AsyncGenerator, Callable
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import cache
 from typing import Any
 
@@ -9,11 +10,14 @@ from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 from django.http import StreamingHttpResponse
 
+from ..asgi_servers import find_link
 from ..exceptions import Gap
-from ..hub.connections import Message, Origin, Receive, Send
-from ..hub.grant import HANDOFF_HEADER, StreamGrant
+from ..hub.grant import StreamGrant
 from ..hub.hub import Hub
+from .handoff import Message, Receive, Send
 from .plain import PlainConnection, StreamCut
+from .replayed_requests import OriginalRequest
+from .scope import HANDOFF_HEADER
 
 HEADERS = {
     "Content-Type": "text/event-stream",
@@ -23,30 +27,37 @@ HEADERS = {
 }
 
 
+async def release_connections() -> None:
+    """Give back the database connections of the view's thread: a stream does not need them."""
+    await sync_to_async(_close_connections)()
+
+
 class Stream:
-    """A stream that a view has granted and nobody has started yet: nothing of it counts before it starts."""
+    """A granted stream that has not started: nothing of it counts before it does."""
 
-    __slots__ = ("get_hub", "opening", "scope")
+    __slots__ = ("get_hub", "grant", "scope")
 
-    def __init__(self, get_hub: Callable[[], Hub], opening: StreamGrant, scope: Any) -> None:
+    def __init__(self, get_hub: Callable[[], Hub], grant: StreamGrant, scope: Any) -> None:
         self.get_hub = get_hub
-        self.opening = opening
+        self.grant = grant
         self.scope = scope
 
-    async def body(self) -> AsyncGenerator[bytes, None]:
-        """Yield the stream, in plain mode."""
-        await sync_to_async(_release_connections)()
-        hub = self.get_hub()
-        connection = PlainConnection(hub, self.opening.user_id, self.scope)
-        connection.origin = Origin(_ask_django, self.scope)
+    async def body(
+        self,
+        *,
+        release: Callable[[], Awaitable[None]] = release_connections,
+        transport: asyncio.Transport | None = None,
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the stream, in plain mode. `transport` is found where it is not given."""
+        await release()
+        connection = PlainConnection(self.grant.user_id, transport or find_link(None, self.scope).transport)
+        connection.request = OriginalRequest(_ask_django, self.scope)
         try:
-            frames = await hub.open(connection, self.opening)
-            async for part in connection.body(frames):
-                yield part
+            async with self.get_hub().stream(connection, self.grant) as frames:
+                async for part in connection.body(frames):
+                    yield part
         except Gap:
             raise StreamCut from None
-        finally:
-            hub.close(connection)
 
 
 class BroadcastResponse(StreamingHttpResponse):
@@ -54,6 +65,7 @@ class BroadcastResponse(StreamingHttpResponse):
 
     def __init__(self, stream: Stream | None, handoff: dict[str, Stream] | None) -> None:
         super().__init__(_nothing() if stream is None or handoff is not None else stream.body(), headers=HEADERS)
+        self.stream = stream
         if stream is not None and handoff is not None:
             self[HANDOFF_HEADER] = token = str(len(handoff))
             handoff[token] = stream
@@ -65,7 +77,7 @@ def _django() -> Any:
 
 
 async def _ask_django(scope: Message, receive: Receive, send: Send) -> None:
-    """Answer a request that is asked again, in plain mode; the first time loads the middleware once more."""
+    """Answer a replayed request in plain mode; the first time loads the middleware once more."""
     await _django()(scope, receive, send)
 
 
@@ -74,8 +86,7 @@ async def _nothing() -> AsyncGenerator[bytes, None]:
     yield
 
 
-def _release_connections() -> None:
-    """Give back what the view's thread holds: a stream does not need a database."""
+def _close_connections() -> None:
     for connection in connections.all(initialized_only=True):
         if not connection.in_atomic_block:
             connection.close()

@@ -21,10 +21,10 @@ from pydantic import BaseModel
 
 from ..broadcaster import broadcast
 from ..hub.channel import AttendanceHook
-from ..hub.rechecks import TROUBLE
 from ..ids import channel_names
 from ..sse import Fragment
 from ..streams.refusal import REFUSALS, is_from_datastar, is_logged_in, login_is_required, refusal
+from ..streams.replayed_requests import TROUBLE
 from .client_signals import BadSignals, signals_of
 from .routes import LateView, Route, name_of, routes
 

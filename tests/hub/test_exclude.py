@@ -185,7 +185,7 @@ def test_tab_shares_again_once_it_is_past_what_was_left_out(world):
     one = world.client(query=of(ONE))
     send(world, 0, ONE)
     world.settle()
-    with patch("ds_broadcaster.hub.connections.merged_chunk", side_effect=AssertionError):
+    with patch("ds_broadcaster.hub.replay._merged", side_effect=AssertionError):
         send(world, 1)
         send(world, 2, TWO)
         world.settle()
@@ -199,7 +199,7 @@ def test_bookkeeping_is_as_short_as_the_log(world):
         send(world, number, f"somebody-{number}")
         send(world, number, ONE)
         world.settle()
-    log = world.hub.known["room"].log
+    log = world.hub.channel("room").log
     assert sum(log.excludes(f"somebody-{number}", 0) for number in range(500)) <= 12
 
 
@@ -289,8 +289,7 @@ class ExcludeMachine(RuleBasedStateMachine):
         super().__init__()
         self.stack = ExitStack()
         self.world = self.stack.enter_context(virtual_world())
-        self.stack.enter_context(patch.object(Log.read, "__defaults__", (200,)))
-        self.stack.enter_context(patch("ds_broadcaster.hub.channel.READ_BYTES", 200))
+        self.stack.enter_context(patch("ds_broadcaster.hub.replay.READ_BYTES", 200))
         self.published = []
         self.clients = []
 
@@ -364,10 +363,10 @@ class ExcludeMachine(RuleBasedStateMachine):
     @invariant()
     def bookkeeping_is_bounded(self):
         for hub in self.world.broadcast.hubs():
-            for channel in hub.known.values():
-                frames = [] if channel.log is None else [frame for _, frame in channel.log.after(channel.log.floor)]
+            for channel in hub.live():
+                frames = [frame for _, frame in channel.log.after(channel.log.floor)]
                 excluded = {frame.facts.exclude for frame in frames}
-                assert all(channel.excludes(tab, 0) == (tab in excluded) for tab in (ONE, TWO, THREE))
+                assert all(channel.log.excludes(tab, 0) == (tab in excluded) for tab in (ONE, TWO, THREE))
 
     def teardown(self):
         try:

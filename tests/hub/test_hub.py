@@ -21,12 +21,12 @@ from hypothesis.stateful import (
 )
 
 from ds_broadcaster import signals
+from ds_broadcaster.broadcaster import Broadcaster
 from ds_broadcaster.brokers import EVERYWHERE, Command
 from ds_broadcaster.brokers.base import frame
 from ds_broadcaster.exceptions import BrokerUnavailable
 from ds_broadcaster.hub.threads import Threads
 from ds_broadcaster.ids import parse_id
-from ds_broadcaster.log import Log
 from ds_broadcaster.streams.plain import StreamCut
 from tests.fakes import FACTOR, KINDS, FakeClient, virtual_world
 
@@ -58,12 +58,11 @@ class HubMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.world = ExitStack()
-        world = self.world.enter_context(virtual_world())
+        world = self.world.enter_context(virtual_world(still_allowed=self._still_allowed))
         self.loop, self.broadcaster, self.disconnect_user = world.loop, world.broadcast, world.disconnect
-        self.world.enter_context(patch.object(Log.read, "__defaults__", (TINY_READ,)))
-        self.world.enter_context(patch("ds_broadcaster.hub.channel.READ_BYTES", TINY_READ))
+        self.threads = world.threads
+        self.world.enter_context(patch("ds_broadcaster.hub.replay.READ_BYTES", TINY_READ))
         self.broker = self.broadcaster._broker
-        self.world.enter_context(patch("ds_broadcaster.hub.rechecks._ask", self._ask))
         self.published = []  # (sequence, channel, text, the tab that is left out)
         self.clients = []
         self.numbers = iter(range(1, 1_000_000))
@@ -202,9 +201,9 @@ class HubMachine(RuleBasedStateMachine):
 
     # Re-checks, of a server that is in trouble: they change nothing.
 
-    async def _ask(self, origin):
+    async def _still_allowed(self, connection):
         await asyncio.sleep(0.2)
-        return 503, None, None
+        return True
 
     @rule(channel=st.sampled_from([*CHANNELS, EVERYWHERE]), user=users)
     def recheck(self, channel, user):
@@ -317,9 +316,9 @@ class HubMachine(RuleBasedStateMachine):
 
     @invariant()
     def joins_and_leaves_take_turns(self):
-        for hub in self.broadcaster.hubs():
+        for threads in self.threads.values():
             online = set()
-            for name, channel, user in hub.workers.sent:
+            for name, channel, user in threads.sent:
                 if name == "user_joined":
                     assert (channel, user) not in online
                     online.add((channel, user))
@@ -353,20 +352,10 @@ class HubMachine(RuleBasedStateMachine):
             client.task.result()
         assert not asyncio.all_tasks(self.loop)
         assert self.broadcaster.get_channels() == []
-        for hub in self.broadcaster.hubs():
-            assert not hub.known
-            assert not hub.pulse.connections()
-            assert hub.pulse.count == 0
-            assert not hub.pulse.blocked
-            assert not hub._tasks
-            assert not hub._incoming
-            assert hub.pulse._timer is None
-            assert not hub.rechecks._due
-            assert not hub.rechecks._asking
-            assert not hub.rechecks._intervals
-            assert not hub.duplicates._newest
-            joined = Counter(each[1:] for each in hub.workers.sent if each[0] == "user_joined")
-            left = Counter(each[1:] for each in hub.workers.sent if each[0] == "user_left")
+        assert all(hub.is_idle() for hub in self.broadcaster.hubs())
+        for threads in self.threads.values():
+            joined = Counter(each[1:] for each in threads.sent if each[0] == "user_joined")
+            left = Counter(each[1:] for each in threads.sent if each[0] == "user_left")
             assert joined == left
 
     def _check_presence(self):
@@ -376,7 +365,7 @@ class HubMachine(RuleBasedStateMachine):
                 shown = {each["presence"]: each["online"] for each in map(json.loads, client.signals)}
                 (hub,) = self.broadcaster.hubs()
                 for name in client.channels:
-                    assert shown[name] == hub.known[name].roster.online()
+                    assert shown[name] == hub.channel(name).roster.online()
 
 
 @pytest.fixture
@@ -751,7 +740,7 @@ def test_send_that_fails_at_once_delays_nobody(world):
     def send(message):
         raise OSError("the connection is broken")
 
-    world.hub.pulse.connections()[0]._send = send
+    world.connections[0]._send = send
     world.broadcast("room", "<p id=a>")
     world.settle()
     assert clients[0].end == "cut"
@@ -766,7 +755,7 @@ def test_hub_of_a_closed_loop_keeps_no_events(world):
     world.loop.close_down()
     for number in range(3):
         world.broadcast("room", f"<p id=e{number}>")
-    assert not hub._incoming
+    assert hub.is_idle()
 
 
 # Shutdown
@@ -811,7 +800,7 @@ def test_shutdown_does_not_wait_for_the_stalled(world, kind):
         stalled.drain()
         world.settle()
     assert stalled.task.done()
-    assert world.hub.pulse.count == 0
+    assert world.hub.count == 0
 
 
 def test_new_clients_are_refused_during_a_shutdown(world):
@@ -819,11 +808,11 @@ def test_new_clients_are_refused_during_a_shutdown(world):
     world.hub.shutdown()
     late = world.client()
     assert late.end == "refused"
-    assert world.hub.pulse.count == 0
+    assert world.hub.count == 0
 
 
 @each_kind
-def test_signals_of_those_aborted_at_a_shutdown_are_sent(world, kind):
+def test_signals_of_those_aborted_at_a_shutdown_are_sent(kind):
     told = []
     both_told = threading.Event()
 
@@ -832,25 +821,26 @@ def test_signals_of_those_aborted_at_a_shutdown_are_sent(world, kind):
         if len(told) == 2:
             both_told.set()
 
-    clients = [world.client(user_id=user, kind=kind) for user in (1, 2)]
-    world.hub.workers = Threads()
+    threads = Threads(Broadcaster)
     signals.connection_closed.connect(note)
     try:
-        clients[1].stall()
-        world.broadcast("room", "<p id=a>")
-        world.settle()
-        world.hub.shutdown()
-        world.advance(1)
-        clients[1].drain()
-        world.settle()
-        for client in clients:
-            client.task.result()
-        assert world.hub.pulse.count == 0
-        assert both_told.wait(5)
-        assert told == [1, 2]
+        with virtual_world(threads=threads) as world:
+            clients = [world.client(user_id=user, kind=kind) for user in (1, 2)]
+            clients[1].stall()
+            world.broadcast("room", "<p id=a>")
+            world.settle()
+            world.hub.shutdown()
+            world.advance(1)
+            clients[1].drain()
+            world.settle()
+            for client in clients:
+                client.task.result()
+            assert world.hub.count == 0
+            assert both_told.wait(5)
+            assert told == [1, 2]
     finally:
         signals.connection_closed.disconnect(note)
-        world.hub.workers._sender.shutdown()
+        threads._sender.shutdown()
 
 
 # Publishers
@@ -892,7 +882,8 @@ def test_events_of_channels_without_a_connection_are_not_kept_by_the_hub(world):
     world.client("room")
     world.broadcast("elsewhere", "<p id=a>")
     world.settle()
-    assert list(world.hub.known) == ["room"]
+    assert world.hub.channels() == ["room"]
+    assert world.hub.channel("elsewhere") is None
 
 
 def test_nobody_gets_what_comes_behind_a_gap_without_being_told(world):
@@ -922,7 +913,8 @@ def test_stream_that_cannot_begin_without_its_broker_comes_again(world, caplog, 
     assert not client.task.cancelled()
     assert isinstance(client.task.exception(), (type(None), StreamCut))
     assert "It is away." in caplog.text
-    assert list(world.hub.known) == ["room"]
+    assert world.hub.channels() == ["room"]
+    assert world.hub.channel("other") is None
 
 
 async def subscribe_late(hub, channel):

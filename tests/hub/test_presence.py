@@ -436,7 +436,7 @@ def test_user_ids_keep_their_type(world, callback, user):
         assert type(seen) is type(user)
 
 
-# The real workers
+# The real threads
 
 
 @pytest.fixture
@@ -454,19 +454,19 @@ def listen():
 
 
 @pytest.fixture
-def workers():
-    workers = Threads()
-    yield workers
-    workers.close()
-    workers._sender.shutdown()
+def threads():
+    threads = Threads(Broadcaster)
+    yield threads
+    threads.close()
+    threads._sender.shutdown()
 
 
-def test_signals_are_sent_in_order_by_one_thread_with_the_broadcaster_as_sender(listen, workers):
-    told, threads, all_told = [], set(), threading.Event()
+def test_signals_are_sent_in_order_by_one_thread_with_the_broadcaster_as_sender(listen, threads):
+    told, senders, all_told = [], set(), threading.Event()
 
     def receive(signal, sender, channel, user_id, **kwargs):
         told.append((sender, channel, user_id))
-        threads.add(threading.current_thread())
+        senders.add(threading.current_thread())
         if len(told) == 200:
             all_told.set()
 
@@ -475,15 +475,15 @@ def test_signals_are_sent_in_order_by_one_thread_with_the_broadcaster_as_sender(
     expected = []
     for number in range(100):
         for signal in (signals.user_joined, signals.user_left):
-            workers.send(signal, sender=Broadcaster, channel="room", user_id=number)
+            threads.send(signal, "room", number)
             expected.append((Broadcaster, "room", number))
     assert all_told.wait(5)
     assert told == expected
-    assert len(threads) == 1
-    assert threading.current_thread() not in threads
+    assert len(senders) == 1
+    assert threading.current_thread() not in senders
 
 
-def test_receiver_that_fails_is_logged_and_stops_no_other(listen, workers, caplog):
+def test_receiver_that_fails_is_logged_and_stops_no_other(listen, threads, caplog):
     told = threading.Event()
 
     def fail(**kwargs):
@@ -491,27 +491,27 @@ def test_receiver_that_fails_is_logged_and_stops_no_other(listen, workers, caplo
 
     listen(signals.user_joined, fail)
     listen(signals.user_joined, lambda **kwargs: told.set())
-    workers.send(signals.user_joined, sender=Broadcaster, channel="a room", user_id=1)
+    threads.send(signals.user_joined, "a room", 1)
     assert told.wait(5)
-    workers._sender.submit(lambda: None).result(5)  # Behind the log entry.
+    threads._sender.submit(lambda: None).result(5)  # Behind the log entry.
     (record,) = [record for record in caplog.records if record.name == "ds_broadcaster"]
     assert "'a room'" in record.getMessage()
     assert record.exc_info[0] is LookupError
 
 
-def test_signal_that_nobody_receives_costs_no_thread(workers):
-    workers.send(signals.connection_opened, sender=Broadcaster, channel="room", user_id=1)
-    assert not workers._sender._threads
+def test_signal_that_nobody_receives_costs_no_thread(threads):
+    threads.send(signals.connection_opened, "room", 1)
+    assert not threads._sender._threads
 
 
-def wait_for_renders(workers):
+def wait_for_renders(threads):
     """Wait until every thread that renders is free again."""
     barrier = threading.Barrier(RENDER_THREADS)
-    for waiting in [workers.render(barrier.wait, 5) for _ in range(RENDER_THREADS)]:
+    for waiting in [threads.render(barrier.wait, 5) for _ in range(RENDER_THREADS)]:
         waiting.result(5)
 
 
-def test_callback_runs_in_a_thread_of_its_own_while_the_loop_goes_on(world, workers):
+def test_callback_runs_in_a_thread_of_its_own_while_the_loop_goes_on(threads):
     rendering, go_on = threading.Event(), threading.Event()
     names = []
 
@@ -521,29 +521,27 @@ def test_callback_runs_in_a_thread_of_its_own_while_the_loop_goes_on(world, work
         assert go_on.wait(5)
         return {"online": user_ids}
 
-    # Opens the hub, so that its workers can be replaced.
-    world.client("elsewhere")
-    world.hub.workers = workers
-    client = world.client(user_id=1, presence_callback=presence)
-    assert rendering.wait(5)
-    world.broadcast("room", "<p id=a>")
-    world.settle()
-    assert client.texts == ["<p id=a>"]
-    assert client.signals == []
-    world.client(user_id=2)
-    world.advance(1)
-    go_on.set()
-    for _ in range(2):
-        # What a render that is done asks the loop to do stands behind this.
-        wait_for_renders(workers)
+    with virtual_world(threads=threads) as world:
+        client = world.client(user_id=1, presence_callback=presence)
+        assert rendering.wait(5)
+        world.broadcast("room", "<p id=a>")
+        world.settle()
+        assert client.texts == ["<p id=a>"]
+        assert client.signals == []
+        world.client(user_id=2)
         world.advance(1)
-    assert online(client)[-1] == [1, 2]
-    assert len(names) == 2
-    assert all(name.startswith("ds_broadcaster-presence") for name in names)
+        go_on.set()
+        for _ in range(2):
+            # The loop runs what a finished render asks for after this.
+            wait_for_renders(threads)
+            world.advance(1)
+        assert online(client)[-1] == [1, 2]
+        assert len(names) == 2
+        assert all(name.startswith("ds_broadcaster-presence") for name in names)
 
 
 @pytest.mark.django_db(transaction=True)
-def test_callback_may_use_the_orm_and_its_database_connection_is_closed(workers):
+def test_callback_may_use_the_orm_and_its_database_connection_is_closed(threads):
     get_user_model().objects.create(username="ada")
     used = []
 
@@ -553,5 +551,5 @@ def test_callback_may_use_the_orm_and_its_database_connection_is_closed(workers)
         assert used[0].connection is not None
         return names
 
-    assert workers.render(query).result(5) == ["ada"]
+    assert threads.render(query).result(5) == ["ada"]
     assert used[0].connection is None

@@ -1,36 +1,187 @@
-"""What a hub tells the others of itself, and when."""
+"""What a hub tells the other processes about its users, and when."""
 
 import asyncio
-from types import SimpleNamespace
 
-from ds_broadcaster.brokers import PresenceDiff
-from ds_broadcaster.hub.presence_sync import ON_THEIR_WAY, PresenceSync
+import pytest
+
+from ds_broadcaster.brokers import GONE, PresenceChange, PresenceDiff
+from ds_broadcaster.conf import History
+from ds_broadcaster.exceptions import BrokerUnavailable
+from ds_broadcaster.hub.channels import Channels
+from ds_broadcaster.hub.presence_sync import RECONNECT_GRACE, PresenceSync
+from tests.fakes import VirtualLoop
+
+LEASE = 15
 
 
-def test_last_word_is_told_though_something_else_is_being_told():
-    """Who left last would be a ghost for a whole lease otherwise."""
+class Cluster:
+    """A presence store that answers as it is told to, and what a hub tells it."""
 
-    async def test():
-        told = []
-        is_telling = asyncio.Event()
+    def __init__(self):
+        self.loop = VirtualLoop()
+        self.told = []  # (changes as {user: connections}, lease)
+        self.answers = []
+        self.events = []
+        self.seconds = 0
 
-        async def sync(hub, changes, lease):
-            told.append((lease, {each.user for each in changes}))
-            is_telling.set()
-            await asyncio.sleep(0.1)
-            return PresenceDiff([], [])
+        async def subscribe(channel):
+            return 0
 
-        hub = SimpleNamespace(
-            loop=asyncio.get_running_loop(),
-            known={},
-            broker=SimpleNamespace(lease=15, sync=sync),
-            settings=SimpleNamespace(presence_grace=2),
+        async def unsubscribe(channel):
+            pass
+
+        self.channels = Channels(self.loop, History(), {}, subscribe=subscribe, unsubscribe=unsubscribe)
+        self.sync = PresenceSync(
+            self.loop,
+            self.channels,
+            self.tell,
+            LEASE,
+            2,
+            on_join=lambda channel, user: self.events.append(("joined", channel, user)),
+            on_leave=lambda channel, user: self.events.append(("left", channel, user)),
         )
-        sharing = PresenceSync(hub)
-        sharing.changed("a", 1)
-        await is_telling.wait()
-        sharing.changed("a", 2)
-        await sharing.close()
-        assert told == [(15, {None, 1}), (ON_THEIR_WAY + 2, {None, 2})]
 
-    asyncio.run(test())
+    async def tell(self, changes, lease):
+        self.told.append(({(each.channel, each.user): each.connections for each in changes}, lease))
+        if self.seconds:
+            await asyncio.sleep(self.seconds)
+        answer = self.answers.pop(0) if self.answers else PresenceDiff([], [])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def join(self, name, user):
+        channel = self.channels.get(name)
+        channel.roster.join(user)
+        self.sync.changed(channel, user)
+        return channel
+
+    def leave(self, name, user):
+        channel = self.channels.get(name)
+        channel.roster.leave(user)
+        self.sync.changed(channel, user)
+        self.channels.retire(channel)
+
+
+@pytest.fixture
+def cluster():
+    cluster = Cluster()
+    yield cluster
+    cluster.loop.close_down()
+    assert not cluster.loop.errors
+
+
+def test_changes_of_a_moment_are_told_together(cluster):
+    for user in (1, 2, 3):
+        cluster.join("a", user)
+    cluster.loop.advance(1)
+    assert cluster.told == [({("a", None): GONE, ("a", 1): 1, ("a", 2): 1, ("a", 3): 1}, LEASE)]
+
+
+def test_lease_is_renewed_three_times_while_nothing_changes(cluster):
+    cluster.join("a", 1)
+    cluster.loop.advance(1)
+    cluster.told.clear()
+    cluster.loop.advance(LEASE)
+    assert cluster.told == [({}, LEASE)] * 3
+
+
+def test_joins_and_leaves_of_the_cluster_are_passed_on(cluster):
+    cluster.answers = [PresenceDiff([("a", 1)], [("b", 2)])]
+    cluster.join("a", 1)
+    cluster.loop.advance(1)
+    assert cluster.events == [("joined", "a", 1), ("left", "b", 2)]
+
+
+def test_last_user_of_a_channel_is_told_before_the_channel_is_forgotten(cluster):
+    """The channel's own hook is to hear of the leave."""
+    cluster.join("a", 1)
+    cluster.loop.advance(1)
+    cluster.seconds = 0.5
+    cluster.answers = [PresenceDiff([], [("a", 1)])]
+    cluster.leave("a", 1)
+    cluster.loop.advance(0.3)
+    assert cluster.channels.find("a") is not None
+    cluster.loop.advance(1)
+    assert cluster.events == [("left", "a", 1)]
+    assert cluster.channels.is_idle()
+
+
+def test_change_while_another_is_told_keeps_the_channel(cluster):
+    cluster.seconds = 0.5
+    cluster.join("a", 1)
+    cluster.loop.advance(0.3)
+    cluster.leave("a", 1)
+    cluster.loop.advance(0.3)
+    assert cluster.channels.find("a") is not None
+    cluster.loop.advance(2)
+    assert cluster.told[-1][0] == {("a", None): GONE, ("a", 1): GONE}
+    assert cluster.channels.is_idle()
+
+
+@pytest.mark.parametrize("error", [BrokerUnavailable("It is away."), RuntimeError("A mistake.")])
+def test_change_that_could_not_be_told_is_told_the_next_time(cluster, error, caplog):
+    cluster.answers = [error, error]
+    cluster.join("a", 1)
+    cluster.loop.advance(0.5)
+    cluster.join("a", 2)
+    cluster.loop.advance(5)
+    everything = {("a", None): GONE, ("a", 1): 1, ("a", 2): 1}
+    assert [changes for changes, _ in cluster.told[:3]] == [{("a", None): GONE, ("a", 1): 1}, everything, everything]
+    assert len([each for each in caplog.records if "could not be synced" in each.getMessage()]) == 1
+
+
+def test_store_that_forgot_this_hub_is_told_everything(cluster):
+    cluster.join("a", 1)
+    cluster.join("b", 2)
+    cluster.loop.advance(1)
+    cluster.answers = [PresenceDiff([], [], is_forgotten=True)]
+    cluster.told.clear()
+    cluster.join("b", 3)
+    cluster.loop.advance(1)
+    assert [changes for changes, _ in cluster.told] == [
+        {("b", None): GONE, ("b", 3): 1},
+        {("a", None): GONE, ("a", 1): 1, ("b", None): GONE, ("b", 2): 1, ("b", 3): 1},
+    ]
+
+
+def test_next_renewal_comes_no_later_than_the_next_end_of_a_lease(cluster):
+    """A process that died is buried by the first that calls after the end of its lease."""
+    cluster.answers = [PresenceDiff([], [], next_end=1.0)]
+    cluster.join("a", 1)
+    cluster.loop.advance(2)
+    assert len(cluster.told) == 2
+
+
+def test_last_changes_are_told_while_others_are_being_told(cluster):
+    """A user who left last would be a ghost for a whole lease otherwise."""
+    cluster.seconds = 0.1
+    cluster.join("a", 1)
+    cluster.loop.advance(0.05, step=0.01)
+    cluster.join("a", 2)
+    closing = cluster.loop.create_task(cluster.sync.close())
+    cluster.loop.advance(1)
+    assert closing.done()
+    assert [(changes, lease) for changes, lease in cluster.told] == [
+        ({("a", None): GONE, ("a", 1): 1}, LEASE),
+        ({("a", None): GONE, ("a", 2): 1}, RECONNECT_GRACE + 2),
+    ]
+
+
+def test_shutdown_does_not_wait_for_a_store_that_hangs(cluster):
+    cluster.seconds = 100
+    cluster.join("a", 1)
+    cluster.loop.advance(1)
+    closing = cluster.loop.create_task(cluster.sync.close())
+    cluster.loop.advance(1.25)
+    assert closing.done()
+
+
+def test_hub_that_never_had_a_user_tells_nothing(cluster):
+    cluster.loop.create_task(cluster.sync.close())
+    cluster.loop.advance(1)
+    assert cluster.told == []
+
+
+def test_change_is_about_connections_and_gone_is_no_number():
+    assert PresenceChange("a", 1, GONE).connections < 0

@@ -14,10 +14,11 @@ from django.http import HttpResponse
 from django.test import override_settings
 
 from ds_broadcaster.brokers import EVERYWHERE, Command
-from ds_broadcaster.hub.connections import Origin
-from ds_broadcaster.hub.grant import RECHECK_KEY
-from ds_broadcaster.hub.rechecks import JITTER, PARALLEL, PATIENCE, SECOND_LOOK, SHORTEST, note_failure
-from tests.fakes import KINDS, FakeClient, make_request, make_scope, virtual_world
+from ds_broadcaster.hub.connections import Connection
+from ds_broadcaster.hub.rechecks import JITTER, PARALLEL, SECOND_LOOK, SHORTEST, Rechecks
+from ds_broadcaster.streams.replayed_requests import PATIENCE, OriginalRequest, note_failure
+from ds_broadcaster.streams.scope import RECHECK_KEY
+from tests.fakes import KINDS, FakeClient, VirtualLoop, make_request, make_scope, virtual_world
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -41,10 +42,10 @@ class Site:
 
     def client(self, channels="room", user_id=None, **options):
         """Open a stream whose request is this site's."""
-        before = set(self.world.hub.pulse.connections()) if self.world.broadcast.hubs() else set()
+        before = set(self.world.connections)
         client = self.world.client(channels, user_id, **options)
-        (connection,) = set(self.world.hub.pulse.connections()) - before
-        connection.origin = Origin(self, client.scope | {"client": len(self.clients)})
+        (connection,) = set(self.world.connections) - before
+        connection.request = OriginalRequest(self, client.scope | {"client": len(self.clients)})
         self.clients[len(self.clients)] = client
         return client
 
@@ -88,10 +89,7 @@ def recheck(world, channel=EVERYWHERE, user_id=None):
 
 
 def nothing_is_left(world):
-    hub = world.hub
-    assert not hub.rechecks._due
-    assert not hub.rechecks._asking
-    assert not hub.rechecks._intervals
+    assert world.hub.is_idle()
     assert not asyncio.all_tasks(world.loop)
     assert not [each for each in world.loop._scheduled if not each.cancelled()]
 
@@ -238,8 +236,8 @@ def test_order_of_the_channels_means_nothing(world, site):
 
 def test_stream_that_a_post_opened_ends_unasked(world, site):
     client = site.client(user_id=1)
-    (connection,) = world.hub.pulse.connections()
-    connection.origin = Origin(site, make_scope(method="POST") | {"client": 0})
+    (connection,) = world.connections
+    connection.request = OriginalRequest(site, make_scope(method="POST") | {"client": 0})
     recheck(world)
     world.settle()
     assert client.end == "cut"
@@ -256,8 +254,8 @@ def test_answer_without_end_is_looked_at_no_longer_than_its_head(world):
         await send({"type": "http.response.body", "body": b"a", "more_body": True})
         ended.append(await receive())
 
-    (connection,) = world.hub.pulse.connections()
-    connection.origin = Origin(application, client.scope)
+    (connection,) = world.connections
+    connection.request = OriginalRequest(application, client.scope)
     recheck(world)
     world.settle()
     assert ended == [{"type": "http.disconnect"}]
@@ -315,18 +313,14 @@ def test_view_that_says_no_ends_the_stream_within_the_interval(world, site):
 
 
 def test_views_own_interval_counts(world, site):
-    client = site.client(user_id=1)
-    (connection,) = world.hub.pulse.connections()
-    world.hub.rechecks.watch(connection, 10)
+    client = site.client(user_id=1, recheck_interval=10)
     world.advance(101)
     assert 10 <= site.times(client) <= 13
 
 
 @pytest.mark.parametrize("interval", [0, -5])
 def test_interval_of_nothing_does_not_keep_a_processor_busy(world, site, interval):
-    client = site.client(user_id=1)
-    (connection,) = world.hub.pulse.connections()
-    world.hub.rechecks.watch(connection, interval)
+    client = site.client(user_id=1, recheck_interval=interval)
     world.advance(10)
     assert 1 <= site.times(client) <= 10 / SHORTEST / (1 - JITTER)
 
@@ -391,17 +385,17 @@ def test_verb_takes_a_channel_a_user_both_or_nothing(world, monkeypatch):
 
 @each_kind
 @pytest.mark.parametrize("where", [EVERYWHERE, "room"])
-def test_recheck_between_grant_and_opening_is_not_lost(world, kind, where, monkeypatch):
-    async def ask(origin):
-        return 403, None, None
+def test_recheck_between_grant_and_opening_is_not_lost(kind, where):
+    async def refuse(connection):
+        return False
 
-    world.client(user_id=9)  # A hub must be there to be told.
-    monkeypatch.setattr("ds_broadcaster.hub.rechecks._ask", ask)
-    client = FakeClient(
-        world.loop, world.broadcast, "room", 1, kind=kind, before_opening=lambda: recheck(world, where, 1)
-    )
-    world.settle()
-    assert client.end == "cut"
+    with virtual_world(still_allowed=refuse) as world:
+        world.client(user_id=9)  # A hub must be there to be told.
+        client = FakeClient(
+            world.loop, world.broadcast, "room", 1, kind=kind, before_opening=lambda: recheck(world, where, 1)
+        )
+        world.settle()
+        assert client.end == "cut"
 
 
 # How many, and what stays behind
@@ -427,9 +421,7 @@ def test_thousand_that_are_due_at_once_are_asked_four_at_a_time(world, site):
 
 @each_kind
 def test_closed_stream_leaves_no_timer_no_task_and_no_entry(world, site, kind):
-    clients = [site.client(user_id=number, kind=kind) for number in range(10)]
-    (connection, *_) = world.hub.pulse.connections()
-    world.hub.rechecks.watch(connection, 5)
+    clients = [site.client(user_id=number, kind=kind, recheck_interval=5) for number in range(10)]
     recheck(world)
     world.settle()
     recheck(world)
@@ -451,7 +443,7 @@ def test_stream_that_is_closed_before_it_opens_is_not_watched(world, kind, first
     client = FakeClient(world.loop, world.broadcast, "room", 1, kind=kind, before_opening=command)
     world.advance(2)
     assert client.end == "clean"
-    for connection in world.hub.pulse.connections():
+    for connection in world.connections:
         connection.abort()
     world.advance(3)
     nothing_is_left(world)
@@ -482,26 +474,30 @@ def test_exception_about_a_stream_that_closed_is_nobodys_concern(world, site, ca
     assert not caplog.records
 
 
-def test_nobody_waits_for_a_worker_that_has_just_finished(world, site):
+def test_connection_that_is_due_while_the_last_worker_finishes_does_not_wait():
     """Workers see that nothing is due, and in the same turn of the loop something is."""
-    clients = [site.client(user_id=number) for number in range(PARALLEL + 1)]
-    rechecks = world.hub.rechecks
-    connections = {each.user_id: each for each in world.hub.pulse.connections()}
-    gate = asyncio.Event()
+    loop, asked, gate = VirtualLoop(), [], asyncio.Event()
 
-    async def wait(self=None):
+    async def still_allowed(connection):
+        asked.append(connection)
         await gate.wait()
         return True
 
-    rechecks._may_stay = lambda connection: wait()
-    for number in range(PARALLEL):
-        rechecks._queue(connections[number])
-    world.settle()
-    del rechecks._may_stay
-    gate.set()  # The workers wake in the next turn, in which, behind them, another one becomes due.
-    world.loop.call_soon(rechecks._queue, connections[PARALLEL])
-    world.settle()
-    assert site.times(clients[PARALLEL]) == 1
+    rechecks = Rechecks(loop, 300, still_allowed, end=None)
+    connections = [Connection(number, None) for number in range(PARALLEL + 1)]
+    for connection in connections:
+        connection.slot = {}  # It is open.
+    for connection in connections[:PARALLEL]:
+        rechecks.ask(connection)
+    loop.settle()
+    gate.set()  # The workers wake in the next turn, in which, after them, another connection becomes due.
+    loop.call_soon(rechecks.ask, connections[PARALLEL])
+    loop.settle()
+    assert asked == connections
+    for connection in connections:
+        rechecks.forget(connection)
+    assert rechecks.is_idle()
+    loop.close_down()
 
 
 def test_shutdown_does_not_wait_for_those_that_are_due(world, site):

@@ -5,8 +5,7 @@ import re
 
 import pytest
 
-from ds_broadcaster.hub import tabs as duplicates
-from ds_broadcaster.hub.tabs import CALM, CALM_AT_LAST, NEVER, RETRY
+from ds_broadcaster.hub.tabs import NEVER, RESTORE_RETRY_AFTER, RESTORE_RETRY_FOR, RETRY
 from tests.fakes import KINDS, FakeClient, virtual_world
 from tests.harness import expect
 from tests.hub.test_rechecks import nothing_is_left
@@ -26,10 +25,6 @@ def query(tab=TAB, element="stream"):
 def world():
     with virtual_world() as world:
         yield world
-
-
-def held(world):
-    return world.hub.duplicates._newest
 
 
 @each_kind
@@ -59,7 +54,7 @@ def test_newer_stream_begins_with_the_same_interval_and_gets_its_own_back(world,
     world.client(user_id=1, kind=kind, query=query())
     newer = world.client(user_id=1, kind=kind, query=query())
     assert newer.retries == [NEVER]
-    world.advance(2 * CALM)  # A heartbeat at the same moment goes first.
+    world.advance(2 * RESTORE_RETRY_AFTER)  # A heartbeat at the same moment goes first.
     assert newer.retries == [NEVER, RETRY]
 
 
@@ -69,9 +64,9 @@ def test_client_that_is_busy_gets_its_interval_back_all_the_same(world, kind):
     newer = world.client(user_id=1, kind=kind, query=query())
     newer.stall()
     world.broadcast("room", "<p id=a>")
-    world.advance(CALM + 0.5)
+    world.advance(RESTORE_RETRY_AFTER + 0.5)
     newer.drain()
-    world.advance(2 * CALM)
+    world.advance(2 * RESTORE_RETRY_AFTER)
     assert newer.retries[-1] == RETRY
 
 
@@ -79,7 +74,7 @@ def test_client_that_is_busy_gets_its_interval_back_all_the_same(world, kind):
 def test_client_that_hears_of_the_other_streams_end_late_gets_its_interval_back(world, kind):
     world.client(user_id=1, kind=kind, query=query())
     newer = world.client(user_id=1, kind=kind, query=query())
-    world.advance(2 * CALM_AT_LAST)
+    world.advance(2 * RESTORE_RETRY_FOR)
     count = newer.retries.count(RETRY)
     assert 3 <= count <= 8
     world.advance(100)
@@ -91,7 +86,7 @@ def test_interval_comes_with_an_id_that_passes_over_nothing(world, kind):
     world.client(user_id=1, kind=kind, query=query())
     newer = world.client(user_id=1, kind=kind, query=query())
     world.broadcast("elsewhere", "<p id=a>")
-    world.advance(CALM)
+    world.advance(RESTORE_RETRY_AFTER)
     assert newer.last_id == world.broadcast.cursor()
     newer.vanish()
     world.broadcast("room", "<p id=b>")
@@ -124,7 +119,6 @@ def test_nothing_else_is_closed(world, kind, other):
 def test_streams_without_a_tab_or_an_element_are_as_many_as_they_like(world):
     clients = [world.client(user_id=1, query=each) for each in (b"", b"element=stream", query(element="")) * 2]
     assert {client.end for client in clients} == {None}
-    assert not held(world)
 
 
 @each_kind
@@ -146,7 +140,7 @@ def test_other_channels_in_between_do_not_hide_the_older_one(world, kind):
 def test_many_in_a_row_leave_one(world, kind):
     clients = [world.client(user_id=1, kind=kind, query=query()) for _ in range(5)]
     assert [client.end for client in clients] == ["clean"] * 4 + [None]
-    assert list(held(world).values()) == world.hub.pulse.connections()
+    assert len(world.connections) == 1
 
 
 @each_kind
@@ -154,9 +148,10 @@ def test_stream_that_does_not_open_replaces_nothing(world, kind):
     stays = world.client(user_id=1, kind=kind, query=query())
 
     def end_it():
-        # A disconnect that came before the newer one was granted would end both.
-        world.hub.orders.obey = lambda *args: None
+        # Only the newer one was granted before it: the older one's place in the line is later.
+        (connection,) = world.connections
         world.disconnect("room", 1)
+        connection.granted = world.broker.sequence()
 
     newer = FakeClient(world.loop, world.broadcast, "room", 1, kind=kind, query=query(), before_opening=end_it)
     world.settle()
@@ -183,7 +178,10 @@ def test_stream_that_ends_while_its_history_is_read_is_nobodys_newest(world, kin
     wait.set()
     world.settle()
     assert late.end == "clean"
-    assert not held(world)
+    for connection in world.connections:
+        connection.abort()
+    world.advance(5)
+    assert world.hub.is_idle()
 
 
 @each_kind
@@ -203,11 +201,10 @@ def test_stalled_older_stream_is_replaced_too(world, kind):
 @each_kind
 def test_nothing_stays_of_tabs_that_are_closed(world, kind):
     clients = [world.client(user_id=number % 3, kind=kind, query=query()) for number in range(6)]
-    assert len(held(world)) == 3
+    assert len(world.connections) == 3
     for client in clients:
         client.vanish()
-    world.advance(2 * CALM_AT_LAST)
-    assert not held(world)
+    world.advance(2 * RESTORE_RETRY_FOR)
     nothing_is_left(world)
 
 
@@ -216,7 +213,7 @@ def test_shutdown_has_the_last_word_about_the_interval(world, kind):
     world.client(user_id=1, kind=kind, query=query())
     newer = world.client(user_id=1, kind=kind, query=query())
     world.hub.shutdown()
-    world.advance(2 * CALM)
+    world.advance(2 * RESTORE_RETRY_AFTER)
     assert newer.end == "cut"
     assert 1000 <= newer.retries[-1] <= 5000
     assert newer.retries[-1] != NEVER
@@ -341,4 +338,4 @@ def test_tab_that_is_hidden_and_shown_while_its_server_is_away_has_one_stream(st
 
 
 def test_never_is_as_long_as_a_browsers_timer_takes():
-    assert duplicates.NEVER == 2**31 - 1
+    assert NEVER == 2**31 - 1

@@ -408,7 +408,7 @@ def test_it_is_refreshed_each_second_while_somebody_looks_and_only_then(world):
     world.advance(10)
     assert overview.renders == rendered + 20
     assert [handle for handle in world.loop._scheduled if not handle.cancelled()] == []
-    assert world.hub.known == {}
+    assert world.hub.is_idle()
 
 
 def test_an_error_does_not_end_the_refreshing(world, caplog):

@@ -15,7 +15,7 @@ from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
 from ds_broadcaster import BroadcastChannelView, broadcast
-from ds_broadcaster.hub.grant import RECHECK_KEY
+from ds_broadcaster.streams.scope import RECHECK_KEY
 from tests.project import urls
 
 _lock = threading.Lock()

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from ds_broadcaster import BroadcastChannelView, broadcast
 from ds_broadcaster.asgi import HandoffApplication
-from ds_broadcaster.hub.grant import RECHECK_KEY, SCOPE_KEY
+from ds_broadcaster.streams.scope import RECHECK_KEY, SCOPE_KEY
 from ds_broadcaster.views.channel_view import ChannelViewType
 from tests.fakes import FACTOR
 from tests.live import begun, each_mode_of, until
@@ -612,7 +612,7 @@ def test_a_stream_is_opened_with_what_the_view_says():
         request.scope.update({SCOPE_KEY: {}, **scope})
         call(cls.as_view(), request)
         (stream,) = request.scope[SCOPE_KEY].values()
-        return stream.opening
+        return stream.grant
 
     plain = define("PlainView", channel_name=lambda self: "room")
     found = opening_of(plain)

@@ -1,0 +1,110 @@
+"""The channels of a hub: those with a connection here, and those with a user who is kept for the grace."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+from ..conf import History
+from ..exceptions import BrokerUnavailable, Gap
+from ..log import Log
+from .channel import Channel, PresenceCallback
+from .connections import Connection
+
+logger = logging.getLogger("ds_broadcaster")
+
+
+class Channels:
+    """The table of channels. `declared` holds those that broadcast.new() made, with their presence callbacks.
+
+    `subscribe` has the broker carry a channel to this hub and returns a sequence after which nothing on it is missed;
+    `unsubscribe` undoes that.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limits: History,
+        declared: dict[str, PresenceCallback | None],
+        *,
+        subscribe: Callable[[str], Awaitable[int]],
+        unsubscribe: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._loop = loop
+        self._limits = limits
+        self._declared = declared
+        self._subscribe = subscribe
+        self._unsubscribe = unsubscribe
+        self._known: dict[str, Channel[Connection]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __iter__(self) -> Iterator[Channel[Connection]]:
+        # A list, because any thread may ask.
+        return iter(list(self._known.values()))
+
+    def find(self, name: str) -> Channel[Connection] | None:
+        """Return a channel, None where there is none."""
+        return self._known.get(name)
+
+    def get(self, name: str) -> Channel[Connection]:
+        """Return a channel; a new one where there is none."""
+        channel = self._known.get(name)
+        if channel is None:
+            channel = self._known[name] = Channel(name, self._declared.get(name))
+        return channel
+
+    async def subscribe(self, channel: Channel[Connection]) -> None:
+        """Have the broker carry a channel here, unless it does; raises Gap when the broker is away."""
+        try:
+            channel.log = Log(await self._subscribe(channel.name))
+        except BrokerUnavailable as error:
+            # The other connections wait for this subscription in line; each would find it out after its own timeout.
+            logger.warning("The streams of channel %r could not begin: %s", channel.name, error)
+            self.restart([channel])
+            raise Gap(str(error)) from error
+
+    def restart(self, channels: Iterable[Channel[Connection]]) -> None:
+        """Have all clients of these channels return: the logs and what comes next do not join."""
+        for channel in channels:
+            channel.log = None
+            for connection in list(channel.connections):
+                connection.fall_behind()
+
+    def pump(self, channels: Iterable[Channel[Connection]]) -> None:
+        """Let every connection on these channels write; only then trim the logs."""
+        for channel in channels:
+            for connection in tuple(channel.connections):
+                connection.pump()
+        for channel in channels:
+            self._trim(channel)
+
+    def trim(self) -> None:
+        """Drop events that grew too old on quiet channels."""
+        for channel in self._known.values():
+            self._trim(channel)
+
+    def _trim(self, channel: Channel[Connection]) -> None:
+        if channel.log is not None:
+            channel.log.trim(self._limits, self._loop.time(), channel.held())
+
+    def retire(self, channel: Channel[Connection]) -> None:
+        """Forget a channel without connections, once its graces are over and the other processes know its roster."""
+        if channel.connections:
+            return
+        self._declared.pop(channel.name, None)
+        if channel.roster.online() or channel.unsynced or self._known.get(channel.name) is not channel:
+            return
+        del self._known[channel.name]
+        for handle in (channel.expiry, channel.render):
+            if handle is not None:
+                handle.cancel()
+        task = self._loop.create_task(self._let_go(channel.name))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _let_go(self, name: str) -> None:
+        if name not in self._known:  # A connection may have come again before this task had its turn.
+            await self._unsubscribe(name)
+
+    def is_idle(self) -> bool:
+        """Tell whether there is no channel, and no task."""
+        return not self._known and not self._tasks

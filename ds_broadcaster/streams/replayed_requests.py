@@ -1,0 +1,134 @@
+"""Re-checks: whether a stream that was granted once would be granted now.
+
+The only way to know, whatever a project's authentication is made of, is to ask: the request that opened the stream runs
+through Django once more, middleware and all, and its view decides again. The answer goes nowhere.
+"""
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+from django.db.utils import InterfaceError, OperationalError
+
+from ..hub.connections import Connection
+from ..hub.grant import StreamGrant
+from .handoff import Message, Receive, Send
+from .scope import RECHECK_KEY, SCOPE_KEY, find_mark
+
+logger = logging.getLogger("ds_broadcaster")
+
+# Seconds after which a late answer is logged. It is waited for all the same: its thread cannot be stopped, and one more
+# for each that hangs would be threads without end.
+PATIENCE = 30
+
+# Errors that say nothing about permission: a database or a broker is away.
+TROUBLE = (OperationalError, InterfaceError, OSError, TimeoutError, MemoryError)
+
+UNKNOWN = object()
+
+
+class OriginalRequest(NamedTuple):
+    """The request that was granted a stream, and the ASGI application that answered it."""
+
+    application: Callable[[Message, Receive, Send], Awaitable[None]]
+    scope: Message
+
+
+class Failure(NamedTuple):
+    """What a view raised in a re-check, and for which user (UNKNOWN where even that could not be found out)."""
+
+    error: BaseException | None
+    user_id: Any
+
+
+class Answer(NamedTuple):
+    """The status of a replayed request's response, the stream that it grants, and what went wrong."""
+
+    status: int
+    grant: StreamGrant | None = None
+    failure: Failure | None = None
+
+
+async def still_allowed(connection: Connection) -> bool:
+    """Tell whether a connection's request would be granted its stream now; True where the answer says nothing."""
+    request: OriginalRequest | None = connection.request
+    if request is None:
+        return True
+    path = request.scope["path"]
+    if request.scope["method"] != "GET":
+        return False  # Asking would do again what the request did.
+    try:
+        asking = asyncio.get_running_loop().create_task(replay(request))
+        if not (await asyncio.wait({asking}, timeout=PATIENCE))[0]:
+            logger.warning("The re-check of %s takes more than %d s.", path, PATIENCE)
+        answer = await asking
+    except Exception as error:
+        if connection.slot is not None:
+            logger.warning("The re-check of %s failed: the stream stays.", path, exc_info=error)
+        return True
+    if answer.grant is None:
+        return _says_nothing(connection, path, answer)
+    channels = {channel.name for channel in connection.channels}
+    return bool(answer.grant.user_id == connection.user_id) and set(answer.grant.channels) == channels
+
+
+def _says_nothing(connection: Connection, path: str, answer: Answer) -> bool:
+    """Tell whether an answer that grants nothing is no refusal either."""
+    if answer.status < 500 and answer.status != 429:
+        return False
+    failure = answer.failure
+    if failure is not None:
+        # A view that fails for an anonymous user, or for a room that is gone, would grant the stream to no one who
+        # asked now. A database that is away says nothing about that.
+        if failure.user_id is not UNKNOWN and failure.user_id != connection.user_id:
+            return False
+        if not isinstance(failure.error, TROUBLE):
+            logger.warning("The re-check of %s failed, so the stream ends.", path, exc_info=failure.error)
+            return False
+    logger.warning("The re-check of %s was answered with %d: the stream stays.", path, answer.status)
+    return True
+
+
+def note_failure(sender: Any = None, request: Any = None, **kwargs: Any) -> None:
+    """Remember what went wrong in a re-check, and for which user; receives Django's got_request_exception."""
+    note = getattr(request, "scope", {}).get(RECHECK_KEY)
+    if note is not None:
+        user_id: Any = UNKNOWN
+        with contextlib.suppress(Exception):
+            user = getattr(request, "user", None)
+            user_id = user.pk if user is not None and user.is_authenticated else None
+        note.append(Failure(sys.exception(), user_id))
+
+
+async def replay(request: OriginalRequest) -> Answer:
+    """Run a request again and return its answer."""
+    granted: dict[str, Any] = {}
+    failures: list[Failure] = []
+    status = 500
+    mark: str | None = None
+    is_asked = False
+    enough = asyncio.Event()
+
+    async def receive() -> Message:
+        nonlocal is_asked
+        if is_asked:
+            await enough.wait()  # Django waits for the client to leave.
+            return {"type": "http.disconnect"}
+        is_asked = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        nonlocal status, mark
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            mark = find_mark(message)
+        elif message.get("more_body"):
+            enough.set()  # Another answer, which may be without an end, and without a pause.
+            await asyncio.sleep(0)
+
+    await request.application({**request.scope, SCOPE_KEY: granted, RECHECK_KEY: failures}, receive, send)
+    stream = granted.get(mark) if mark is not None else None
+    return Answer(status, stream.grant if stream is not None else None, failures[0] if failures else None)

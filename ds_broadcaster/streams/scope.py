@@ -1,0 +1,26 @@
+"""What we keep in the ASGI scope of a request, and the mark by which a response hands off its stream."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# The header by which the wrapper knows a response that hands off a stream; it never leaves the process.
+HANDOFF_HEADER = "X-Ds-Broadcaster-Handoff"
+# The key under which the wrapper keeps the streams of a request.
+SCOPE_KEY = "ds_broadcaster.handoff"
+# The key that marks a re-check: a request that only asks whether it would still be granted its stream.
+RECHECK_KEY = "ds_broadcaster.recheck"
+
+_MARK = HANDOFF_HEADER.lower().encode()
+
+
+def find_mark(message: Mapping[str, Any]) -> str | None:
+    """Return which of a request's streams a response hands off; None for any other response."""
+    for name, value in message["headers"]:
+        if name.lower() == _MARK:
+            return str(value.decode("latin-1"))
+    return None
+
+
+def without_mark(headers: Any) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a stream as they leave the process."""
+    return [(name, value) for name, value in headers if name.lower() not in (_MARK, b"content-encoding")]
