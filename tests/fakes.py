@@ -13,8 +13,9 @@ from ds_broadcaster import signals
 from ds_broadcaster.asgi import HandoffApplication
 from ds_broadcaster.asgi_servers import Link
 from ds_broadcaster.broadcaster import Broadcaster
-from ds_broadcaster.brokers import Command
+from ds_broadcaster.brokers import Command, PresenceDiff
 from ds_broadcaster.brokers.memory import MemoryBroker
+from ds_broadcaster.exceptions import BrokerUnavailable
 from ds_broadcaster.hub.hub import Hub
 from tests.harness.sse import Comment, Event, Retry, SSEParser
 
@@ -87,8 +88,54 @@ class InlineThreads:
         name = next(name for name, each in vars(signals).items() if each is signal)
         self.sent.append((name, channel, user_id))
 
+    def call(self, function, *args):
+        function(*args)
+
     def close(self):
         self.closed = True
+
+
+class Store:
+    """A presence store that knows of other processes what a test puts into `remote`, and can be `away`."""
+
+    lease = 15.0
+
+    def __init__(self):
+        self.remote = {}
+        self.away = False
+        self.diffs = []
+
+    async def sync(self, receiver, changes, lease):
+        return self.diffs.pop(0) if self.diffs else PresenceDiff([], [])
+
+    def remote_users(self, receiver, channel):
+        if self.away:
+            raise BrokerUnavailable("It is away.")
+        return self.remote.get(channel, [])
+
+    def holdings(self):
+        return []
+
+
+class SharedBroker(MemoryBroker):
+    """The memory broker, as if there were other processes."""
+
+    presence = None
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.presence = Store()
+
+
+class MortalBroker(MemoryBroker):
+    """The memory broker, as if its server could lose its memory."""
+
+    def begin_anew(self):
+        receivers = self._receivers
+        self.__init__(self.location, self.options, self.limits, clock=self._clock)
+        self._receivers = receivers
+        for receiver in receivers:
+            receiver.reset(self.epoch)
 
 
 async def release_nothing():
@@ -96,12 +143,12 @@ async def release_nothing():
 
 
 @contextlib.contextmanager
-def virtual_world(**parts):
+def virtual_world(*, broker_class=MemoryBroker, **parts):
     """Yield a World of real classes, with a loop's own clock and without threads; `parts` go to its hubs."""
     loop = VirtualLoop()
 
     def create_broker(settings):
-        return MemoryBroker(settings.broker.LOCATION, settings.broker.OPTIONS, settings.history, clock=loop.time)
+        return broker_class(settings.broker.LOCATION, settings.broker.OPTIONS, settings.history, clock=loop.time)
 
     def create_hub(*args, **named):
         hub_parts = {"threads": InlineThreads(), **named, **parts}

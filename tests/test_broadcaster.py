@@ -7,6 +7,7 @@ import os
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from functools import partial
 from types import SimpleNamespace
 
@@ -23,8 +24,8 @@ import ds_broadcaster
 from ds_broadcaster import BroadcasterError, EventTooLarge, broadcast
 from ds_broadcaster.broadcaster import Broadcaster
 from ds_broadcaster.streams.requests import user_id_of
-from ds_broadcaster.streams.scope import SCOPE_KEY
-from tests.fakes import FakeClient, make_request, make_scope, virtual_world
+from ds_broadcaster.streams.scope import RECHECK_KEY, SCOPE_KEY
+from tests.fakes import FakeClient, make_request, make_scope, release_nothing, virtual_world
 from tests.harness.sse import Event, SSEParser
 
 VERBS = [
@@ -648,3 +649,31 @@ def test_forked_process_waits_for_no_thread_of_its_parent():
     done.set()
     holding.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_recheck_renders_no_snapshot(broadcaster):
+    """Nobody sees it, and it may be what costs most."""
+    rendered = []
+
+    def snapshot(request, channel):
+        rendered.append(channel)
+
+    for connect in (broadcaster.connect, lambda *args, **named: asyncio.run(broadcaster.aconnect(*args, **named))):
+        for is_recheck in (False, True):
+            request = make_request(make_scope("another-1") | ({RECHECK_KEY: []} if is_recheck else {}))
+            connect("room", request, snapshot_callback=snapshot)
+    assert rendered == ["room", "room"]
+
+
+def test_hub_of_a_closed_loop_is_let_go_of(broadcaster):
+    for _ in range(3):
+        loop = asyncio.new_event_loop()
+        stream = broadcaster.connect("room", make_request(make_scope())).stream
+
+        async def open_and_leave(stream=stream):
+            async with aclosing(stream.body(release=release_nothing)) as parts:
+                await anext(parts)
+
+        loop.run_until_complete(open_and_leave())
+        loop.close()
+    assert len(broadcaster.hubs()) == 1

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from functools import cache
 from typing import Any
 
@@ -53,8 +54,11 @@ class Stream:
         connection = PlainConnection(self.grant.user_id, transport or find_link(None, self.scope).transport)
         connection.request = OriginalRequest(_ask_django, self.scope)
         try:
-            async with self.get_hub().stream(connection, self.grant) as frames:
-                async for part in connection.body(frames):
+            async with (
+                self.get_hub().stream(connection, self.grant) as frames,
+                aclosing(connection.body(frames)) as parts,
+            ):
+                async for part in parts:
                     yield part
         except Gap:
             raise StreamCut from None

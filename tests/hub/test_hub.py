@@ -24,11 +24,13 @@ from ds_broadcaster import signals
 from ds_broadcaster.broadcaster import Broadcaster
 from ds_broadcaster.brokers import EVERYWHERE, Command
 from ds_broadcaster.brokers.base import frame
+from ds_broadcaster.brokers.memory import MemoryBroker
 from ds_broadcaster.exceptions import BrokerUnavailable
+from ds_broadcaster.hub.hub import BACKLOG, BACKLOG_WAIT
 from ds_broadcaster.hub.threads import Threads
 from ds_broadcaster.ids import parse_id
 from ds_broadcaster.streams.plain import StreamCut
-from tests.fakes import FACTOR, KINDS, FakeClient, virtual_world
+from tests.fakes import FACTOR, KINDS, FakeClient, MortalBroker, virtual_world
 
 CHANNELS = ("a", "b", "c")
 USERS = (None, 1, 2, 3)
@@ -848,18 +850,17 @@ def test_signals_of_those_aborted_at_a_shutdown_are_sent(kind):
 
 def test_publisher_in_another_thread_waits_while_the_hub_is_far_behind(world):
     client = world.client()
-    count = 2500
-    done = threading.Event()
+    count = BACKLOG + 100
 
     def publish():
         for number in range(count):
             world.broadcast("room", f"<p id=e{number}>")
-        done.set()
 
     thread = threading.Thread(target=publish)
     thread.start()
-    while not done.is_set():
-        assert len(world.hub._incoming) <= 2002
+    thread.join(BACKLOG_WAIT / 2)  # Far longer than it takes without a wait.
+    assert thread.is_alive()
+    while thread.is_alive():
         world.loop.turn()
     thread.join()
     world.settle()
@@ -899,23 +900,117 @@ def test_nobody_gets_what_comes_behind_a_gap_without_being_told(world):
     assert client.last_id == f"{epoch}-1"
 
 
+@each_kind
+def test_events_and_heartbeats_go_on_in_a_new_epoch(kind):
+    """The sequences begin again: a heartbeat with an old one would move the cursor past all new events."""
+    with virtual_world(broker_class=MortalBroker) as world:
+        for number in range(5):
+            world.broadcast("room", f"<p id=e{number}>")
+        client = world.client(kind=kind)
+        world.broker.begin_anew()
+        world.settle()
+        assert client.end == "cut"
+        back = world.client(kind=kind, cursor=client.last_id)
+        assert back.told_of_gap
+        world.advance(20)
+        assert back.last_id == f"{world.broker.epoch}-0"
+        world.broadcast("room", "<p id=new>")
+        world.settle()
+        assert back.texts == ["<p id=new>"]
+
+
+@pytest.mark.parametrize("kind", ["driven", "plain"])
+def test_epoch_that_ends_between_grant_and_opening_is_a_gap(kind):
+    with virtual_world(broker_class=MortalBroker) as world:
+        world.client("hall")
+        client = FakeClient(
+            world.loop, world.broadcast, "room", 1, kind=kind, before_opening=lambda: world.broker.begin_anew()
+        )
+        world.settle()
+        assert client.end == "cut"
+        assert not client.frames
+        assert world.broadcast.get_users("room") == []
+
+
+@each_kind
+def test_heartbeat_moves_no_cursor_back(world, kind):
+    """A page may have been rendered with an id that this hub has not heard of yet."""
+    world.client("hall", kind=kind)
+    ahead = world.client("room", 1, kind=kind)
+    (connection,) = world.hub.channel("room").connections
+    connection.cursor += 10
+    before = len(ahead.frames)
+    world.advance(20)
+    assert len(ahead.frames) == before
+    assert connection.cursor == world.broker.sequence() + 10
+
+
+@each_kind
+@pytest.mark.parametrize("verb", ["kill", "disconnect"])
+def test_ended_user_leaves_all_channels_of_the_stream_at_once(world, kind, verb):
+    """There is no grace for a user who was told to go."""
+    world.client(["room", "hall"], 1, kind=kind)
+    world.client(["room", "hall"], 2, kind=kind)
+    if verb == "kill":
+        world.broadcast.kill("room")
+    else:
+        world.disconnect("room", 1)
+    world.settle()
+    left = {("user_left", "room", 1), ("user_left", "hall", 1)}
+    assert left <= set(world.signals)
+    assert world.hub.channel("hall") is None or 1 not in world.hub.channel("hall").roster.online()
+
+
+@each_kind
+def test_refused_user_leaves_at_once(kind):
+    async def refuse(connection):
+        return False
+
+    with virtual_world(still_allowed=refuse) as world:
+        world.client(user_id=1, kind=kind)
+        world.broker.command("room", Command("recheck", 1))
+        world.settle()
+        assert ("user_left", "room", 1) in world.signals
+
+
+def test_crowd_that_waits_for_a_subscription_is_refused_together(caplog):
+    """Each would find it out after a time limit of its own otherwise."""
+    asked, answer = [], asyncio.Event()
+
+    class AwayBroker(MemoryBroker):
+        async def subscribe(self, receiver, channel):
+            asked.append(channel)
+            await answer.wait()
+            raise BrokerUnavailable("It is away.")
+
+    with virtual_world(broker_class=AwayBroker) as world:
+        clients = [FakeClient(world.loop, world.broadcast, "room", number) for number in range(10)]
+        world.settle()
+        answer.set()
+        world.settle()
+        assert asked == ["room"]
+        assert {client.end for client in clients} == {"cut"}
+        assert not any(client.frames for client in clients)
+
+
 @pytest.mark.parametrize("question", ["commands", "read"])
 @pytest.mark.parametrize("kind", ["driven", "task", "plain"])
-def test_stream_that_cannot_begin_without_its_broker_comes_again(world, caplog, question, kind):
+def test_stream_that_cannot_begin_without_its_broker_comes_again(caplog, question, kind):
     async def be_away(*arguments):
         raise BrokerUnavailable("It is away.")
 
-    world.client("room")
-    world.broadcast("other", "<p id=a>")
-    with patch.object(world.broker, question, be_away), patch.object(world.broker, "subscribe", subscribe_late):
-        client = world.client("other", kind=kind, cursor=f"{world.broker.epoch}-0")
+    class LateBroker(MemoryBroker):
+        async def subscribe(self, receiver, channel):
+            return 1
+
+    with virtual_world(broker_class=LateBroker) as world:
+        world.client("room")
+        world.broadcast("other", "<p id=a>")
+        with patch.object(world.broker, question, be_away):
+            client = world.client("other", kind=kind, cursor=f"{world.broker.epoch}-0")
+        assert world.hub.channels() == ["room"]
+        assert world.hub.channel("other") is None
     assert client.end == "cut"
     assert not client.task.cancelled()
     assert isinstance(client.task.exception(), (type(None), StreamCut))
     assert "It is away." in caplog.text
-    assert world.hub.channels() == ["room"]
-    assert world.hub.channel("other") is None
-
-
-async def subscribe_late(hub, channel):
-    return 1

@@ -17,9 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from ds_broadcaster import signals
 from ds_broadcaster.broadcaster import Broadcaster
+from ds_broadcaster.brokers import PresenceDiff
 from ds_broadcaster.hub.roster import Roster
 from ds_broadcaster.hub.threads import RENDER_THREADS, Threads
-from tests.fakes import FACTOR, KINDS, virtual_world
+from tests.fakes import FACTOR, KINDS, SharedBroker, virtual_world
 
 GRACE = 2.0
 INTERVAL = 0.25
@@ -434,6 +435,64 @@ def test_user_ids_keep_their_type(world, callback, user):
     for seen in (world.broadcast.get_users("room")[0], callback.lists[0][0], world.signals[0][2]):
         assert seen == user
         assert type(seen) is type(user)
+
+
+# Users in other processes
+
+
+def show(channel, user_ids):
+    return {"online": user_ids}
+
+
+@pytest.fixture
+def shared_world():
+    with virtual_world(broker_class=SharedBroker) as world:
+        yield world
+
+
+def test_user_in_two_processes_is_shown_once(shared_world):
+    store = shared_world.broker.presence
+    store.remote["room"] = [2, 1]
+    client = shared_world.client(user_id=1, presence_callback=show)
+    shared_world.advance(1)
+    assert online(client)[-1] == [1, 2]
+
+
+def test_presence_is_rendered_again_once_the_broker_is_back(shared_world):
+    store = shared_world.broker.presence
+    client = shared_world.client(user_id=1, presence_callback=show)
+    shared_world.advance(1)
+    store.away = True
+    shared_world.client(user_id=2)
+    shared_world.advance(1)
+    assert online(client)[-1] == [1]
+    store.away = False
+    store.remote["room"] = [3]
+    shared_world.advance(3)
+    assert online(client)[-1] == [1, 2, 3]
+
+
+def test_presence_is_rendered_when_another_process_tells_of_a_change(shared_world):
+    client = shared_world.client(user_id=1, presence_callback=show)
+    shared_world.advance(1)
+    shared_world.broker.presence.remote["room"] = [4]
+    shared_world.hub.on_presence("room")
+    shared_world.hub.on_presence("elsewhere")
+    shared_world.advance(1)
+    assert online(client)[-1] == [1, 4]
+
+
+def test_joins_and_leaves_are_those_of_the_cluster(shared_world):
+    store = shared_world.broker.presence
+    attended = []
+    store.diffs = [PresenceDiff([("room", 1)], []), PresenceDiff([], [("room", 9)])]
+    shared_world.client(user_id=1, attendance_hook=lambda *told: attended.append(told))
+    shared_world.advance(0.5)
+    shared_world.client(user_id=2)
+    shared_world.advance(0.5)
+    told = [each for each in shared_world.signals if each[0].startswith("user")]
+    assert told == [("user_joined", "room", 1), ("user_left", "room", 9)]
+    assert attended == [("room", 1, True), ("room", 9, False)]
 
 
 # The real threads
