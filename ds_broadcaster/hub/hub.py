@@ -389,8 +389,8 @@ class _Stream:
     async def __aenter__(self) -> bytes:
         assert self._grant is not None
         grant, self._grant = self._grant, None  # Its snapshot may be large, and the stream is long.
-        self._hub.open(self._connection, grant)
         try:
+            self._hub.open(self._connection, grant)
             return await self._hub.opening_frames(self._connection, grant)
         except BaseException:
             self._hub.close(self._connection)
