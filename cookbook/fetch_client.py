@@ -1,8 +1,8 @@
 """Fetch the Datastar client once, so that the demo and the browser tests need no network afterwards.
 
-The client's own project publishes to a CDN, not to a package registry. A wheel on PyPI carries the same
-client (v1.0.1, self-contained); this script takes that one file out of it, checks it and puts it into
-`client/`, which is never committed. Without a network it says so and ends well: the demo then uses the CDN.
+The Datastar project publishes its client to a CDN, not to a package registry. A wheel on PyPI contains the same client
+(v1.0.1, self-contained). This script extracts that one file, verifies it and puts it into `client/`, which is never
+committed. Without a network it prints a message and exits normally; the demo then uses the CDN.
 """
 
 import hashlib
@@ -23,10 +23,10 @@ def is_the_client(content: bytes) -> bool:
 
 
 def download() -> bytes:
-    """Return the client's bytes, read out of the wheel."""
+    """Return the client's bytes from the wheel."""
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     with tempfile.TemporaryDirectory() as folder:
-        # The wheel asks for Python 3.12, which does not matter to the one file we take from it.
+        # The wheel requires Python 3.12, which does not matter for the one file we take from it.
         options = ["--no-deps", "--only-binary=:all:", "--python-version=3.12", "--retries=1"]
         command = [*pip, "download", *options, f"--dest={folder}", PACKAGE]
         subprocess.run(command, check=True, capture_output=True, timeout=120)  # noqa: S603
@@ -46,7 +46,7 @@ def main() -> None:
         print(f"The Datastar client could not be fetched ({reason}); the demo will use the CDN.")
         return
     if not is_the_client(content):
-        print(f"{MEMBER} of {PACKAGE} is not the file that was expected; the demo will use the CDN.")
+        print(f"{MEMBER} of {PACKAGE} is not the expected file; the demo will use the CDN.")
         return
     TARGET.parent.mkdir(exist_ok=True)
     TARGET.write_bytes(content)

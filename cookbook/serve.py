@@ -1,7 +1,7 @@
 """Serve one recipe by itself: `python cookbook/serve.py notifications`.
 
-A recipe is a small Django app. What a project would have around it is in this file: settings, URLs, three people
-who log in with a click, and a database in a temporary folder. Nothing here is fit for a public server.
+A recipe is a small Django app. This file is the project around it: settings, URLs, three users who log in with a
+click, and a database in a temporary folder. It is unsuitable for a public server.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from django.urls import include, path
 
 HERE = Path(__file__).resolve().parent
 RECIPES = HERE / "recipes"
-CLIENT = HERE / "client" / "datastar.js"  # the Datastar client, where fetch_client.py could get it
+CLIENT = HERE / "client" / "datastar.js"  # the Datastar client, if fetch_client.py has downloaded it
 PEOPLE = {"ada": "Ada", "mio": "Mio", "luis": "Luis"}
 OTHER_NAME = {"127.0.0.1": "localhost", "localhost": "127.0.0.1"}
 
-urlpatterns = []  # filled once Django is set up
+urlpatterns = []  # filled after Django's setup
 
 
 def main():
@@ -34,13 +34,13 @@ def main():
     parser = argparse.ArgumentParser(description="Serve one recipe of the cookbook.")
     parser.add_argument("recipe", choices=recipes)
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--database", type=Path, help="a file that is kept, in place of one in a temporary folder")
+    parser.add_argument("--database", type=Path, help="a file to keep the database in, instead of a temporary folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         configure(options.recipe, options.database or Path(folder, "db.sqlite3"))
         from ds_broadcaster.asgi import get_asgi_application
 
-        signal.signal(signal.SIGTERM, lambda *args: sys.exit())  # so that the folder goes as well
+        signal.signal(signal.SIGTERM, lambda *args: sys.exit())  # so that the folder is removed
         print(f"The recipe {options.recipe}: http://127.0.0.1:{options.port}/  (Ctrl-C ends it)", flush=True)
         uvicorn.run(
             get_asgi_application(),
@@ -52,9 +52,9 @@ def main():
 
 
 def configure(recipe, database):
-    """Set Django up with this recipe alone."""
+    """Set up Django with this recipe only."""
     sys.path.insert(0, str(RECIPES))
-    if find_spec("ds_broadcaster") is None:  # not installed: use the checkout that the cookbook is in
+    if find_spec("ds_broadcaster") is None:  # not installed: use the checkout that contains the cookbook
         sys.path.append(str(HERE.parent))
     settings.configure(
         DEBUG=True,
@@ -115,9 +115,9 @@ def configure(recipe, database):
 
 
 def around(request):
-    """Context processor: what the base template shows around each recipe."""
+    """Add what the base template shows around each recipe; a context processor."""
     host, _, port = request.get_host().partition(":")
-    # Cookies belong to a host name: under the other one, a second window can be somebody else.
+    # Cookies belong to a host name: under the other one, a second window can log in as another user.
     other = f"http://{OTHER_NAME[host]}:{port}/" if host in OTHER_NAME else None
     return {"people": get_user_model().objects.order_by("pk"), "other_address": other}
 

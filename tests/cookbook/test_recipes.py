@@ -82,10 +82,10 @@ def serving(name):
 
 
 def notify(tab, whom, text):
-    tab.get_by_label("Whom").select_option(whom)
-    tab.get_by_label("What", exact=True).fill(text)
+    tab.get_by_label("To", exact=True).select_option(whom)
+    tab.get_by_label("Text", exact=True).fill(text)
     tab.get_by_role("button", name="Send").click()
-    expect(tab.get_by_label("What", exact=True)).to_have_value("")
+    expect(tab.get_by_label("Text", exact=True)).to_have_value("")
 
 
 def bell(tab):

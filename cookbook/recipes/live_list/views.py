@@ -26,7 +26,7 @@ def tasks(request):
 
 
 def done():
-    """Answer an action whose effect reaches every page, the sender's too, through its stream."""
+    """Answer an action whose effect reaches every page through its stream, including the sender's."""
     return HttpResponse(status=204)
 
 

@@ -12,7 +12,7 @@ from .models import unread
 @require_GET
 @login_required
 def page(request, template_name):
-    """Show a page; what the bell in its base template shows comes with it."""
+    """Show a page, with the notifications for the bell in its base template."""
     notifications = request.user.notifications.order_by("-pk")[:20]
     return render(request, template_name, {"notifications": notifications, "unread": unread(request.user)})
 

@@ -1,4 +1,4 @@
-"""The work. It runs in a thread here; a task queue's worker calls `broadcast` in the same way."""
+"""The work. Here it runs in a thread; a task queue's worker calls `broadcast` in the same way."""
 
 import hashlib
 import time
@@ -23,10 +23,10 @@ def run(pk):
         job.save(update_fields=["result"])
         broadcast.template(job, "progress/_result.html", {"job": job})
     finally:
-        connection.close()  # a thread's database connection is nobody else's to close
+        connection.close()  # Django closes connections of requests, not of threads
 
 
 def work(digest):
-    """Stand for a slow part of a job: a request to somewhere, a page of a report."""
+    """Simulate a slow part of a job, such as an HTTP request or a page of a report."""
     time.sleep(0.1)
     return hashlib.sha256(digest + b"something slow").digest()

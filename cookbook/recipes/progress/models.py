@@ -13,5 +13,5 @@ class Job(models.Model):
 
     @property
     def signals(self):
-        """What the bar shows."""
+        """Return the signals of the progress bar."""
         return {"percent": round(100 * self.done / self.total)}

@@ -1,4 +1,4 @@
-"""Settings for a demo on one's own machine. Nothing here is fit for a public server."""
+"""Settings for a demo on your own machine. They are unsuitable for a public server."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 DEBUG = True
 SECRET_KEY = "a-demo-has-no-secrets"
-# With HOST set the demo is meant to be reached from elsewhere, say from a phone.
+# With HOST set, other devices may reach the demo, for example a phone.
 ALLOWED_HOSTS = ["*"] if "HOST" in os.environ else ["127.0.0.1", "localhost"]
 
 INSTALLED_APPS = [
@@ -47,7 +47,7 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": os.environ.get("ROOM_DB", BASE_DIR / "db.sqlite3"),
-        # Many small requests at once: readers and the writer do not wait for each other in WAL mode.
+        # There are many small requests at once: in WAL mode, readers and the writer do not wait for each other.
         "OPTIONS": {"timeout": 10, "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"},
     },
 }
@@ -56,7 +56,7 @@ USE_TZ = True
 
 STATIC_URL = "/static/"
 
-# The Datastar client: the copy that set-up fetched, so that the demo starts offline, or the CDN.
+# Use the copy of the Datastar client that fetch_client.py downloaded, so that the demo starts offline, or else the CDN.
 CLIENT_DIR = BASE_DIR.parent / "client"
 if (CLIENT_DIR / "datastar.js").exists():
     STATICFILES_DIRS = [CLIENT_DIR]

@@ -7,7 +7,7 @@ from django.urls import include, path
 
 
 def static_file(request, path):
-    """Serve a static file in one piece: Django's own file responses are not made for ASGI servers."""
+    """Serve a static file in one piece, because Django's own file responses are not async."""
     file = finders.find(path)
     if not file:
         raise Http404(path)

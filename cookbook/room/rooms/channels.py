@@ -1,4 +1,4 @@
-"""The streams of the two pages: who may have them, and what they show beside the models' own broadcasts."""
+"""The streams of the two pages: their permissions, presence and snapshots."""
 
 from django.template.loader import render_to_string
 from django.utils.functional import cached_property
@@ -11,7 +11,7 @@ from .models import Room
 
 # --8<-- [start:home]
 class HomeChannel(BroadcastChannelView):
-    """A list of rooms: news for all, and what is on one's own list."""
+    """The list of rooms: changes for everyone, and changes to the user's own list."""
 
     url_path = "rooms/"
 
@@ -40,13 +40,13 @@ class RoomChannel(BroadcastChannelView):
         return self.room is not None and self.room.is_open_to(self.request.user)
 
     def render_presence(self, user_ids):
-        """Show who is here, and no pointer left behind by somebody who is not."""
+        """Show the members and who of them is here, and hide the pointers of those who left."""
         if self.room is None or self.channel != self.room.channel:
             return None
         return render_to_string("rooms/_presence.html", live.roster(self.room, user_ids))
 
     def render_snapshot(self):
-        """Show what a page needs that was away for too long, or across a restart of the server."""
+        """Return the messages, for a page that was away too long or during a restart of the server."""
         return render_to_string("rooms/_messages.html", {"messages": self.room.history()})
 
     def on_join(self, user_id):

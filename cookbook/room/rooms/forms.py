@@ -11,7 +11,7 @@ class RoomForm(forms.ModelForm):
 
 
 class MessageForm(forms.ModelForm):
-    text = forms.CharField(max_length=2000, strip=False)  # indented lines stay indented
+    text = forms.CharField(max_length=2000, strip=False)  # keep the indentation of lines
 
     class Meta:
         model = Message
@@ -25,7 +25,7 @@ class MessageForm(forms.ModelForm):
 
 
 class Position(BaseModel):
-    """Where a pointer is, in parts of the stage's width and height; nowhere when it has left."""
+    """The position of a pointer, as fractions of the stage's width and height; None after it left."""
 
     x: FiniteFloat | None = None
     y: FiniteFloat | None = None

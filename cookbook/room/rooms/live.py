@@ -1,4 +1,4 @@
-"""What pages are shown that no model holds: who is here, who is typing, where somebody points."""
+"""Broadcasts of state that no model holds: presence, typing and pointers."""
 
 from ds_broadcaster import broadcast
 
@@ -9,7 +9,7 @@ def cards(user):
 
 
 def roster(room, user_ids):
-    """Template context: who belongs to the room, always in one order, so that no button moves away."""
+    """Return the template context of the members, in a fixed order so that no button moves."""
     memberships = room.memberships.select_related("user").order_by("user__first_name")
     for membership in memberships:
         membership.here = membership.user_id in user_ids and not membership.kicked
@@ -17,13 +17,13 @@ def roster(room, user_ids):
 
 
 def show_roster(room):
-    """Show the roster again after a change that is not a coming or going."""
+    """Show the members again after a change other than a join or leave."""
     context = roster(room, broadcast.get_users(room.channel))
     broadcast.template(room.channel, "rooms/_presence.html", context)
 
 
 def show_count(room):
-    """Keep the number of people in a room right on every list of rooms."""
+    """Update the number of people in a room on every list of rooms."""
     broadcast.signals("rooms", {"_here": {f"r{room.pk}": room.here}})
 
 

@@ -22,21 +22,21 @@ class Room(models.Model):
 
     @property
     def channel(self):
-        """What happened in the room: a client that comes back wants to hear of it."""
+        """The channel for messages and presence, whose history is replayed to returning clients."""
         return f"room-{self.pk}"
 
     @property
     def live_channel(self):
-        """Pointers and typing: many events, of no use a moment later, kept out of the room's history."""
+        """The channel for pointers and typing: frequent, soon outdated, and kept out of the room's history."""
         return f"room-{self.pk}-live"
 
     def personal_channel(self, user_id):
-        """What one person is told in this room."""
+        """Return the channel for events in this room that only one user gets."""
         return f"room-{self.pk}-user-{user_id}"
 
     @property
     def here(self):
-        """How many people are in the room now, whatever number of tabs they have open."""
+        """The number of people in the room now, regardless of how many tabs each has open."""
         return len(set(broadcast.get_users(self.channel)))
 
     def is_open_to(self, user):
@@ -52,7 +52,7 @@ class Room(models.Model):
 
 # --8<-- [start:membership]
 class Membership(BroadcastOnSave):
-    """Somebody's place in a room; its card is on their list of rooms."""
+    """A user's membership in a room, shown as a card on their list of rooms."""
 
     room = models.ForeignKey(Room, models.CASCADE, related_name="memberships")
     user = models.ForeignKey(User, models.CASCADE, related_name="memberships")
@@ -95,11 +95,11 @@ class Message(BroadcastOnSave):
 
     @cached_property
     def continues(self):
-        """Whether this belongs under the message before it. history() knows without a query."""
+        """Whether to show this under the previous message. history() sets it without a query."""
         return self.follows(self.room.messages.filter(pk__lt=self.pk).order_by("-pk").first())
 
     def follows(self, before):
-        """Whether this belongs under `before`: the same author, soon after."""
+        """Return whether to show this under `before`: it has the same author and came soon after."""
         return (
             before is not None and before.author_id == self.author_id and self.sent - before.sent < timedelta(minutes=5)
         )

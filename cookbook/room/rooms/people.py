@@ -1,8 +1,8 @@
-"""The three people one can be, and the rooms they meet in."""
+"""The three users of the demo, and their rooms."""
 
 PEOPLE = {"ada": "Ada Okafor", "mio": "Mio Tanaka", "luis": "Luis Ferrer"}
 
-# Each room: its owner, name, topic, and what was said: minutes ago, by whom, what.
+# Each room has an owner, a name, a topic and messages: minutes ago, author, text.
 ROOMS = [
     (
         "mio",

@@ -18,11 +18,11 @@ User = get_user_model()
 
 
 def done():
-    """The answer to an action whose effect reaches every page through its stream."""
+    """Answer an action whose effect reaches every page through its stream."""
     return HttpResponse(status=204)
 
 
-# --- Coming and going --------------------------------------------------------------------------------------
+# --- Logging in and out ------------------------------------------------------------------------------------
 
 
 @require_GET
@@ -47,7 +47,7 @@ def log_out(request):
 
 
 def second_window(request):
-    """This page's address under another name: cookies differ, so a second window can be somebody else."""
+    """Return this page's address under another host name, where a second window can log in as another user."""
     host, _, port = request.get_host().partition(":")
     other = {"127.0.0.1": "localhost", "localhost": "127.0.0.1"}.get(host)
     return other and f"{request.scheme}://{other}:{port or 80}/"
@@ -70,7 +70,7 @@ def create_room(request):
     form.instance.owner = request.user
     room = form.save()
     room.members.set(User.objects.filter(username__in=PEOPLE))
-    broadcast_saved(room.memberships.all(), created=True)  # set() saves them in bulk, which nobody is told of
+    broadcast_saved(room.memberships.all(), created=True)  # set() creates them in bulk, which sends no signals
     return redirect("room", room.pk)
 
 
@@ -101,7 +101,7 @@ def room(request, pk):
 
 
 def open_room(request, pk):
-    """The room this request acts in, or 403."""
+    """Return the room this request acts in, or answer with a 403."""
     room = get_object_or_404(Room, pk=pk)
     if not room.is_open_to(request.user):
         raise PermissionDenied
@@ -109,7 +109,7 @@ def open_room(request, pk):
 
 
 def owned_room(request, pk):
-    """The room this request manages, or 403: only its owner may."""
+    """Return the room this request manages, or answer with a 403: only its owner may."""
     room = open_room(request, pk)
     if room.owner_id != request.user.pk:
         raise PermissionDenied
@@ -125,7 +125,7 @@ def send(request, pk):
     form.instance.room, form.instance.author = room, request.user
     form.save()
     live.show_typing(room, request.user, typing=False)
-    return JsonResponse({"_text": ""})  # signals: the text field is empty again
+    return JsonResponse({"_text": ""})  # signals: empty the text field
 
 
 @require_POST

@@ -5,7 +5,7 @@ register = template.Library()
 
 @register.filter
 def hue(user):
-    """A colour of one's own: the golden angle keeps neighbours apart."""
+    """Return the hue of a user's colour; the golden angle keeps successive hues apart."""
     return (user.pk * 137 + 110) % 360
 
 

@@ -12,11 +12,11 @@ from rooms.people import PEOPLE, ROOMS
 
 
 class Command(BaseCommand):
-    help = "Prepare the database, if need be, and serve the demo. HOST and PORT say where."
+    help = "Prepare the database if necessary, and serve the demo. Set HOST and PORT to choose the address."
 
     def handle(self, *args, **options):
         call_command("migrate", verbosity=0)
-        with suppress_broadcasts():  # nobody is there yet
+        with suppress_broadcasts():  # no clients are connected yet
             seed()
         host, port = os.environ.get("HOST", "127.0.0.1"), int(os.environ.get("PORT", 8000))
         self.stdout.write(f"The room is open at http://{host}:{port}/  (Ctrl-C closes it)")
@@ -36,7 +36,7 @@ class Command(BaseCommand):
 
 
 def seed():
-    """Make the three people and, where there are no rooms, two rooms in which something was said."""
+    """Create the three users and, if there are no rooms, two rooms with messages."""
     people = {}
     for username, name in PEOPLE.items():
         first_name, last_name = name.split()
