@@ -206,7 +206,6 @@ class Connection:
 
     def _block(self) -> None:
         blocked = self.registry.blocked
-        blocked.pop(self, None)  # It is in the order of time.
         self.blocked_since = self.registry.loop.time()
         blocked[self] = None
         for channel in self.channels:
