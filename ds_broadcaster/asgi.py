@@ -47,12 +47,10 @@ class HandoffApplication:
             if stream is not None:
                 connection = HandoffConnection(stream.grant.user_id, send, self._find_link(send, scope))
                 connection.request = OriginalRequest(self.application, scope)
-                streaming = stream.get_hub().stream(connection, stream.grant)
-                del stream  # Its snapshot may be large, and the stream is long.
                 try:
-                    async with streaming as frames:
+                    async with stream.get_hub().stream(connection, stream.grant) as frames:
                         connection.start(frames)
-                        del frames
+                        del stream, frames  # They may be large, and the stream is long.
                         await connection.wait_closed(receive)
                 except Gap:
                     connection.abort()

@@ -46,6 +46,8 @@ class Rechecks:
         # Run timers in an empty context: the caller's would keep its request alive and leak its language into the
         # re-check.
         self._context = Context()
+        # Bound once: every connection's timer would keep a bound method of its own.
+        self._on_timer = self._turn
 
     def watch(self, connection: Connection, interval: float | None) -> None:
         """Ask about a connection every `interval` seconds (None: as the settings say)."""
@@ -90,7 +92,7 @@ class Rechecks:
     def _later(self, connection: Connection, seconds: float) -> None:
         if connection.recheck is not None:
             connection.recheck.cancel()
-        connection.recheck = self._loop.call_later(seconds, self._turn, connection, context=self._context)
+        connection.recheck = self._loop.call_later(seconds, self._on_timer, connection, context=self._context)
 
     def _wait(self, connection: Connection) -> None:
         seconds = self._intervals.get(connection, self._interval)
