@@ -1,7 +1,6 @@
 """The ASGI application with the handoff: a stream leaves Django's request cycle when its view has granted it."""
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -11,13 +10,10 @@ from .asgi_servers import Link, find_link
 from .exceptions import Gap
 from .streams.handoff import HandoffConnection, Message, Receive, Send
 from .streams.replayed_requests import OriginalRequest
-from .streams.requests import ELEMENT_PARAMETER
-from .streams.responses import Stream
+from .streams.responses import Stream, without_redirect
 from .streams.scope import SCOPE_KEY, find_mark, without_mark
 
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
-
-_ELEMENT = re.compile(rb"(?:^|&)%b=" % ELEMENT_PARAMETER.encode())
 
 
 def get_asgi_application() -> "HandoffApplication":
@@ -98,17 +94,11 @@ class _Request:
         await self._send(message)
 
     def _without_redirect(self, message: Message) -> Message:
-        """Refuse our own element what would send it elsewhere: the client would show that in place of the document."""
-        if message["type"] == "http.response.start" and 300 <= message["status"] < 400:
-            names = dict(self._scope["headers"])
-            if b"datastar-request" in names and _ELEMENT.search(self._scope["query_string"]):
-                self._is_refused = True
-                status = 204 if b"last-event-id" in names else 403
-                kept = [each for each in message["headers"] if each[0].lower() not in (b"location", b"content-length")]
-                return {**message, "status": status, "headers": kept}
-        elif self._is_refused:
-            return {**message, "body": b""}
-        return message
+        if message["type"] == "http.response.start":
+            start = without_redirect(self._scope, message)
+            self._is_refused = start is not message
+            return start
+        return {**message, "body": b""} if self._is_refused else message
 
 
 async def _answer_lifespan(receive: Receive, send: Send) -> None:

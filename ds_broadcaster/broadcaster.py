@@ -26,10 +26,8 @@ from .streams.replayed_requests import still_allowed
 from .streams.requests import (
     SnapshotCallback,
     auser_id_of,
-    broker_is_away,
     check_callback,
     checked_channels,
-    come_back,
     grant_of,
     is_recheck,
     last_id_of,
@@ -37,7 +35,7 @@ from .streams.requests import (
     user_id_of,
     user_pk,
 )
-from .streams.responses import BroadcastResponse, Stream
+from .streams.responses import BroadcastResponse, Stream, broker_is_away, come_back
 from .streams.scope import SCOPE_KEY
 from .streams.tabs import excluded
 

@@ -1,4 +1,4 @@
-"""Optional middleware: lets model broadcasts leave out the tab that made the change, and pages know when they began."""
+"""Optional middleware: knows the tab that made a change, and the moment at which a page began."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -8,20 +8,20 @@ from django.http import HttpRequest, HttpResponseBase
 from django.utils.decorators import sync_and_async_middleware
 
 from .broadcaster import broadcast
-from .streams.refusal import refusal
 from .streams.requests import CURSOR_ATTRIBUTE, ELEMENT_PARAMETER
+from .streams.responses import refusal
 from .streams.tabs import serving
 from .views.channel_view import BroadcastChannelView
 
 
 @sync_and_async_middleware
 def BroadcasterMiddleware(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
-    """Know, for as long as a request is answered, which tab sent it and when that began.
+    """Keep the tab that sent a request, and the moment it came in, for as long as the request is answered.
 
-    Put it behind the authentication middleware. Models with `broadcast_exclude_sender` need it, and with it
-    `{% broadcast_connect %}` starts its stream where the request began: nothing is lost that was saved between the
-    view's queries and the moment at which its template came to the tag. A decorator around a channel view that
-    redirects to a login page is kept from doing so where the client would put that page in place of the whole document.
+    Put it after the authentication middleware. Models with `broadcast_exclude_sender` need it. With it,
+    `{% broadcast_connect %}` starts its stream at the beginning of the request: no change is lost between the view's
+    queries and the tag. It also refuses a stream's client that a decorator around a view would redirect to a login
+    page, which the client would show in place of the whole document.
     """
     if iscoroutinefunction(get_response):
         respond: Callable[[HttpRequest], Awaitable[HttpResponseBase]] = get_response
@@ -44,15 +44,15 @@ def BroadcasterMiddleware(get_response: Callable[[HttpRequest], Any]) -> Callabl
 
 
 def _for_client(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-    """Return the answer, or a refusal where a stream's client would be sent somewhere else."""
+    """Return the response, or a refusal where it would redirect a stream's client."""
     if 300 <= response.status_code < 400 and "Datastar-Request" in request.headers:
         view = getattr(getattr(request.resolver_match, "func", None), "view_class", None)
-        # Our own element asks for nothing but streams, whatever kind of view its URL leads to.
+        # An element of ours asks for streams alone, whatever kind of view is at its URL.
         if ELEMENT_PARAMETER in request.GET or (isinstance(view, type) and issubclass(view, BroadcastChannelView)):
-            return refusal(request, 403)
+            return refusal(request)
     return response
 
 
 def _is_for_page(request: HttpRequest) -> bool:
-    # A broker in another process is asked for it over the network.
+    # The id may cost a round trip to the broker.
     return request.method == "GET" and "text/html" in request.headers.get("accept", "")

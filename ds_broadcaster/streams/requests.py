@@ -1,17 +1,18 @@
-"""Who gets what: the arguments of connect() and disconnect(), and where a granted stream begins."""
+"""What a request for a stream says: its client, its user, where the stream begins; and the arguments of connect()."""
 
-import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from inspect import iscoroutinefunction
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation, ValidationError
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
+from django.utils.module_loading import import_string
 
 from ..brokers import Position
-from ..exceptions import BrokerUnavailable
 from ..hub.channel import AttendanceHook, PresenceCallback
 from ..hub.grant import StreamGrant
 from ..ids import channel_names
@@ -19,18 +20,19 @@ from ..sse import Fragment, encode_fragment
 from .scope import RECHECK_KEY
 from .tabs import tab_of
 
-logger = logging.getLogger("ds_broadcaster")
-
 SnapshotCallback = Callable[[HttpRequest, str], Fragment]
 
 # The query parameter that carries broadcast.cursor() from a rendered page to its stream.
 CURSOR_PARAMETER = "cursor"
-# And the one that carries the id of the element that opens the stream.
+# The query parameter that carries the id of the element that opens the stream.
 ELEMENT_PARAMETER = "element"
-# Where the middleware keeps, on a request, the id of the moment at which it came in.
+# The attribute of a request in which the middleware keeps the id of the moment at which it came in.
 CURSOR_ATTRIBUTE = "_ds_broadcaster_cursor"
+LOGIN_MIDDLEWARE = "django.contrib.auth.middleware.LoginRequiredMiddleware"
 
 _ELEMENT_ID = re.compile(r"[A-Za-z][0-9A-Za-z_-]{0,63}", re.ASCII)
+
+# The arguments.
 
 
 def check_asgi(request: HttpRequest) -> None:
@@ -58,11 +60,14 @@ def checked_channels(
     presence_callback: PresenceCallback | None,
     snapshot_callback: SnapshotCallback | None,
 ) -> tuple[str, ...]:
-    """Return the names of the channels; raises for what connect() cannot work with."""
+    """Return the names of the channels; raise TypeError or ValueError for arguments that connect() cannot use."""
     check_asgi(request)
     check_callback("presence_callback", presence_callback)
     check_callback("snapshot_callback", snapshot_callback)
     return channel_names(channel)
+
+
+# The stream.
 
 
 def last_id_of(request: HttpRequest) -> str | None:
@@ -80,10 +85,10 @@ def grant_of(
     attendance_hook: AttendanceHook | None = None,
     recheck_interval: float | None = None,
 ) -> StreamGrant:
-    """Return what is granted to a client at this position."""
+    """Return the grant of a stream that begins at this position."""
     element = request.GET.get(ELEMENT_PARAMETER, "")
     if is_recheck(request) and hasattr(request, "session"):
-        # Nobody came: a session that expires without visits must not be kept alive by its own stream.
+        # A re-check is no visit: it must not prolong a session that expires without visits.
         request.session.save = lambda *args, **kwargs: None  # type: ignore[method-assign]
     return StreamGrant(
         channels,
@@ -100,18 +105,56 @@ def grant_of(
     )
 
 
-def is_recheck(request: HttpRequest) -> bool:
-    """Tell whether this request only asks whether it would still be granted its stream."""
-    return RECHECK_KEY in request.scope  # type: ignore[attr-defined]
-
-
 def snapshot_of(callback: SnapshotCallback, request: HttpRequest, grant: StreamGrant) -> bytes:
-    """Render what stands for the missing events, for each channel that misses some."""
+    """Render what replaces the missing events, for each channel with a gap."""
     return b"".join(encode_fragment(callback(request, name)) for name in grant.channels if name in grant.gaps)
 
 
+# The client.
+
+
+def is_recheck(request: HttpRequest) -> bool:
+    """Tell whether a request only asks whether its stream would still be granted."""
+    return RECHECK_KEY in getattr(request, "scope", ())
+
+
+def is_returning(request: HttpRequest) -> bool:
+    """Tell whether a client comes back for a stream that it had; a re-check asks in the name of such a client."""
+    return "last-event-id" in request.headers or is_recheck(request)
+
+
+def is_from_datastar(request: HttpRequest) -> bool:
+    """Tell whether a request is a stream client's, which has no use for a page."""
+    return "Datastar-Request" in request.headers or is_returning(request)
+
+
+# The user.
+
+
+def is_authenticated(user: Any) -> bool:
+    """Tell whether a user is logged in; without the authentication middleware the user is None."""
+    return user is not None and bool(user.is_authenticated)
+
+
+def is_logged_in(request: HttpRequest) -> bool:
+    """Tell whether the user of a request is logged in."""
+    return is_authenticated(getattr(request, "user", None))
+
+
+def login_is_required() -> bool:
+    """Tell whether the project requires a login for every view without login_not_required()."""
+    return _has_login_middleware(tuple(settings.MIDDLEWARE))
+
+
+@lru_cache(maxsize=8)
+def _has_login_middleware(names: Sequence[str]) -> bool:
+    # By its name: to import it needs django.contrib.auth among the apps, and a project may have no users.
+    bases = (base for name in names for base in getattr(import_string(name), "__mro__", ()))
+    return any(f"{base.__module__}.{base.__name__}" == LOGIN_MIDDLEWARE for base in bases)
+
+
 def user_id_of(request: HttpRequest) -> Any:
-    """Return the primary key of the request's user, None for somebody anonymous."""
+    """Return the primary key of the request's user, None for an anonymous one."""
     try:
         return _pk_of(getattr(request, "user", None))
     except SynchronousOnlyOperation as error:
@@ -128,7 +171,7 @@ async def auser_id_of(request: HttpRequest) -> Any:
 
 
 def _pk_of(user: Any) -> Any:
-    return user.pk if user is not None and user.is_authenticated else None
+    return user.pk if is_authenticated(user) else None
 
 
 def user_pk(user_id: Any) -> Any:
@@ -142,14 +185,3 @@ def user_pk(user_id: Any) -> Any:
     if pk is None:
         raise ValueError(f"user_id must be a primary key of {model.__name__}, got {user_id!r}.")
     return pk
-
-
-def come_back() -> HttpResponse:
-    """Return the answer of a server that is about to stop."""
-    return HttpResponse("The server is about to stop.", status=503, headers={"Connection": "close", "Retry-After": "1"})
-
-
-def broker_is_away(channels: tuple[str, ...], error: BrokerUnavailable) -> HttpResponse:
-    """Return the answer of a server that cannot open streams for a while."""
-    logger.warning("A stream of %s could not be granted: %s", ", ".join(channels), error)
-    return HttpResponse("Streams cannot be opened now.", status=503, headers={"Retry-After": "1"})

@@ -1,6 +1,8 @@
-"""The response that opens a stream: what Django sees of it, and the stream itself in plain mode."""
+"""The response that opens a stream, the stream itself in plain mode, and the answers that refuse one."""
 
 import asyncio
+import logging
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from functools import cache
@@ -9,16 +11,19 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
-from django.http import StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 
 from ..asgi_servers import find_link
-from ..exceptions import Gap
+from ..exceptions import BrokerUnavailable, Gap
 from ..hub.grant import StreamGrant
 from ..hub.hub import Hub
 from .handoff import Message, Receive, Send
 from .plain import PlainConnection, StreamCut
 from .replayed_requests import OriginalRequest
+from .requests import ELEMENT_PARAMETER, is_returning
 from .scope import HANDOFF_HEADER
+
+logger = logging.getLogger("ds_broadcaster")
 
 HEADERS = {
     "Content-Type": "text/event-stream",
@@ -94,3 +99,49 @@ def _close_connections() -> None:
     for connection in connections.all(initialized_only=True):
         if not connection.in_atomic_block:
             connection.close()
+
+
+# Refusals.
+
+# Statuses that mean "not you" or "not here".
+REFUSALS = {401, 403, 404, 410}
+
+_ELEMENT = re.compile(rb"(?:^|&)%b=" % ELEMENT_PARAMETER.encode())
+
+
+def refusal_status(returns: bool, status: int = 403) -> int:
+    """Return the status that refuses a stream: `status`, and 204 for a client that returns for it.
+
+    204 is the one answer that stops every Datastar client: with any other, some retry mode asks again without end.
+    """
+    return 204 if returns else status
+
+
+def refusal(request: HttpRequest, status: int = 403) -> HttpResponse:
+    """Return the answer to a client that may not have its stream."""
+    return HttpResponse(status=refusal_status(is_returning(request), status))
+
+
+def without_redirect(scope: Message, start: Message) -> Message:
+    """Return the start of an ASGI response, or its refusal where it would redirect an element of ours.
+
+    The client would show the page at the other end, a login page for example, in place of the whole document. The
+    caller leaves out the body of what was replaced.
+    """
+    headers = dict(scope["headers"])
+    is_ours = b"datastar-request" in headers and _ELEMENT.search(scope["query_string"]) is not None
+    if not (is_ours and 300 <= start["status"] < 400):
+        return start
+    kept = [each for each in start["headers"] if each[0].lower() not in (b"location", b"content-length")]
+    return {**start, "status": refusal_status(b"last-event-id" in headers), "headers": kept}
+
+
+def come_back() -> HttpResponse:
+    """Return the answer of a server that is about to stop."""
+    return HttpResponse("The server is about to stop.", status=503, headers={"Connection": "close", "Retry-After": "1"})
+
+
+def broker_is_away(channels: tuple[str, ...], error: BrokerUnavailable) -> HttpResponse:
+    """Return the answer of a server that cannot open streams for a while."""
+    logger.warning("A stream of %s could not be granted: %s", ", ".join(channels), error)
+    return HttpResponse("Streams cannot be opened now.", status=503, headers={"Retry-After": "1"})

@@ -1,11 +1,9 @@
-"""Channel views: a class says which channel, who may, and what its pages are shown."""
+"""Channel views: a class names the channel of a stream, decides who may open it, and renders what its pages show."""
 
 import logging
-import sys
-from abc import ABCMeta
 from collections.abc import Callable, Sequence
 from functools import wraps
-from inspect import isabstract, isasyncgen, isawaitable, iscoroutine, isgenerator
+from inspect import isasyncgen, isawaitable, iscoroutine, isgenerator
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync
@@ -23,10 +21,11 @@ from ..broadcaster import broadcast
 from ..hub.channel import AttendanceHook
 from ..ids import channel_names
 from ..sse import Fragment
-from ..streams.refusal import REFUSALS, is_from_datastar, is_logged_in, login_is_required, refusal
 from ..streams.replayed_requests import TROUBLE
+from ..streams.requests import is_from_datastar, is_logged_in, login_is_required
+from ..streams.responses import REFUSALS, refusal
 from .client_signals import BadSignals, signals_of
-from .routes import LateView, Route, name_of, routes
+from .routes import ChannelViewType
 
 if TYPE_CHECKING:
     from ..broadcaster import ChannelLike
@@ -36,39 +35,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ds_broadcaster")
 
 
-class ChannelViewType(ABCMeta):
-    """Puts each class that declares a `url_path` into the routes table: declares, not inherits."""
-
-    def __new__(meta, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> Any:
-        # A class that is made by a call would be said to be from the module `abc`.
-        place = {"__module__": sys._getframe(1).f_globals.get("__name__", "")}
-        return super().__new__(meta, name, bases, place | namespace, **kwargs)
-
-    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> None:
-        super().__init__(name, bases, namespace, **kwargs)
-        for mixin in cls.__mro__[cls.__mro__.index(View) + 1 :]:
-            if "dispatch" in vars(mixin):
-                # View's own dispatch() calls no further one.
-                raise ImproperlyConfigured(
-                    f"{cls.__module__}.{cls.__qualname__}: {mixin.__name__} stands behind BroadcastChannelView, where "
-                    f"nobody asks it, and everybody would be let in that it refuses. Name it first: "
-                    f"`class {name}({mixin.__name__}, BroadcastChannelView)`."
-                )
-        if namespace.get("url_path") is not None and not (namespace.get("abstract", False) or isabstract(cls)):
-            url_name = namespace.get("url_name") or name_of(name)
-            place = f"{cls.__module__}.{cls.__qualname__}"
-            routes.add(Route(url_name, namespace["url_path"], place, LateView(cls)))
-
-
 class _NoRequest:
-    """Stands where the request would be: a view that has one has it in its own dict, and never asks here."""
+    """Raise an error that teaches where a view has no request; setup() stores a real one over this default."""
 
     def __get__(self, view: object, cls: type) -> Any:
         if view is None:
             return self
         raise AttributeError(
-            f"{cls.__name__} has no request here: render_presence(), on_join() and on_leave() run once for everybody "
-            "on the channel. Use self.kwargs and self.channel; what is for one client goes into render_snapshot()."
+            f"{cls.__name__} has no request here: render_presence(), on_join() and on_leave() run once for all clients "
+            "on the channel. Use self.kwargs and self.channel; render_snapshot() is for one client."
         )
 
 
@@ -84,34 +59,39 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
             def has_permission(self):
                 return Room.objects.filter(pk=self.kwargs["pk"], members=self.request.user).exists()
 
-    `url_path` is served under `include("ds_broadcaster.urls")` and reversed as `ds_broadcaster:<url_name>`; `url_name`
-    is made from the class's name unless it is given. Without a `url_path` the class is used by its as_view() alone; an
-    abstract base says `abstract = True` if it has one. `presence_template_name` is what the default render_presence()
-    renders. `signals_model` is a pydantic model of the signals that the client sends. `recheck_interval` is in seconds
-    and takes the place of DS_BROADCASTER_RECHECK_INTERVAL.
-
-    The hooks are plain methods and may use the ORM. render_presence(), on_join() and on_leave() run for a whole
-    channel, not for one client: they have `self.channel` and `self.kwargs`, and no request.
+    The hooks are plain methods and may use the ORM. Most run for one client, and have `self.request`. Presence belongs
+    to the whole channel: render_presence(), on_join() and on_leave() have `self.channel` and `self.kwargs`, and no
+    request.
     """
+
+    # The URL. `include("ds_broadcaster.urls")` serves the view at `url_path`, and `ds_broadcaster:<url_name>` reverses
+    # it; without a `url_name` RoomChannel is "room-channel". A base class with a path says `abstract = True`. Without a
+    # path, write a URL pattern with as_view().
+
+    url_path: str | None = None
+    url_name: str | None = None
+
+    # The template of the default render_presence().
+    presence_template_name: str | None = None
+    # A pydantic model of the signals that the client sends.
+    signals_model: type[BaseModel] | None = None
+    # Seconds between two calls of has_permission(); None stands for DS_BROADCASTER_RECHECK_INTERVAL.
+    recheck_interval: float | None = None
+
+    # Set for each request, and for the presence of each channel.
+
+    request: HttpRequest = _NoRequest()  # type: ignore[assignment]
+    channel: str
 
     http_method_names = ["get", "head", "options"]  # noqa: RUF012
     # Mixins and hooks are written for a thread, so an async handler is run from one.
     view_is_async = False
 
-    url_path: str | None = None
-    url_name: str | None = None
-    presence_template_name: str | None = None
-    signals_model: type[BaseModel] | None = None
-    recheck_interval: float | None = None
-    # The channel that render_presence(), on_join() and on_leave() are about.
-    channel: str
-    request: HttpRequest = _NoRequest()  # type: ignore[assignment]
-
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._initkwargs = kwargs
 
-    # What a subclass says.
+    # The stream.
 
     def channel_name(self) -> "ChannelLike | Sequence[ChannelLike]":
         """Return the channel that the stream carries, or a list of several."""
@@ -123,42 +103,44 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
     def has_permission(self) -> bool:
         """Tell whether this request gets the stream; may also raise PermissionDenied or Http404.
 
-        Asked again, with the same request, every `recheck_interval` and after broadcast.recheck().
+        By default every user who is logged in does. Asked again, with the same request, every `recheck_interval` and
+        after broadcast.recheck().
         """
-        user = getattr(self.request, "user", None)
-        return user is not None and user.is_authenticated
+        return is_logged_in(self.request)
+
+    @cached_property
+    def signals(self) -> Any:
+        """The signals that the client sent: an instance of `signals_model`, or a dict without one."""
+        return signals_of(self.request, self.signals_model)
+
+    def render_snapshot(self) -> Fragment:
+        """Return the current state, for a client that was away for longer than the history goes back."""
+        return None
+
+    # Presence.
 
     def render_presence(self, user_ids: list[Any]) -> Fragment:
-        """Return what everybody on the channel is shown when the users on it change: HTML, signals, or both."""
+        """Return what all clients on the channel show when its users change: HTML, signals, or a tuple of both."""
         if self.presence_template_name is None:
             return None
         return render_to_string(self.presence_template_name, self.get_presence_context(user_ids))
 
     def get_presence_context(self, user_ids: list[Any]) -> dict[str, Any]:
-        """Return the context for `presence_template_name`: `users`, `user_ids`, `channel`, and what the URL holds."""
+        """Return the context of `presence_template_name`: the URL's arguments, `users`, `user_ids` and `channel`."""
         users = get_user_model()._default_manager.filter(pk__in=user_ids).order_by("pk")
         return {**self.kwargs, "users": users, "user_ids": user_ids, "channel": self.channel, "view": self}
 
-    def render_snapshot(self) -> Fragment:
-        """Return the current state, for this client, who was away for longer than the history goes back."""
-        return None
-
     def on_join(self, user_id: Any) -> None:
-        """Take note that a user came to the channel: the first of their connections opened."""
+        """Run when a user joins the channel: the first of their connections has opened."""
 
     def on_leave(self, user_id: Any) -> None:
-        """Take note that a user left the channel: the last of their connections closed, and the grace is over."""
+        """Run when a user leaves the channel: the last of their connections has closed, and the grace has passed."""
 
-    @cached_property
-    def signals(self) -> Any:
-        """The signals that the client sent: an instance of `signals_model`, or a dict where there is none."""
-        return signals_of(self.request, self.signals_model)
-
-    # How it is served.
+    # The request, from the outside in: as_view(), dispatch(), get().
 
     @classonlymethod
     def as_view(cls, **initkwargs: Any) -> Callable[..., HttpResponseBase]:
-        """Return the view function, as for every Django view; what refuses is answered as a stream's client needs."""
+        """Return the view function; it answers a refusal, from wherever it comes, as a stream's client needs it."""
         inner = super().as_view(**initkwargs)
 
         @wraps(inner)
@@ -173,73 +155,36 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
                 if not is_from_datastar(request):
                     raise
                 return refusal(request, 404 if isinstance(error, Http404) else 403)
-            if is_from_datastar(request) and (response.status_code in REFUSALS or 300 <= response.status_code < 400):
-                return refusal(request, response.status_code if response.status_code >= 400 else 403)
+            if is_from_datastar(request):
+                if 300 <= response.status_code < 400:
+                    return refusal(request)
+                if response.status_code in REFUSALS:
+                    return refusal(request, response.status_code)
             return response
 
         served: Any = view
-        # LoginRequiredMiddleware would redirect: with None it leaves the answer to us. login_not_required() sets False,
-        # on dispatch() or on what is returned here.
+        # LoginRequiredMiddleware would redirect: None leaves the answer to us. login_not_required() sets False, on
+        # dispatch() or on the function that is returned here.
         served.login_required = getattr(inner, "login_required", None)
         return view
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        """Ask has_permission() and look at the signals, then answer."""
+        """Check the permission, then the signals, then let the method answer."""
         if request.method != "OPTIONS":
-            allowed = self._ask_permission()
-            # These are true whatever they would say.
-            if isawaitable(allowed) or isgenerator(allowed) or isasyncgen(allowed) or callable(allowed):
-                if iscoroutine(allowed):
-                    allowed.close()
-                raise ImproperlyConfigured(
-                    f"{type(self).__name__}.has_permission() must return True or False, not {allowed!r}: "
-                    "write `def`, not `async def`, and call what you return."
-                )
-            if not allowed:
+            if not self._is_permitted():
                 raise PermissionDenied
             if self.signals_model is not None:
                 _ = self.signals
         response: Any = super().dispatch(request, *args, **kwargs)
         if isawaitable(response):
-            response = async_to_sync(_waiting)(response)
+            response = async_to_sync(_awaited)(response)
         answer: HttpResponseBase = response
         return answer
 
-    def _ask_permission(self) -> object:
-        try:
-            return self.has_permission()
-        except (PermissionDenied, Http404, BadSignals, ImproperlyConfigured, *TROUBLE):
-            raise
-        except Exception as error:
-            # Many a query is made for a user, and stumbles over nobody: `members=self.request.user`.
-            if is_logged_in(self.request):
-                raise
-            self._tell("Refused somebody who is not logged in, for %s.has_permission() failed: %r", error)
-            raise PermissionDenied from error
-
-    def _tell(self, what: str, error: Exception) -> None:
-        # It may be a mistake in the view, which whoever develops it is to see; of a visitor's it is one of many.
-        logger.log(logging.WARNING if settings.DEBUG else logging.INFO, what, type(self).__name__, error)
-
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """Open the stream."""
-        asked: Any = self.channel_name()
-        try:
-            names = channel_names(asked)
-            "".join(names).encode()
-        except ValueError as error:
-            # Part of a URL or a signal can be empty, or hold a line break or half a surrogate pair: there is no such
-            # channel.
-            self._tell("Not found, for what %s.channel_name() returned names no channel: %s", error)
-            raise Http404(str(error)) from error
-        except TypeError as error:
-            if iscoroutine(asked):
-                asked.close()
-            raise TypeError(
-                f"{type(self).__name__}.channel_name() must return a channel, or a list of several: {error}"
-            ) from error
         return broadcast.grant(
-            names,
+            self._channel_names(),
             request,
             presence_callback=self._presence_callback(),
             snapshot_callback=self._snapshot_callback(),
@@ -247,20 +192,64 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
             recheck_interval=self.recheck_interval,
         )
 
+    def _is_permitted(self) -> Any:
+        try:
+            allowed: Any = self.has_permission()
+        except (PermissionDenied, Http404, BadSignals, ImproperlyConfigured, *TROUBLE):
+            raise
+        except Exception as error:
+            # Many queries need a user: `members=self.request.user` fails for an anonymous one.
+            if is_logged_in(self.request):
+                raise
+            self._log("Refused an anonymous user: %s.has_permission() failed: %r", error)
+            raise PermissionDenied from error
+        # These are true, whatever they would return.
+        if isawaitable(allowed) or isgenerator(allowed) or isasyncgen(allowed) or callable(allowed):
+            if iscoroutine(allowed):
+                allowed.close()
+            raise ImproperlyConfigured(
+                f"{type(self).__name__}.has_permission() must return True or False, not {allowed!r}: "
+                "write `def`, not `async def`, and call what you return."
+            )
+        return allowed
+
+    def _channel_names(self) -> tuple[str, ...]:
+        returned: Any = self.channel_name()
+        try:
+            names = channel_names(returned)
+            "".join(names).encode()
+        except ValueError as error:
+            # Part of a URL, or a signal, can be empty, or hold a line break or half a surrogate pair.
+            self._log("Not found: %s.channel_name() returned what names no channel: %s", error)
+            raise Http404(str(error)) from error
+        except TypeError as error:
+            if iscoroutine(returned):
+                returned.close()
+            raise TypeError(
+                f"{type(self).__name__}.channel_name() must return a channel, or a list of several: {error}"
+            ) from error
+        return names
+
+    def _log(self, message: str, error: Exception) -> None:
+        # It may be a mistake in the view, for its developers to see; in production it is one visitor among many.
+        logger.log(logging.WARNING if settings.DEBUG else logging.INFO, message, type(self).__name__, error)
+
+    # Callbacks. Those of a whole channel outlive the request: they keep the view's arguments, and nothing else of it.
+
     def _presence_callback(self) -> "PresenceCallback | None":
         if not _overrides(self, "render_presence") and self.presence_template_name is None:
             return None
-        on_channel = self._for_everybody()
-        return lambda channel, user_ids: on_channel(channel).render_presence(user_ids)
+        view_of = self._view_of_channel()
+        return lambda channel, user_ids: view_of(channel).render_presence(user_ids)
 
     def _attendance_hook(self) -> AttendanceHook | None:
         if not (_overrides(self, "on_join") or _overrides(self, "on_leave")):
             return None
-        on_channel = self._for_everybody()
+        view_of = self._view_of_channel()
 
-        def attend(channel: str, user_id: Any, came: bool) -> None:
-            view = on_channel(channel)
-            (view.on_join if came else view.on_leave)(user_id)
+        def attend(channel: str, user_id: Any, joined: bool) -> None:
+            view = view_of(channel)
+            (view.on_join if joined else view.on_leave)(user_id)
 
         return attend
 
@@ -270,21 +259,21 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
         rendered = iter([self.render_snapshot])  # Once for the client, however many of its channels have a gap.
         return lambda request, channel: next(rendered, lambda: None)()
 
-    def _for_everybody(self) -> "Callable[[str], BroadcastChannelView]":
-        """Return what makes this view anew for a channel: with its arguments, without its request."""
+    def _view_of_channel(self) -> "Callable[[str], BroadcastChannelView]":
+        """Return a function that makes this view for a channel: with its arguments, without its request."""
         cls, initkwargs, args, kwargs = type(self), self._initkwargs, self.args, self.kwargs
 
-        def on_channel(channel: str) -> BroadcastChannelView:
+        def view_of(channel: str) -> BroadcastChannelView:
             view = cls(**initkwargs)
             view.args, view.kwargs, view.channel = args, kwargs, channel
             return view
 
-        return on_channel
+        return view_of
 
 
 def _overrides(view: BroadcastChannelView, name: str) -> bool:
     return getattr(type(view), name) is not getattr(BroadcastChannelView, name)
 
 
-async def _waiting(answer: Any) -> Any:
-    return await answer
+async def _awaited(response: Any) -> Any:
+    return await response

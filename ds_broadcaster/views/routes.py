@@ -1,22 +1,26 @@
 """The routes table: every channel view that declares a `url_path`, served by `include("ds_broadcaster.urls")`."""
 
 import re
+import sys
 import threading
+from abc import ABCMeta
 from collections.abc import Callable, Iterable, Iterator
+from inspect import isabstract
 from typing import Any, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import URLPattern, clear_url_caches, path
+from django.views.generic import View
 
 _WORD_BEGINS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _CONVERTER = re.compile(r"<(?:([^>:]+):)?[^>]+>")
-# Which of two patterns that both match is tried first: the one that says more about the part where they differ.
+# Of two patterns that both match, the more precise one is tried first: in the first part where they differ.
 _FIXED, _NARROW, _WIDE, _ANYTHING, _EMPTY, _NONE = range(6)
 _PRECISION = {"int": _NARROW, "uuid": _NARROW, "slug": _WIDE, "str": _WIDE, "path": _ANYTHING}
 
 
 class Route(NamedTuple):
-    """A view that is served at `url_path` and reversed by `name`; `place` tells people where it is defined."""
+    """A view that is served at `url_path` and reversed by `name`; `place` is where its class is defined."""
 
     name: str
     url_path: str
@@ -29,26 +33,27 @@ class Route(NamedTuple):
         return _CONVERTER.sub(lambda found: f"<{found[1] or 'str'}>", self.url_path)
 
     def order(self) -> tuple[tuple[int, int, str], ...]:
+        """Return the sort key: the precision of each part."""
         parts = []
         for part in self.shape.split("/"):
             converters = re.findall(r"<([^>]+)>", part)
             precision = max((_PRECISION.get(each, _NARROW) for each in converters), default=_FIXED)
-            # "room-<slug>" is tried before "<slug>". A <path> matches however many parts, so an end matches most.
+            # "room-<slug>" is tried before "<slug>". A <path> matches any number of parts, so a path that ends is last.
             parts.append((precision if part else _EMPTY, -len(_CONVERTER.sub("", part)), part))
         return (*parts, (_NONE, 0, ""))
 
     def pattern(self) -> URLPattern:
-        """Return what Django serves; ImproperlyConfigured says whose path it does not understand."""
+        """Return what Django serves; raise ImproperlyConfigured, with the class's place, for a path that is none."""
         try:
             pattern = path(self.url_path, self.view, name=self.name)
-            _ = pattern.pattern.regex  # Compiled at the first request, if nobody asks.
+            _ = pattern.pattern.regex  # Django compiles it at the first request, which is too late for an error.
         except (ImproperlyConfigured, re.error) as error:
             raise ImproperlyConfigured(f"{self.place}: {error}") from error
         return pattern
 
 
 class Routes:
-    """Which routes there are, however late a class is defined.
+    """All routes of the process, however late a class is defined.
 
     `urlpatterns` is one list for the life of the process: Django holds on to it, so it is changed in place. It stays
     empty until publish(), because patterns may name converters that the project registers in its own urls.
@@ -56,6 +61,7 @@ class Routes:
 
     def __init__(self) -> None:
         self.urlpatterns: list[URLPattern] = []
+        # Modules are imported in any thread, two at a time: without the lock one of two new routes could be lost.
         self._lock = threading.RLock()
         self._routes: list[Route] = []
         self._fixed: list[URLPattern] = []
@@ -65,9 +71,9 @@ class Routes:
         return iter(list(self._routes))
 
     def add(self, route: Route) -> None:
-        """Take a route in; a class that is defined again, as a reload does, takes the place of its former self.
+        """Add a route; a class that is defined again, as by a reload, replaces the former one.
 
-        Raises ImproperlyConfigured for a path that cannot be one, and for a name or a path that is taken.
+        Raises ImproperlyConfigured for an invalid path, and for a name or a path that is taken.
         """
         url_path: object = route.url_path
         if not isinstance(url_path, str) or url_path.startswith("/"):
@@ -90,12 +96,12 @@ class Routes:
             self._take([*others, route])
 
     def remove(self, place: str) -> None:
-        """Take back what the class at `place` added."""
+        """Remove the routes of the class at `place`."""
         with self._lock:
             self._take([each for each in self._routes if each.place != place])
 
     def publish(self, fixed: Iterable[URLPattern]) -> list[URLPattern]:
-        """Return the patterns, behind those of ds_broadcaster's own pages."""
+        """Return the patterns, after the `fixed` ones of ds_broadcaster's own pages."""
         with self._lock:
             self._fixed = list(fixed)
             self._fill(self._routes)
@@ -108,7 +114,7 @@ class Routes:
         self._routes = routes
 
     def _fill(self, routes: list[Route]) -> None:
-        """Serve these routes; all that can be wrong with one is found before anything changes."""
+        """Serve these routes; raise for a wrong one before anything changes."""
         for route in routes:
             for pattern in self._fixed:
                 if pattern.name == route.name or str(pattern.pattern) == route.url_path:
@@ -117,24 +123,24 @@ class Routes:
                         "give it another url_name or url_path."
                     )
         self.urlpatterns[:] = [*self._fixed, *(each.pattern() for each in sorted(routes, key=Route.order))]
-        # Django keeps what it found in patterns when it first reversed a name. The resolver of the project's urls goes
-        # with this, and the next one looks into every include anew.
+        # Django caches what it found in the patterns when it first reversed a name. This drops the resolver of the
+        # project's urls, and the next one reads every include again.
         clear_url_caches()
 
 
 def _is_same(former: Route, route: Route) -> bool:
-    """Tell whether a class is defined again. A function may make several that all have one place."""
+    """Tell whether a class is defined again; several classes that a function makes share one place."""
     same = former.place == route.place
     return same and ("<locals>" not in route.place or former[:2] == route[:2])
 
 
 def name_of(class_name: str) -> str:
-    """Return the name a view has when it gives itself none: "RoomChannel" is "room-channel"."""
+    """Return the default name of a view: "room-channel" for RoomChannel."""
     return _WORD_BEGINS.sub("-", class_name).lower()
 
 
 class LateView:
-    """A view function that asks the class for its own when somebody needs it: its decorators come later."""
+    """A view function that calls as_view() when it is first used: decorators of the class are applied by then."""
 
     def __init__(self, cls: Any) -> None:
         self.view_class = cls
@@ -146,7 +152,7 @@ class LateView:
         return self._view()(request, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        """Return what decorators left on the function, which Django and middleware look for before they call it."""
+        """Return what decorators set on the function, and Django and middleware read before they call it."""
         if "_made" not in vars(self):  # A copy that is being made.
             raise AttributeError(name)
         return getattr(self._view(), name)
@@ -157,5 +163,27 @@ class LateView:
         return self._made[0]
 
 
-# The one table of a process.
 routes = Routes()
+
+
+class ChannelViewType(ABCMeta):
+    """Adds each class that declares a `url_path` to the routes; an inherited path does not count."""
+
+    def __new__(meta, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> Any:
+        # A class that is made by a call, type(Base)("Name", ...), would claim to be from the module `abc`.
+        module = {"__module__": sys._getframe(1).f_globals.get("__name__", "")}
+        return super().__new__(meta, name, bases, module | namespace, **kwargs)
+
+    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(name, bases, namespace, **kwargs)
+        place = f"{cls.__module__}.{cls.__qualname__}"
+        for mixin in cls.__mro__[cls.__mro__.index(View) + 1 :]:
+            if "dispatch" in vars(mixin):
+                # View.dispatch() calls no super().
+                raise ImproperlyConfigured(
+                    f"{place}: {mixin.__name__} comes after BroadcastChannelView, where its dispatch() is not called: "
+                    "it would refuse no request. Name it first: "
+                    f"`class {name}({mixin.__name__}, BroadcastChannelView)`."
+                )
+        if namespace.get("url_path") is not None and not (namespace.get("abstract", False) or isabstract(cls)):
+            routes.add(Route(namespace.get("url_name") or name_of(name), namespace["url_path"], place, LateView(cls)))

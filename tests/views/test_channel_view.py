@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from ds_broadcaster import BroadcastChannelView, broadcast
 from ds_broadcaster.asgi import HandoffApplication
 from ds_broadcaster.streams.scope import RECHECK_KEY, SCOPE_KEY
-from ds_broadcaster.views.channel_view import ChannelViewType
+from ds_broadcaster.views.routes import ChannelViewType
 from tests.fakes import FACTOR
 from tests.live import begun, each_mode_of, until
 

@@ -26,8 +26,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ds_broadcaster import BroadcastChannelView
-from ds_broadcaster.views.channel_view import ChannelViewType
-from ds_broadcaster.views.routes import Route, Routes, name_of, routes
+from ds_broadcaster.views.routes import ChannelViewType, Route, Routes, name_of, routes
 from tests.fakes import FACTOR
 
 ROOT = Path(__file__).resolve().parents[2]
