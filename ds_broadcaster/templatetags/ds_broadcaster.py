@@ -14,7 +14,7 @@ from .. import ids
 from ..conf import get_settings
 from ..streams.tabs import TAB
 from ..views.connect_element import connect_element, nonce_of, page_cursor, stream_url, subscription_url
-from ..views.tokens import make_token
+from ..views.subscription import make_token
 
 register = template.Library()
 

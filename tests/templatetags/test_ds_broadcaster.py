@@ -22,7 +22,7 @@ from ds_broadcaster import BrokerUnavailable, broadcast
 from ds_broadcaster.broadcaster import Broadcaster
 from ds_broadcaster.streams.requests import CURSOR_ATTRIBUTE
 from ds_broadcaster.views.connect_element import _string, connect_element
-from ds_broadcaster.views.tokens import read_token
+from ds_broadcaster.views.subscription import read_token
 from tests.project import tag_site
 
 pytestmark = pytest.mark.urls(tag_site.__name__)
