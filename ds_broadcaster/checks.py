@@ -1,4 +1,4 @@
-"""System checks: what `manage.py check` says about a project."""
+"""System checks of a project: its settings, its asgi.py, its number of workers."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ MEMORY_BROKER = "ds_broadcaster.brokers.memory.MemoryBroker"
 
 
 def check_settings(**kwargs: Any) -> list[CheckMessage]:
-    """Report each mistake in the DS_BROADCASTER_* settings, and a broker that is not one."""
+    """Report each mistake in the DS_BROADCASTER_* settings, and a broker that cannot be made."""
     messages: list[CheckMessage] = []
     for problem in problems():
         if problem.is_error:
@@ -33,7 +33,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
 
 
 def check_asgi(**kwargs: Any) -> list[CheckMessage]:
-    """Say what the handoff would save, when the project's asgi.py does not use it."""
+    """Recommend the handoff to a project whose asgi.py does not use it."""
     application = getattr(django_settings, "ASGI_APPLICATION", None)
     urls = getattr(django_settings, "ROOT_URLCONF", None)
     if application:
@@ -59,7 +59,7 @@ def check_asgi(**kwargs: Any) -> list[CheckMessage]:
 
 
 def check_workers(**kwargs: Any) -> list[CheckMessage]:
-    """Warn where several worker processes are configured and the broker reaches only one."""
+    """Warn of several worker processes with a broker that reaches only one."""
     workers = worker_count()
     if workers <= 1:
         return []
@@ -70,8 +70,8 @@ def check_workers(**kwargs: Any) -> list[CheckMessage]:
         return []
     return [
         Warning(
-            f"There are to be {workers} worker processes (WEB_CONCURRENCY, or --workers), and the memory broker "
-            "reaches only the clients of the process that sends.",
+            f"{workers} worker processes are configured (WEB_CONCURRENCY, or --workers), and the memory broker reaches "
+            "only the clients of the process that sends.",
             hint=f"{WHAT_TO_SET} Or run one worker.",
             id="ds_broadcaster.W002",
         )

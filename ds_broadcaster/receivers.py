@@ -1,6 +1,6 @@
-"""Asks again at once about the streams of somebody whose account changed: logged out, switched off, another password.
+"""Rechecks a user's streams at once after a logout, and after a change of the account.
 
-Nothing here decides anything: the stream's own request does, when it runs again. See rechecks.py.
+Nothing is decided here: the stream's own request decides, when it runs again. See hub/rechecks.py.
 """
 
 import logging
@@ -18,19 +18,19 @@ from .broadcaster import broadcast
 
 logger = logging.getLogger("ds_broadcaster")
 
-# Written at every login, and nothing that a permission hangs on.
+# Fields that no permission depends on: every login writes them.
 _HARMLESS = {"last_login"}
 
 
 def watch_users() -> None:
-    """Connect to what Django tells about users."""
+    """Connect to Django's signals about users."""
     user_logged_out.connect(_logged_out, dispatch_uid="ds_broadcaster")
     try:
         user_model = get_user_model()
     except ImproperlyConfigured:  # A project without users.
         return
     for model in apps.get_models():
-        # Proxies and children too: Django tells of each under its own name.
+        # Proxies and children too: each one is a sender of its own.
         if issubclass(model, user_model):
             post_save.connect(_saved, sender=model, dispatch_uid="ds_broadcaster")
             post_delete.connect(_deleted, sender=model, dispatch_uid="ds_broadcaster")
@@ -38,26 +38,26 @@ def watch_users() -> None:
 
 def _logged_out(sender: Any, user: Any = None, **kwargs: Any) -> None:
     if user is not None:
-        _ask_again(user.pk, None)
+        _recheck_on_commit(user.pk, None)
 
 
 def _saved(
     sender: Any, instance: Any, created: bool, raw: bool, using: str, update_fields: Any = None, **kwargs: Any
 ) -> None:
     if not created and not raw and (update_fields is None or not _HARMLESS.issuperset(update_fields)):
-        _ask_again(instance.pk, using)
+        _recheck_on_commit(instance.pk, using)
 
 
 def _deleted(sender: Any, instance: Any, using: str, **kwargs: Any) -> None:
-    _ask_again(instance.pk, using)
+    _recheck_on_commit(instance.pk, using)
 
 
-def _ask_again(user_id: Any, using: str | None) -> None:
-    """Ask when what happened can be seen by others."""
+def _recheck_on_commit(user_id: Any, using: str | None) -> None:
+    """Recheck when the change is visible to other connections."""
     recheck = partial(_recheck, user_id)
     try:
         transaction.on_commit(recheck, using=using)
-    except (Error, ImproperlyConfigured):  # Whoever commits by hand tells nobody when; or there is no database.
+    except (Error, ImproperlyConfigured):  # Without autocommit there is no such hook; a project may have no database.
         recheck()
 
 
@@ -65,5 +65,5 @@ def _recheck(user_id: Any) -> None:
     try:
         broadcast.recheck(user_id=user_id)
     except Exception:
-        # Somebody's save or logout must not fail for it.
-        logger.exception("The streams of user %r could not be asked about again.", user_id)
+        # A save or a logout must not fail for its streams.
+        logger.exception("The streams of user %r could not be rechecked.", user_id)

@@ -1,4 +1,4 @@
-"""What `include("ds_broadcaster.urls")` serves: the channel views of every installed app, and the inspector."""
+"""The URLs of `include("ds_broadcaster.urls")`: the channel views of every installed app, and the inspector."""
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
@@ -6,17 +6,16 @@ from django.utils.module_loading import autodiscover_modules
 
 from .broadcaster import broadcast
 from .inspector.views import Inspector
-from .views import subscription as subscriptions  # noqa: F401  (a channel view of our own)
+from .views import subscription  # noqa: F401  (defines a channel view)
 from .views.routes import routes
 
 app_name = "ds_broadcaster"
 
 if not apps.is_installed("ds_broadcaster"):
-    # Streams would open all the same, and stay open when their users log out.
+    # Without the app streams would open, and stay open when their users log out.
     raise ImproperlyConfigured('Add "ds_broadcaster" to INSTALLED_APPS: its urls need the app.')
 
-# Every app is ready when the project's urls are imported, so a module that defines a channel view need not be
-# imported by anybody else.
+# Every app is ready when the project's urls are imported, so channel views need no import of their own.
 autodiscover_modules("views")
 
 urlpatterns = routes.publish(Inspector(broadcast).urlpatterns())

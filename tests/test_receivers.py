@@ -12,8 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, transaction
 from django.db.models.signals import post_delete, post_save
 
-from ds_broadcaster import BrokerUnavailable
-from ds_broadcaster import receivers as revocation
+from ds_broadcaster import BrokerUnavailable, receivers
 from tests.harness import Server
 from tests.live import begun, until
 from tests.project import recheck_site
@@ -255,7 +254,7 @@ def test_server_ends_in_time_while_it_asks(start_server, channel, mode):
 def rechecked(monkeypatch):
     """The users about whom was asked again."""
     found = []
-    monkeypatch.setattr(revocation.broadcast, "recheck", lambda channel=None, user_id=None: found.append(user_id))
+    monkeypatch.setattr(receivers.broadcast, "recheck", lambda channel=None, user_id=None: found.append(user_id))
     return found
 
 
@@ -290,6 +289,22 @@ def test_nothing_is_asked_before_the_commit_nor_after_a_rollback(rechecked, user
     assert len(rechecked) == 2
 
 
+@pytest.mark.django_db(transaction=True, databases=["default", "archive"])
+def test_a_save_in_another_database_waits_for_the_commit_of_that_one(rechecked):
+    user = User.objects.using("archive").create(username=next(names))
+    with transaction.atomic(using="archive"):
+        user.save()
+        assert rechecked == []
+    assert rechecked == [user.pk]
+    with transaction.atomic():
+        user.save()
+        assert rechecked == [user.pk] * 2  # The transaction in the other database is none of its business.
+    with transaction.atomic(using="archive"):
+        user.delete()
+        assert len(rechecked) == 2
+    assert len(rechecked) == 3
+
+
 def test_who_commits_by_hand_is_not_failed(rechecked, user):
     transaction.set_autocommit(False)
     try:
@@ -315,9 +330,9 @@ def test_broker_that_is_away_fails_no_save_and_no_logout(monkeypatch, user, capl
     def recheck(channel=None, user_id=None):
         raise BrokerUnavailable
 
-    monkeypatch.setattr(revocation.broadcast, "recheck", recheck)
+    monkeypatch.setattr(receivers.broadcast, "recheck", recheck)
     user.save()
-    assert f"{user.pk} could not be asked about again" in caplog.text
+    assert f"{user.pk} could not be rechecked" in caplog.text
 
 
 def test_proxies_of_the_user_model_are_watched(rechecked, user, django_apps_with_a_proxy):
@@ -335,8 +350,8 @@ def django_apps_with_a_proxy(monkeypatch):
             proxy = True
             app_label = "project"
 
-    monkeypatch.setattr(revocation, "apps", SimpleNamespace(get_models=lambda: [User, Somebody]))
-    revocation.watch_users()
+    monkeypatch.setattr(receivers, "apps", SimpleNamespace(get_models=lambda: [User, Somebody]))
+    receivers.watch_users()
     yield Somebody
     for signal in (post_save, post_delete):
         signal.disconnect(sender=Somebody, dispatch_uid="ds_broadcaster")
@@ -348,5 +363,5 @@ def test_project_without_users_starts(monkeypatch):
     def get_user_model():
         raise ImproperlyConfigured("AUTH_USER_MODEL refers to a model that has not been installed")
 
-    monkeypatch.setattr(revocation, "get_user_model", get_user_model)
-    revocation.watch_users()
+    monkeypatch.setattr(receivers, "get_user_model", get_user_model)
+    receivers.watch_users()

@@ -1,1 +1,1 @@
-"""The staff page: what the processes serve right now, and buttons to send, disconnect and kill."""
+"""The staff page: what the processes serve now, with forms to send, disconnect and kill."""

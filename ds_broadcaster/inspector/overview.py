@@ -1,6 +1,6 @@
-"""What this process serves right now, as HTML: the live part of the inspector.
+"""The live part of the inspector, as HTML: what this process serves now.
 
-Nobody watching costs nothing: the numbers are taken when a page, or a presence frame of the inspector's own
+It costs nothing while no page shows it: the numbers are taken when a page, or a presence frame of the inspector's own
 channel, is rendered.
 """
 
@@ -10,13 +10,11 @@ import os
 import threading
 import time
 from collections import Counter
-from functools import lru_cache
 from hashlib import blake2s
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from django.http import HttpRequest
-from django.template.backends.django import DjangoTemplates
+from django.template import Context, Engine
 from django.utils.safestring import SafeString
 
 from ..broadcaster import Broadcaster
@@ -29,16 +27,18 @@ CHANNEL = "ds_broadcaster.inspector"
 
 # Seconds between two refreshes.
 REFRESH = 1.0
-# Seconds. Rates are taken over no less than this, and over no more: then they would say nothing about now.
+# Seconds between two readings of the counters: less is noise, and more says nothing about now.
 SHORTEST, LONGEST = 0.5, 60.0
-# What a page shows at most: channels, users of one channel, processes, and characters of a name.
+# The most that a page shows: channels, users of one channel, processes, and characters of a name.
 CHANNELS, USERS, PROCESSES, NAME = 100, 20, 50, 200
 
-TEMPLATES = Path(__file__).parent.parent / "templates"
+TEMPLATES = Path(__file__).parent.parent / "templates" / "ds_broadcaster"
+# The page must look and escape alike in every project, whose TEMPLATES may be Jinja2's, or have autoescape off.
+engine = Engine(dirs=[str(TEMPLATES)])
 
 
 class Action(NamedTuple):
-    """What a form asks for: a verb, a channel, and for disconnect a user id."""
+    """The request of a form: a verb, a channel, and for disconnect a user id."""
 
     verb: str
     channel: str
@@ -46,7 +46,7 @@ class Action(NamedTuple):
 
 
 class Rates:
-    """Events a second, from counters that only grow, read again and again."""
+    """Events a second, from repeated readings of counters that only grow."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -55,14 +55,14 @@ class Rates:
         self._rates: dict[str, float] = {}
 
     def update(self, now: float, counters: dict[str, int]) -> dict[str, float]:
-        """Return the rate of each counter since the last reading; none for those that are new."""
+        """Return the rate of each counter since the last reading; new counters have none yet."""
         with self._lock:
             elapsed = now - self._at
             if elapsed >= SHORTEST:
                 self._rates = {}
                 if elapsed <= LONGEST:
                     for name in counters.keys() & self._counters.keys():
-                        # A channel that ended and began anew counts from zero.
+                        # A channel that ended and came back counts from zero.
                         growth = counters[name] - self._counters[name]
                         self._rates[name] = (growth if growth >= 0 else counters[name]) / elapsed
                 self._at, self._counters = now, counters
@@ -72,10 +72,10 @@ class Rates:
 class Overview:
     """The live part of the page: the presence callback of the inspector's channel.
 
-    It is the same for everybody who looks, so nothing that belongs to one of them (a CSRF token) is in it.
+    All viewers get the same, so it holds nothing of one of them, such as a CSRF token.
     """
 
-    # The hub calls again after so many seconds while somebody is connected, and only then.
+    # Seconds after which the hub calls again, while the channel has connections.
     refresh_every = REFRESH
 
     def __init__(self, broadcast: Broadcaster) -> None:
@@ -83,7 +83,7 @@ class Overview:
         self._rates = Rates()
 
     def __call__(self, channel: str, user_ids: list[Any]) -> SafeString:
-        """Render it for a stream, with as many channels as go into one event."""
+        """Render for a stream, with as many channels as fit into one event."""
         limit = CHANNELS
         html = self.render(limit)
         while limit and len(html.encode("utf-8", "replace")) > get_settings().max_event_bytes * 0.9:
@@ -92,8 +92,8 @@ class Overview:
         return html
 
     def render(self, limit: int = CHANNELS) -> SafeString:
-        """Render it with the `limit` largest channels, in the order of their names."""
-        return render("_overview.html", self._facts(limit))
+        """Render the `limit` largest channels, in the order of their names."""
+        return engine.get_template("_overview.html").render(Context(self._facts(limit)))
 
     def _facts(self, limit: int) -> dict[str, Any]:
         hubs = self._broadcast.hubs()
@@ -112,7 +112,7 @@ class Overview:
         connections.pop(CHANNEL, None)
         own = sum(hub.connections(CHANNEL) for hub in hubs)
         largest = sorted(heapq.nlargest(limit, connections, key=lambda name: connections[name]))
-        # The first character keeps the totals apart from the channels.
+        # The first character tells totals from channels.
         counters |= {f"#{name}": events[name] for name in largest}
         rates = self._rates.update(time.monotonic(), counters)
         return {
@@ -132,7 +132,7 @@ class Overview:
         }
 
     def _cluster(self) -> tuple[list[ProcessHoldings], str]:
-        """Return what each process holds and the id of now, as far as the broker tells."""
+        """Return what each process holds, and the id of now, as far as the broker tells."""
         try:
             return sorted(self._broadcast.holdings()), self._broadcast.cursor()
         except BrokerUnavailable:
@@ -154,7 +154,7 @@ class Overview:
         holders = [each for each in shares if name in each.channels] if len(shares) > 1 else []
         return {
             "where": [(_label(each), f"{each.channels[name]:,}") for each in holders],
-            # Ids let the client move a row instead of rewriting the one under somebody's pointer.
+            # With ids the client moves rows, and does not rewrite the one under the pointer.
             "id": blake2s(name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest(),
             "name": cut(name),
             "connections": f"{connections:,}",
@@ -169,24 +169,13 @@ class Overview:
         }
 
 
-@lru_cache(maxsize=1)
-def _templates() -> DjangoTemplates:
-    # An engine of our own: the project's may be another one, or have autoescape off.
-    return DjangoTemplates({"NAME": "ds_broadcaster", "DIRS": [TEMPLATES], "APP_DIRS": False, "OPTIONS": {}})
-
-
-def render(name: str, context: dict[str, Any], request: HttpRequest | None = None) -> SafeString:
-    """Render a template of the inspector."""
-    return SafeString(_templates().get_template(f"ds_broadcaster/{name}").render(context, request))
-
-
 def cut(name: str) -> str:
-    """Return a name in a length that a page has room for."""
+    """Return a name, shortened to what a page has room for."""
     return name if len(name) <= NAME else name[: NAME - 1] + "…"
 
 
 def _label(share: ProcessHoldings) -> str:
-    """Return a process's name without what only tells it from others of the same number."""
+    """Return a process's name, without the part that tells processes of one number apart."""
     return cut(share.process.rpartition(":")[0])
 
 

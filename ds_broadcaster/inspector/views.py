@@ -1,7 +1,7 @@
-"""The staff page: what this process serves, live, and buttons to step in.
+"""The views of the staff page.
 
-It needs neither the admin, nor context processors, nor the project's template settings; without JavaScript
-its forms are ordinary ones.
+The page needs neither the admin, nor context processors, nor the project's template settings. Without JavaScript its
+forms are ordinary ones.
 """
 
 import json
@@ -16,6 +16,7 @@ from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, QueryDict
 from django.shortcuts import resolve_url
+from django.template import RequestContext
 from django.urls import NoReverseMatch, Resolver404, URLPattern, get_script_prefix, path, resolve
 from django.utils.html import format_html
 from django.views.decorators.cache import never_cache
@@ -26,7 +27,10 @@ from django.views.decorators.http import require_http_methods, require_safe
 from ..broadcaster import Broadcaster
 from ..conf import get_settings
 from ..exceptions import BroadcasterError
-from .overview import CHANNEL, TEMPLATES, Action, Overview, cut, render
+from ..streams.requests import is_logged_in
+from ..streams.responses import refusal
+from ..views.connect_element import nonce_of
+from .overview import CHANNEL, TEMPLATES, Action, Overview, cut, engine
 
 DONE = {
     "elements": "The elements were sent.",
@@ -37,15 +41,16 @@ DONE = {
 
 
 class Inspector:
-    """The page's views, on one Broadcaster."""
+    """The views of one Broadcaster's page."""
 
     def __init__(self, broadcast: Broadcaster) -> None:
         self.broadcast = broadcast
         self.overview = Overview(broadcast)
 
     def urlpatterns(self) -> list[URLPattern]:
-        # Who may look is decided here: login middleware would answer a stream with a redirect, and the client
-        # would put the login page in place of the whole document.
+        """Return the patterns of the page, its stream and its style sheet."""
+        # The views decide who may look: login middleware would redirect the stream, and the client would show the
+        # login page in place of the whole document.
         page = require_http_methods(["GET", "HEAD", "POST"])(csrf_protect(self.page))
         return [
             path("inspector/", login_not_required(never_cache(xframe_options_deny(page))), name="inspector"),
@@ -54,7 +59,7 @@ class Inspector:
         ]
 
     def page(self, request: HttpRequest) -> HttpResponseBase:
-        """Show the page; take what its forms send."""
+        """Show the page; perform what its forms send."""
         if not _is_staff(request):
             return _refuse(request)
         if request.method == "POST":
@@ -64,13 +69,12 @@ class Inspector:
     def stream(self, request: HttpRequest) -> HttpResponseBase:
         """Keep the page live."""
         if not _is_staff(request):
-            # 204 is the one answer that stops a client for good.
-            return HttpResponse(status=204 if "last-event-id" in request.headers else 403)
+            return refusal(request)
         return self.broadcast.connect(CHANNEL, request, self.overview)
 
     def style(self, request: HttpRequest) -> HttpResponse:
         """Serve the style sheet: a Content-Security-Policy of 'self' allows it, unlike an inline one."""
-        css = (TEMPLATES / "ds_broadcaster" / "inspector.css").read_text(encoding="utf-8")
+        css = (TEMPLATES / "inspector.css").read_text(encoding="utf-8")
         return HttpResponse(css, content_type="text/css; charset=utf-8")
 
     def _post(self, request: HttpRequest) -> HttpResponse:
@@ -80,7 +84,7 @@ class Inspector:
         try:
             action = _read_action(form)
             if action.verb in ("kill", "disconnect") and not by_datastar and "confirmed" not in form:
-                # With JavaScript the page has asked already.
+                # With JavaScript the page itself has asked for confirmation.
                 return self._page(request, question=action, row=json.dumps(action))
             notice = self._perform(action, form)
         except (TypeError, ValueError, BroadcasterError) as error:
@@ -92,7 +96,7 @@ class Inspector:
         return HttpResponseRedirect(f"?done={action.verb}")
 
     def _perform(self, action: Action, form: QueryDict) -> str:
-        """Do what was asked for and say what came of it; raises what the verbs raise."""
+        """Perform an action and return the notice that says so; raise what the verbs raise."""
         verb, channel, user = action
         connections = sum(share.channels.get(channel, 0) for share in self.broadcast.holdings())
         if verb == "elements":
@@ -116,29 +120,28 @@ class Inspector:
         return f"Sent to {cut(channel)}: {_connections(connections)}."
 
     def _page(self, request: HttpRequest, status: int = 200, **context: Any) -> HttpResponse:
-        # Django's own middleware keeps the nonce under the second name, django-csp under the first.
-        nonce = getattr(request, "csp_nonce", getattr(request, "_csp_nonce", None))
         context = {
             "overview": self.overview.render(),
             "modes": [str(mode) for mode in ElementPatchMode],
             "datastar_url": get_settings().datastar_url,
-            "nonce": "" if nonce is None else str(nonce),  # A lazy one is false until somebody looks.
+            "nonce": nonce_of(request),
             "is_asgi": hasattr(request, "scope"),
             **context,
         }
-        return _html(render("inspector.html", context, request), status)
+        page = engine.get_template("inspector.html").render(RequestContext(request, context))
+        return _html(page, status)
 
 
 def _is_staff(request: HttpRequest) -> bool:
-    """Tell whether somebody may look; no user at all is nobody."""
+    """Tell whether the user may look; a request without the middleware has no user, and a user model no `is_staff`."""
     user = getattr(request, "user", None)
     return bool(getattr(user, "is_active", False) and getattr(user, "is_staff", False))
 
 
 def _refuse(request: HttpRequest) -> HttpResponse:
-    """Show the login page to somebody who is not signed in, where there is one; refuse everybody else."""
-    signed_in = getattr(getattr(request, "user", None), "is_authenticated", False)
-    login_url = None if signed_in or "Datastar-Request" in request.headers else _login_url()
+    """Redirect an anonymous user to the login page, if there is one; refuse all other requests."""
+    is_final = is_logged_in(request) or "Datastar-Request" in request.headers
+    login_url = None if is_final else _login_url()
     if login_url is None:
         raise PermissionDenied("The inspector is for staff.")
     query = urlencode({REDIRECT_FIELD_NAME: request.get_full_path()})
@@ -159,7 +162,7 @@ def _login_url() -> str | None:
 
 
 def _read_action(form: Mapping[str, Any]) -> Action:
-    """Read what a form or a button of a row asks for; a button carries an Action as JSON."""
+    """Return the action of a form, or of a row's button, which carries it as JSON."""
     if "row" in form:
         try:
             values = json.loads(form["row"])
@@ -178,7 +181,7 @@ def _read_action(form: Mapping[str, Any]) -> Action:
 
 
 def _html(html: str, status: int = 200) -> HttpResponse:
-    # Names are arbitrary strings: half a surrogate pair in one must not fail the page.
+    # Names are arbitrary strings: half a surrogate pair must not fail the page.
     return HttpResponse(html.encode("utf-8", "replace"), status=status)
 
 

@@ -1,7 +1,7 @@
-"""Tabs: which one a request comes from, so that a change need not be sent back to whoever made it.
+"""The tab that a request comes from, so that a change need not go back to the page that made it.
 
-The element that opens a stream gives its page an id of its own in a signal, and the Datastar client sends the signals
-with every request. A form that is sent as a form carries the id in a hidden field of the same name.
+The element that opens a stream gives its page an id, in a signal, and the Datastar client sends the signals with every
+request. A form with contentType 'form' carries the id in a hidden field of the same name.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 from django.http import HttpRequest
 
-# The signal, and the form field, that hold a tab's id.
+# The name of the signal, and of the form field, for a tab's id.
 TAB = "broadcastTab"
 
 _ID = re.compile(r"[0-9A-Za-z_-]{8,64}", re.ASCII)
@@ -24,7 +24,7 @@ _request: ContextVar[HttpRequest | None] = ContextVar("ds_broadcaster.request", 
 
 @contextmanager
 def serving(request: HttpRequest) -> Iterator[None]:
-    """Remember the request that is being answered; threads that the view waits for know of it as well."""
+    """Make `request` the current one, also in the threads that its view waits for."""
     token = _request.set(request)
     try:
         yield
@@ -33,13 +33,13 @@ def serving(request: HttpRequest) -> Iterator[None]:
 
 
 def current_tab() -> str | None:
-    """Return the tab whose request is being answered; None outside of requests, and without the middleware."""
+    """Return the tab of the current request; None outside of requests, and without the middleware."""
     request = _request.get()
     return None if request is None else tab_of(request)
 
 
 def tab_of(request: HttpRequest) -> str | None:
-    """Return the id of the tab that sent a request, None where it did not tell."""
+    """Return the id of the tab that sent a request, None for a request without one."""
     kept: str | None
     if hasattr(request, _KEPT):
         kept = getattr(request, _KEPT)
@@ -51,10 +51,13 @@ def tab_of(request: HttpRequest) -> str | None:
 
 
 def excluded(exclude: HttpRequest | str | None) -> str | None:
-    """Return the tab that `exclude` means: a request's, or the one with this id; raises TypeError for the rest."""
+    """Return the id of the tab that `exclude` means: the tab of a request, or an id.
+
+    Raises TypeError for other types, and ValueError for a string that is no id.
+    """
     if exclude is None:
         return None
-    # That of Django REST framework is wrapped around it.
+    # The request of Django REST framework wraps Django's.
     request = getattr(exclude, "_request", exclude)
     if isinstance(request, HttpRequest):
         return tab_of(request)
@@ -75,14 +78,14 @@ def _read(request: HttpRequest) -> str | None:
         elif request.method == "POST" and not _is_unread_upload(request):
             tab = request.POST.get(TAB)
     except Exception:
-        # A view that reads the body as a stream, one that is too large, or not what it says: nobody's tab. The view
-        # itself gets to see what is wrong, should it look.
+        # The view has read the body as a stream, or it is too large, or malformed: the view sees the same error when it
+        # reads the body.
         return None
     return tab if isinstance(tab, str) and _ID.fullmatch(tab) else None
 
 
 def _is_unread_upload(request: HttpRequest) -> bool:
-    """Tell whether to look at the fields would use up what the view may still want to read in its own way."""
+    """Tell whether reading the fields would consume an upload before the view can choose its own way to read it."""
     return request.content_type == "multipart/form-data" and not hasattr(request, "_post")
 
 

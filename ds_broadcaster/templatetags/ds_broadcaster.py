@@ -1,4 +1,4 @@
-"""`{% load ds_broadcaster %}`: what a page needs to be live."""
+"""`{% load ds_broadcaster %}`: tags that make a page live."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -23,7 +23,7 @@ register = template.Library()
 def broadcast_connect(context: Context, name: Any, /, *args: Any, **kwargs: Any) -> SafeString:
     """Render the element that opens a stream: `{% broadcast_connect "room-channel" pk=room.pk %}`.
 
-    The name is a channel view's, or that of any view of yours which opens a stream; what follows is as for `{% url %}`.
+    The name is that of a channel view, or of your own view that opens a stream; the rest is as for `{% url %}`.
     """
     if not (isinstance(name, (str, Promise)) and name):
         raise TemplateSyntaxError(
@@ -37,11 +37,11 @@ def broadcast_connect(context: Context, name: Any, /, *args: Any, **kwargs: Any)
 
 @register.simple_tag(takes_context=True)
 def broadcast_subscribe(context: Context, channel: Any, /, *rest: Any) -> SafeString:
-    """Render the element that opens a stream with no view to write: `{% broadcast_subscribe room user %}`.
+    """Render the element that opens a stream without a view of your own: `{% broadcast_subscribe room user %}`.
 
-    Channels, any number of them, are names, saved model instances, or lists of those; one stream carries them all.
-    Behind them comes the user, the only one whom the stream is opened for: with one channel alone, whoever asked for
-    the page. Lists that are all empty open no stream.
+    The channels, any number, are names, saved model instances, or lists of both; one stream carries them all. The last
+    argument is the user, for whom alone the stream opens; with a single argument it is the user of the request. Lists
+    that are all empty open no stream.
     """
     request = _request(context)
     *channels, user = (channel, *rest) if rest else (channel, _user(request))
@@ -59,7 +59,7 @@ def broadcast_subscribe(context: Context, channel: Any, /, *rest: Any) -> SafeSt
 
 @register.simple_tag
 def broadcast_tab() -> SafeString:
-    """Render the hidden field by which a form, sent with contentType 'form', tells which tab it comes from."""
+    """Render the hidden field that carries the tab's id, for forms that are sent with contentType 'form'."""
     return format_html('<input type="hidden" name="{}" data-attr:value="${}">', TAB, TAB)
 
 
@@ -78,12 +78,12 @@ def dom_id(instance: Any) -> str:
 
 
 def _request(context: Context) -> Any:
-    # A context keeps its request also where no context processor tells it, and in an include with `only`.
+    # RequestContext keeps its request also without the context processor, and in an include with `only`.
     return context.get("request") or getattr(context, "request", None)
 
 
 def _current_app(request: Any) -> str | None:
-    """Return which instance of an application the page belongs to, as `{% url %}` does."""
+    """Return the application instance that the page belongs to, as `{% url %}` does."""
     match = getattr(request, "resolver_match", None)
     return getattr(request, "current_app", match.namespace if match is not None else None)
 
@@ -91,14 +91,14 @@ def _current_app(request: Any) -> str | None:
 def _user(request: Any) -> Any:
     if not hasattr(request, "user"):
         raise TemplateSyntaxError(
-            "broadcast_subscribe does not know the user, for the template's context has no request with one: write "
-            "{% broadcast_subscribe room user %}, or render with request=request behind the authentication middleware."
+            "broadcast_subscribe does not know the user: the template's context has no request with one. Write "
+            "{% broadcast_subscribe room user %}, or render with request=request after the authentication middleware."
         )
     return request.user
 
 
 def _names(channels: Any) -> Iterable[str]:
-    """Return the names of one channel, or of several: a list of them, a queryset."""
-    # A user who is not loaded yet says of itself that it can be iterated.
+    """Return the names of one channel, or of several, in a list or a queryset for example."""
+    # SimpleLazyObject looks iterable, so a lazy user needs its own test.
     several = isinstance(channels, Iterable) and not isinstance(channels, (str, Promise, bytes, dict, Model))
     return map(ids.channel_name, channels) if several else [ids.channel_name(channels)]

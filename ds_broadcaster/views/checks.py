@@ -1,4 +1,4 @@
-"""System checks of the channel views: mistakes that a request could only answer with an error."""
+"""System checks of the channel views: mistakes that each request would answer with an error."""
 
 from collections.abc import Iterator
 from inspect import iscoroutinefunction
@@ -19,15 +19,15 @@ HOOKS = ("channel_name", "has_permission", "render_presence", "render_snapshot",
 
 
 def check_views(**kwargs: Any) -> list[CheckMessage]:
-    """Report what is wrong with the channel views that are served."""
+    """Report the mistakes of all channel views with a URL."""
     if getattr(django_settings, "ROOT_URLCONF", None):
-        _ = get_resolver().url_patterns  # Whoever serves the views has found them all by then.
+        _ = get_resolver().url_patterns  # Imports every module that defines a view.
     views: list[Any] = [route.view for route in routes]
     return [message for view in views for message in check_view(view.view_class)]
 
 
 def check_view(view: type[BroadcastChannelView]) -> Iterator[CheckMessage]:
-    """Report what is wrong with one class."""
+    """Report the mistakes of one class."""
     is_ours = view.get is BroadcastChannelView.get and view.dispatch is BroadcastChannelView.dispatch
     if is_ours and view.channel_name is BroadcastChannelView.channel_name:
         yield Error(
@@ -45,17 +45,17 @@ def check_view(view: type[BroadcastChannelView]) -> Iterator[CheckMessage]:
                 id="ds_broadcaster.E021",
             )
     mixin = next((each for each in view.__mro__ if f"{each.__module__}.{each.__name__}" == PERMISSION_MIXIN), None)
-    if mixin is not None and not _asks(view, mixin):
+    if mixin is not None and not _calls(view, mixin):
         yield Error(
-            f"{view.__name__} never asks for its permission_required: the mixin's has_permission() is hidden.",
-            hint="Name the mixin before BroadcastChannelView, and call super().has_permission() in one's own.",
+            f"{view.__name__} ignores its permission_required: nothing calls the mixin's has_permission().",
+            hint="Name the mixin before BroadcastChannelView, and call super().has_permission() in your own.",
             obj=view,
             id="ds_broadcaster.E025",
         )
     renders = view.render_presence is BroadcastChannelView.render_presence
     if renders and view.presence_template_name is not None and not _exists(view.presence_template_name):
         yield Error(
-            f"{view.__name__}.presence_template_name = {view.presence_template_name!r} is no template.",
+            f"{view.__name__}.presence_template_name = {view.presence_template_name!r} does not exist.",
             hint="Create it in a `templates` folder that Django searches, or define render_presence().",
             obj=view,
             id="ds_broadcaster.E022",
@@ -78,8 +78,8 @@ def check_view(view: type[BroadcastChannelView]) -> Iterator[CheckMessage]:
         )
 
 
-def _asks(view: type[BroadcastChannelView], mixin: type) -> bool:
-    """Tell whether has_permission() comes to the mixin's: each before it must call super()."""
+def _calls(view: type[BroadcastChannelView], mixin: type) -> bool:
+    """Tell whether has_permission() reaches the mixin's: each one before it must call super()."""
     for each in view.__mro__:
         if each is mixin:
             return True

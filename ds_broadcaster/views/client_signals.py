@@ -11,18 +11,18 @@ from pydantic.fields import FieldInfo
 
 from ..streams.tabs import TAB
 
-# Characters; a client that sends ten thousand wrong fields need not be told of each.
-LONGEST_COMPLAINT = 300
+# Characters: a client may send ten thousand wrong fields.
+MAX_ERROR_LENGTH = 300
 
 
 class BadSignals(BadRequest):
-    """A client sent signals that are not what the view asks for. The message names the fields and nothing else."""
+    """A client sent signals that do not fit the view's model. The message names the fields and nothing else."""
 
 
 def signals_of(request: HttpRequest, model: type[BaseModel] | None) -> Any:
-    """Return the request's signals as an instance of `model`, or as they are; without any, those are empty.
+    """Return the request's signals as an instance of `model`, or as a dict without one.
 
-    Raises BadSignals, which is answered with 400.
+    Raises BadSignals, which Django answers with 400.
     """
     try:
         signals = read_signals(request)
@@ -32,22 +32,22 @@ def signals_of(request: HttpRequest, model: type[BaseModel] | None) -> Any:
         signals = {}
     if not isinstance(signals, dict):
         raise BadSignals("Bad signals: they are not a JSON object.")
-    signals.pop(TAB, None)  # Ours: a model that forbids what it does not know need not know of it.
+    signals.pop(TAB, None)  # Ours, and unknown to a model with extra="forbid".
     if model is None:
         return signals
     try:
-        # As JSON: a strict model takes its dates and enums from strings then.
+        # From JSON, a strict model takes dates and enums as strings.
         return model.model_validate_json(json.dumps(signals))
     except ValidationError as error:
-        complaints = error.errors(include_url=False, include_context=False, include_input=False)
-        fields = dict.fromkeys(_field(model, each["loc"]) for each in complaints)
-        raise BadSignals(f"Bad signals: {', '.join(fields)}"[:LONGEST_COMPLAINT] + ".") from error
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+        fields = dict.fromkeys(_field(model, each["loc"]) for each in errors)
+        raise BadSignals(f"Bad signals: {', '.join(fields)}"[:MAX_ERROR_LENGTH] + ".") from error
     except RecursionError as error:
         raise BadSignals("Bad signals: they are nested too deep.") from error
 
 
 def _field(model: Any, location: tuple[int | str, ...]) -> str:
-    """Return the path of the field that is wrong, as far as the model declares it: what follows the client wrote."""
+    """Return the path of a wrong field, up to where the model declares it: the rest is the client's own text."""
     path: list[str] = []
     for part in location:
         fields: dict[str, FieldInfo] = getattr(model, "model_fields", {})
@@ -55,7 +55,7 @@ def _field(model: Any, location: tuple[int | str, ...]) -> str:
         if found is None:
             break
         path.append(str(part))
-        # An optional model is one of two arguments.
+        # Of `Model | None`, the model is one of the arguments.
         inner = [found.annotation, *get_args(found.annotation)]
         model = next((each for each in inner if isinstance(each, type) and issubclass(each, BaseModel)), None)
     return ".".join(path) or "signals"

@@ -1,4 +1,4 @@
-"""The element that opens a page's stream, and tells CSS and Datastar how that goes."""
+"""The element that opens a page's stream, and shows its state to CSS and to Datastar."""
 
 import hashlib
 import re
@@ -17,16 +17,16 @@ from .subscription import URL_NAME
 
 NAMESPACE = "ds_broadcaster"
 
-# All elements of a page share the tab's id; it is set before the stream opens, whose request carries it. Browsers
-# offer crypto.randomUUID() in secure contexts alone, and not to a page that is tried out over a local network.
-# Not by `data-signals__ifmissing`: what reads a signal further up in the page has made an empty one of it by now.
+# All elements of a page share the tab's id. It is set before the stream opens, because the stream's request carries it.
+# Browsers offer crypto.randomUUID() in secure contexts alone, so not to a page on a local network.
+# `data-signals__ifmissing` comes too late: an attribute further up that reads the signal has created an empty one.
 _BEGIN = f"${TAB} ||= crypto.getRandomValues(new Uint32Array(4)).join('-'); $_broadcast ||= 'connecting'; "
 
-# What the Datastar client tells by `datastar-fetch` comes down to its first letter: d(atastar-patch-...), an event;
-# r(etrying); f(inished); e(rror), with a status. The signal is the worst state of all elements on the page.
-# An element that was just removed has no say: the server told in the same breath why.
-# Without `data-init` the client gives up the stream, and asks a server that refuses no more. It must not go at once:
-# 1.0.1 sets its timer for the next try behind this event, and would keep it.
+# The types of the client's `datastar-fetch` event differ in their first letter: d(atastar-patch-...), r(etrying),
+# f(inished), e(rror) with a status. The signal is the worst state of all elements on the page.
+# An element that was just removed does not count: the server sent the reason together with the removal.
+# Without `data-init` the client gives up a stream that is refused. Removing it must wait for the next task: 1.0.1 sets
+# the timer of its next try after this event, and would keep it.
 _ON_FETCH = (
     "const d=evt.detail,"
     "s={d:'live',r:'lost',f:'closed',e:/429|5../.test(d.argsRaw.status)?'lost':'closed'}[d.type[0]];"
@@ -43,14 +43,14 @@ _ELEMENT = (
     ' data-on:datastar-fetch="{}" data-init="{}@get({}, {})"></div>'
 )
 
-# The client looks for `$name` and `@name(` in an expression, some of its versions in strings too.
+# The client replaces `$name` and `@name(` in expressions; some of its versions do so in strings too.
 _NOT_IN_STRINGS = re.compile(r"[^0-9A-Za-z/._~%?=&:+,-]")
 
 
 def connect_element(url: str, identity: str, cursor: str | None) -> SafeString:
-    """Return the element that opens the stream at `url`, where `cursor` says.
+    """Return the element that opens the stream at `url`, from `cursor` on.
 
-    Its id is made from the `identity`, so that it stays the same when the page is rendered anew.
+    Its id is made from the `identity`, so that a page has the same id each time it is rendered.
     """
     element_id = f"broadcast-{hashlib.sha256(identity.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
     query = {CURSOR_PARAMETER: cursor} if cursor else {}
@@ -68,7 +68,7 @@ def stream_url(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], current
         except NoReverseMatch as error:
             errors.append(f"{each!r} ({error})")
     raise NoReverseMatch(
-        f"{name!r} is the name of no stream: neither {errors[0]} nor {errors[1]} has a URL. Name a "
+        f"No stream is named {name!r}: neither {errors[0]} nor {errors[1]} has a URL. Name a "
         'BroadcastChannelView, such as "room-channel" for RoomChannel, whose URLs are under '
         f'include("{NAMESPACE}.urls"), or a view of your own.'
     )
@@ -80,33 +80,33 @@ def subscription_url(token: str, current_app: str | None) -> str:
         return reverse(f"{NAMESPACE}:{URL_NAME}", args=[token], current_app=current_app)
     except NoReverseMatch as error:
         raise NoReverseMatch(
-            f'broadcast_subscribe needs path("events/", include("{NAMESPACE}.urls")) in the project\'s urls, and not '
-            f"inside of another namespace: {error}."
+            f'broadcast_subscribe needs path("events/", include("{NAMESPACE}.urls")) in the project\'s urls, outside '
+            f"of other namespaces: {error}."
         ) from error
 
 
 def page_cursor(request: Any) -> str | None:
-    """Return the id of the moment at which the request came in, where the middleware noted it, or that of now."""
-    noted: str | None = getattr(request, CURSOR_ATTRIBUTE, None)
-    return broadcast.page_cursor() if noted is None else noted
+    """Return the id of the moment the request came in, which the middleware sets; without it, the id of now."""
+    cursor: str | None = getattr(request, CURSOR_ATTRIBUTE, None)
+    return broadcast.page_cursor() if cursor is None else cursor
 
 
-def nonce_of(request: Any, told: Any = None) -> str:
-    """Return the nonce of the request's Content-Security-Policy, or the one that was told; "" where there is none."""
-    # Django's own middleware keeps it under the second name, django-csp under the first.
-    found = (getattr(request, "csp_nonce", None), getattr(request, "_csp_nonce", None), told)
-    # A lazy one is false until somebody looks.
-    return next((str(each) for each in found if each is not None), "")
+def nonce_of(request: Any, default: Any = None) -> str:
+    """Return the nonce of the request's Content-Security-Policy, or else the default, "" for None."""
+    # The first name is django-csp's, the second one that of Django's own middleware.
+    nonces = (getattr(request, "csp_nonce", None), getattr(request, "_csp_nonce", None), default)
+    # A lazy nonce is false until str() makes it.
+    return next((str(each) for each in nonces if each is not None), "")
 
 
 def _string(url: str) -> SafeString:
-    """Return a JavaScript string for an attribute, with everything in it escaped that means something to anybody."""
+    """Return a JavaScript string for an attribute; all characters with a meaning in either language are escaped."""
     text = _NOT_IN_STRINGS.sub(lambda found: f"\\u{ord(found[0]):04x}", iri_to_uri(url))
     return mark_safe(f"'{escape(text)}'")  # noqa: S308
 
 
 def _attribute(expression: str) -> SafeString:
-    """Return one of our own expressions for an attribute; unlike escape() it leaves them readable."""
+    """Return an expression of ours for an attribute; it stays more readable than with escape()."""
     return mark_safe(expression.replace("&", "&amp;"))  # noqa: S308
 
 

@@ -129,6 +129,16 @@ def test_the_stream_refuses_everybody_who_is_not_staff(client, nobody_special, h
         assert visitor.get(STREAM, headers=headers).status_code == status
 
 
+def test_a_staff_member_who_is_switched_off_is_refused(client, db, settings, published):
+    # With Django's default backend such a user is not logged in any more; others leave it to the view.
+    settings.AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.AllowAllUsersModelBackend"]
+    client.force_login(get_user_model().objects.create_user("former", is_staff=True, is_active=False))
+    assert client.get(URL).status_code == 403
+    assert client.get(STREAM).status_code == 403
+    assert client.post(URL, {"verb": "kill", "channel": "room", "confirmed": "yes"}).status_code == 403
+    assert published == []
+
+
 def test_login_middleware_does_not_redirect_the_stream(client, settings):
     settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.contrib.auth.middleware.LoginRequiredMiddleware"]
     assert client.get(STREAM).status_code == 403
@@ -170,7 +180,8 @@ assert answer.status_code == 200 and b"<h2>Send</h2>" in answer.content
 # The page
 
 
-def test_the_page_says_what_is_there(staff):
+def test_the_page_says_what_is_there(staff, settings):
+    settings.X_FRAME_OPTIONS = "SAMEORIGIN"  # The page is stricter than its project.
     broadcast.new("made before anybody came")
     page = staff.get(URL)
     assert page.status_code == 200
@@ -191,10 +202,15 @@ def test_the_page_works_under_any_namespace(staff, settings, url):
     assert staff.get(url + "style.css")["Content-Type"] == "text/css; charset=utf-8"
 
 
-def test_the_page_escapes_whatever_the_projects_templates_do(staff, settings):
-    settings.TEMPLATES = [
-        {"BACKEND": "django.template.backends.django.DjangoTemplates", "OPTIONS": {"autoescape": False}}
-    ]
+@pytest.mark.parametrize(
+    "templates",
+    [
+        [],
+        [{"BACKEND": "django.template.backends.django.DjangoTemplates", "OPTIONS": {"autoescape": False}}],
+    ],
+)
+def test_the_page_escapes_whatever_the_projects_templates_do(staff, settings, templates):
+    settings.TEMPLATES = templates
     broadcast.new(HOSTILE[0])
     text = staff.get(URL).content.decode()
     broadcast.kill(HOSTILE[0])
@@ -227,7 +243,10 @@ def test_the_page_carries_the_nonce_of_djangos_csp_middleware(staff, settings):
 # The forms
 
 
-def test_forms_need_a_csrf_token(staff, published):
+@pytest.mark.parametrize("with_middleware", [True, False])
+def test_forms_need_a_csrf_token(staff, published, settings, with_middleware):
+    if not with_middleware:
+        settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if "csrf" not in name]
     strict = Client(enforce_csrf_checks=True)
     strict.cookies = staff.cookies
     form = {"verb": "signals", "channel": "room", "signals": "{}"}
@@ -435,7 +454,7 @@ def test_the_stream_shows_what_happens_and_leaves_nothing_behind(start_server, m
     boss = server.login("boss", staff=True)
     # The first of everything makes the threads and caches that stay.
     with boss.connect(path=STREAM) as first:
-        first.expect("Nobody is connected.")
+        first.expect("No connections.")
     before = server.facts()
     stream = boss.connect(path=STREAM)
     ann = server.login("ann")
@@ -504,7 +523,7 @@ def test_in_the_browser(chromium, start_server, channel, mode):
     )
     tab.goto(URL)
     expect(tab.locator(".link")).to_have_text("Live")
-    expect(tab.locator("#overview")).to_contain_text("Nobody is connected.")
+    expect(tab.locator("#overview")).to_contain_text("No connections.")
 
     # A channel appears.
     ann = server.login("ann")

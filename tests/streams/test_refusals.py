@@ -1,23 +1,34 @@
-"""Who loses a stream, and how they are told, where the project's own code does not think of it."""
+"""Refusals for which the project's own code does nothing."""
+
+import asyncio
 
 import pytest
 
-from tests.live import begun, each_mode_of
+from ds_broadcaster.asgi import HandoffApplication
+from tests.live import begun, live_server
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-site = each_mode_of(
-    settings={
-        "ROOT_URLCONF": "tests.project.channel_site",
-        "MIDDLEWARE": [
-            "django.contrib.sessions.middleware.SessionMiddleware",
-            "django.contrib.auth.middleware.AuthenticationMiddleware",
-            "ds_broadcaster.middleware.BroadcasterMiddleware",
-        ],
-    }
-)
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+]
+OURS = "ds_broadcaster.middleware.BroadcasterMiddleware"
+# A project needs one of the two: the handoff or the middleware.
+PROJECTS = {
+    "handoff": ("handoff", [*MIDDLEWARE, OURS]),
+    "handoff alone": ("handoff", MIDDLEWARE),
+    "middleware alone": ("plain", [*MIDDLEWARE, OURS]),
+}
 
 DATASTAR = {"Datastar-Request": "true"}
+
+
+@pytest.fixture(scope="module", params=PROJECTS)
+def site(request, django_db_setup):
+    mode, middleware = PROJECTS[request.param]
+    with live_server(mode, settings={"ROOT_URLCONF": "tests.project.channel_site", "MIDDLEWARE": middleware}) as server:
+        yield server
 
 
 @pytest.fixture
@@ -27,13 +38,13 @@ def club(site):
     return ann
 
 
-def test_permission_that_cannot_be_asked_for_nobody_is_a_refusal(site):
+def test_permission_that_fails_for_an_anonymous_user_is_a_refusal(site):
     for headers, status in (({}, 403), (DATASTAR, 403), (DATASTAR | {"last-event-id": "a-1"}, 204)):
         assert site.get("/events/careless/77/", headers=headers).status == status
 
 
 @pytest.mark.parametrize("what", ["logout", "off", "password", "delete"])
-def test_permission_that_cannot_be_asked_for_nobody_ends_the_stream(site, what):
+def test_permission_that_fails_for_an_anonymous_user_ends_the_stream(site, what):
     name = f"careless-{what}"
     visitor = site.login(name)
     site.get(f"/membership/78/{name}/add/")
@@ -47,7 +58,7 @@ def test_permission_that_cannot_be_asked_for_nobody_ends_the_stream(site, what):
     assert visitor.get("/events/careless/78/", headers=DATASTAR | {"last-event-id": "a-1"}).status == 204
 
 
-def test_view_that_stumbles_over_what_is_gone_does_not_keep_its_stream(site, club):
+def test_view_that_fails_for_a_deleted_object_loses_its_stream(site, club):
     client = club.connect(path="/events/gone/77/")
     begun(client)
     site.get("/remove-club/77/")
@@ -56,14 +67,53 @@ def test_view_that_stumbles_over_what_is_gone_does_not_keep_its_stream(site, clu
 
 
 @pytest.mark.parametrize("status, headers", [(403, DATASTAR), (204, DATASTAR | {"last-event-id": "a-1"})])
-def test_our_element_is_not_sent_to_a_login_page(site, status, headers):
-    answer = site.get("/function/room/?cursor=a-1&element=broadcast-1", headers=headers)
-    assert answer.status == status
-    assert "Location" not in answer.headers
-    assert answer.body == b""
+def test_our_element_is_not_redirected_to_a_login_page(site, status, headers):
+    for query in ("cursor=a-1&element=broadcast-1", "element=broadcast-1"):
+        answer = site.get(f"/function/room/?{query}", headers=headers)
+        assert answer.status == status
+        assert "Location" not in answer.headers
+        assert answer.body == b""
 
 
-def test_others_are(site):
-    assert site.get("/function/room/").status == 302
-    assert site.get("/function/room/?element=broadcast-1").status == 302
-    assert site.get("/function/room/", headers=DATASTAR).status == 302
+def test_other_requests_are_redirected(site):
+    for path, headers in [
+        ("/function/room/", {}),
+        ("/function/room/?element=broadcast-1", {}),
+        ("/function/room/", DATASTAR),
+        ("/function/room/?no-element=1", DATASTAR),
+    ]:
+        answer = site.get(path, headers=headers)
+        assert answer.status == 302
+        assert answer.headers["Location"].startswith("/login/nobody/")
+
+
+@pytest.mark.parametrize("headers", [{}, DATASTAR])
+def test_other_answers_to_our_element_are_untouched(site, headers):
+    answer = site.get("/held/?element=broadcast-1", headers=headers)
+    assert answer.status == 200
+    assert set(answer.json()) == {"requests", "views"}
+
+
+@pytest.mark.parametrize("query, expected", [(b"a=1&element=x", (403, {}, b"")), (b"elements=x", None)])
+def test_body_of_a_redirect_goes_with_it(query, expected):
+    sent = []
+    start = {
+        "type": "http.response.start",
+        "status": 307,
+        "headers": [(b"Location", b"/in/"), (b"content-length", b"9")],
+    }
+    bodies = [{"type": "http.response.body", "body": body, "more_body": True} for body in (b"<a hre", b"f=>")]
+
+    async def django(scope, receive, send):
+        for message in (start, *bodies):
+            await send(message)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "headers": [(b"datastar-request", b"true")], "query_string": query}
+    asyncio.run(HandoffApplication(django)(scope, None, send))
+    first, *rest = sent
+    found = first["status"], dict(first["headers"]), b"".join(each["body"] for each in rest)
+    assert found == (expected or (307, dict(start["headers"]), b"<a href=>"))
+    assert [each["more_body"] for each in rest] == [True, True]

@@ -43,7 +43,7 @@ async def awaited(self, *args):
         ({"has_permission": awaited}, "E021", "Broken.has_permission() must be a plain method."),
         ({"render_presence": awaited}, "E021", "Broken.render_presence() must be"),
         ({"on_join": awaited}, "E021", "Broken.on_join() must be"),
-        ({"presence_template_name": "nowhere.html"}, "E022", "'nowhere.html' is no template"),
+        ({"presence_template_name": "nowhere.html"}, "E022", "'nowhere.html' does not exist"),
         ({"signals_model": dict}, "E023", "signals_model must be a pydantic model"),
         ({"recheck_interval": 0}, "E024", "recheck_interval must be a number of seconds"),
         ({"recheck_interval": "60"}, "E024", "recheck_interval must be a number of seconds"),

@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from ds_broadcaster.streams.tabs import TAB
-from ds_broadcaster.views.client_signals import LONGEST_COMPLAINT, BadSignals, signals_of
+from ds_broadcaster.views.client_signals import MAX_ERROR_LENGTH, BadSignals, signals_of
 from tests.fakes import FACTOR
 
 SECRET = "c7Pq9-what-the-client-wrote"
@@ -224,7 +224,7 @@ def test_what_a_validator_of_the_project_says_stays_here():
 def test_a_complaint_is_short_however_much_is_wrong():
     names = [f"a_rather_long_name_{number}" for number in range(100)]
     wide = type("Wide", (BaseModel,), {"__annotations__": dict.fromkeys(names, int)})
-    assert len(complaint(dict.fromkeys(names, SECRET), wide)) == LONGEST_COMPLAINT + 1
+    assert len(complaint(dict.fromkeys(names, SECRET), wide)) == MAX_ERROR_LENGTH + 1
     assert complaint({"points": [{"x": SECRET}] * 20_000}, Search) == "Bad signals: points."
 
 
