@@ -293,7 +293,7 @@ def test_lists_without_a_channel_open_no_stream():
 
 def test_no_request_and_no_user_is_an_error_that_says_what_to_write():
     for request in (None, request_of()):
-        with pytest.raises(TemplateSyntaxError, match=r"write \{% broadcast_subscribe room user %\}"):
+        with pytest.raises(TemplateSyntaxError, match=r"Write \{% broadcast_subscribe room user %\}"):
             render("{% broadcast_subscribe room %}", request, room="a")
 
 
