@@ -282,6 +282,18 @@ class ByHandChannel(BroadcastChannelView):
         return f'<p id="snapshot">{self.name}</p>'
 
 
+class ArgumentChannel(BroadcastChannelView):
+    """Shows the arguments of its as_view()."""
+
+    greeting = "of the class"
+
+    def channel_name(self):
+        return "with-arguments"
+
+    def render_presence(self, user_ids):
+        return f'<p id="said">{self.greeting}, {self.presence_template_name}, {user_ids}</p>'
+
+
 class ImpatientChannel(ClubChannel):
     url_path = "impatient/<int:pk>/"
     recheck_interval = 0.3
@@ -370,6 +382,7 @@ urlpatterns = [
     path("bare/", BareChannel.as_view()),
     path("odd/<answer>/", OddChannel.as_view(), {"name": "odd"}),
     path("with-template/", ByHandChannel.as_view(name="templated", presence_template_name="club_members.html")),
+    path("events/with-arguments/", ArgumentChannel.as_view(greeting="given", presence_template_name="x.html")),
     path("held/", held),
     path("by-hand/", ByHandChannel.as_view(name="by-our-hand")),
     path("login-by-hand/", login_required(ByHandChannel.as_view())),

@@ -4,6 +4,7 @@ import asyncio
 import copy
 import itertools
 import json
+import time
 from types import SimpleNamespace
 from urllib.parse import quote, urlencode
 
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from ds_broadcaster import BroadcastChannelView, broadcast
 from ds_broadcaster.asgi import HandoffApplication
 from ds_broadcaster.streams.scope import RECHECK_KEY, SCOPE_KEY
-from ds_broadcaster.views.routes import ChannelViewType
+from ds_broadcaster.views.routes import ChannelViewType, routes
 from tests.fakes import FACTOR
 from tests.live import begun, each_mode_of, until
 
@@ -32,7 +33,7 @@ LOGIN_MIDDLEWARE = "django.contrib.auth.middleware.LoginRequiredMiddleware"
 QUICK = {"DS_BROADCASTER_PRESENCE_GRACE": 0.05, "DS_BROADCASTER_PRESENCE_INTERVAL": 0.02}
 
 # In process; a stream that was left is gone at once.
-ITS_SETTINGS = {"ROOT_URLCONF": SITE, "DS_BROADCASTER_PRESENCE_GRACE": 0}
+ITS_SETTINGS = {"ROOT_URLCONF": SITE, "DS_BROADCASTER_PRESENCE_GRACE": 0, "DS_BROADCASTER_PRESENCE_INTERVAL": 0.02}
 
 live = each_mode_of(settings={"ROOT_URLCONF": SITE, **QUICK})
 locked = each_mode_of(settings={"ROOT_URLCONF": SITE, "MIDDLEWARE": [*django_settings.MIDDLEWARE, LOGIN_MIDDLEWARE]})
@@ -71,8 +72,8 @@ class Site:
             django = get_django_application()
         self.application = HandoffApplication(django) if handoff else django
 
-    def ask(self, path, method="GET", user=None, scope=None, query=None, **headers):
-        """Send a request, and leave as soon as a stream begins; `path` is what stands behind /events/."""
+    def ask(self, path, method="GET", user=None, scope=None, query=None, until="", **headers):
+        """Send a request, and leave as soon as a stream has brought the text `until`; `path` follows /events/."""
         headers = {"Host": "testserver", **headers, **({"x-user": user} if user else {})}
         path, _, text = path.partition("?")
         sent = {
@@ -88,9 +89,9 @@ class Site:
             **(scope or {}),
         }
         with override_settings(**self.settings):
-            return self.runner.run(self._ask(sent))
+            return self.runner.run(self._ask(sent, until.encode()))
 
-    async def _ask(self, scope):
+    async def _ask(self, scope, until):
         answer, gone, asked = Answer(), asyncio.Event(), []
 
         async def receive():
@@ -109,10 +110,18 @@ class Site:
             if answer.headers.get("content-type") == "text/event-stream" and message.get("body"):
                 answer.stream = True
                 answer.channels = broadcast.get_channels()
-                gone.set()
+                if until in answer.body:
+                    gone.set()
 
         await asyncio.wait_for(self.application(scope, receive, send), 10)
         return answer
+
+    def wait(self, condition):
+        """Let the server run until the condition is true."""
+        deadline = time.monotonic() + 5
+        while not condition():
+            assert time.monotonic() < deadline
+            self.runner.run(asyncio.sleep(0.001))
 
     def close(self):
         self.runner.close()
@@ -154,6 +163,21 @@ class Stricter(LoginRequiredMiddleware):
 
 def define(name, *bases, **attributes):
     return ChannelViewType(name, bases or (BroadcastChannelView,), attributes)
+
+
+@pytest.fixture
+def served():
+    """Define channel views that have a URL until the test ends."""
+    places = []
+
+    def make(name, **attributes):
+        view = define(name, **attributes)
+        places.append(f"{view.__module__}.{view.__qualname__}")
+        return view
+
+    yield make
+    for each in places:
+        routes.remove(each)
 
 
 def call(view, request=None, **headers):
@@ -305,6 +329,13 @@ def test_a_server_in_trouble_does_not_say_no_to_who_is_not_logged_in(error):
     request.user = AnonymousUser()
     with pytest.raises(type(error)):
         define("TroubledView", has_permission=has_permission).as_view()(request)
+
+
+@pytest.mark.parametrize("headers", [{}, DATASTAR, RETURNING])
+def test_a_mistake_in_has_permission_is_not_a_refusal_of_a_user(site, served, debug, headers):
+    served("SlipChannel", url_path="slip/", has_permission=lambda self: self.request.usr.is_staff)
+    assert site.ask("slip/", user="ann", **headers).status == 500
+    assert site.ask("slip/", **headers).status == (204 if headers is RETURNING else 403)
 
 
 def test_bad_signals_are_no_refusal_of_who_is_not_logged_in():
@@ -570,42 +601,6 @@ def test_views_are_served_by_an_ordinary_urlconf(site, rf):
         ByHandChannel.as_view(wrong=1)
 
 
-def test_the_arguments_of_as_view_reach_what_runs_for_everybody():
-    view = define(
-        "TemplatedView", render_presence=lambda self, ids: f"{self.presence_template_name} {self.extra} {ids}"
-    )
-    view.extra = "class"
-    instance = view(presence_template_name="x.html", extra="given")
-    instance.setup(AsyncRequestFactory().get("/"), 1, pk=7)
-    assert instance._presence_callback()("room", [3]) == "x.html given [3]"
-
-
-def test_what_runs_for_everybody_knows_the_channel_and_the_arguments_and_no_request():
-    seen = []
-
-    def note(self, *said):
-        seen.append((self.channel, self.args, self.kwargs, said, "request" in vars(self), hasattr(self, "request")))
-
-    view = define("NotingView", render_presence=note, on_join=note, on_leave=note)
-    instance = view_of(view, pk=7)
-    instance._presence_callback()("one", [1, 2])
-    attend = instance._attendance_hook()
-    attend("two", 3, True)
-    attend("two", 3, False)
-    assert seen == [
-        ("one", (), {"pk": 7}, ([1, 2],), False, False),
-        ("two", (), {"pk": 7}, (3,), False, False),
-        ("two", (), {"pk": 7}, (3,), False, False),
-    ]
-
-
-def test_nothing_is_called_back_that_a_view_does_not_define():
-    plain = view_of(BroadcastChannelView)
-    assert (plain._presence_callback(), plain._attendance_hook(), plain._snapshot_callback()) == (None, None, None)
-    leaving = view_of(define("LeavingView", on_leave=lambda self, user_id: None))
-    leaving._attendance_hook()("room", 7, True)
-
-
 def test_a_stream_is_opened_with_what_the_view_says():
     def opening_of(cls, **scope):
         request = AsyncRequestFactory().get("/")
@@ -650,18 +645,20 @@ def test_a_view_is_copied_like_any_object():
     assert not hasattr(empty, "anything")
 
 
-def test_a_snapshot_is_rendered_once_for_a_client_with_its_request():
+def test_a_snapshot_is_rendered_once_for_each_client_with_its_request(site, served):
     seen = []
 
-    def render(self):
-        seen.append(self.request)
+    def render_snapshot(self):
+        seen.append(self.request.headers["x-user"])
         return "<p id=s></p>"
 
-    view = view_of(define("SnapshotView", render_snapshot=render))
-    for _ in range(2):  # For two clients.
-        callback = view._snapshot_callback()
-        assert [callback(view.request, name) for name in ("a", "b", "c")] == ["<p id=s></p>", None, None]
-    assert seen == [view.request, view.request]
+    names = ["a", "b", "c"]
+    served("SnapshotChannel", url_path="snapshot/", channel_name=lambda self: names, render_snapshot=render_snapshot)
+    for user in ("ann", "bob"):
+        assert site.ask("snapshot/", user=user, **RETURNING).text.count("<p id=s></p>") == 1
+    assert seen == ["ann", "bob"]
+    assert "<p id=s></p>" not in site.ask("snapshot/", user="eve", **DATASTAR).text
+    assert seen == ["ann", "bob"]
 
 
 def test_a_failing_snapshot_opens_no_stream(site):
@@ -684,14 +681,66 @@ def test_setup_is_the_views_own(site):
     assert site.ask("years/26/", user="ann").status == 404
 
 
+# Presence
+
+
+def test_presence_has_the_arguments_of_as_view(site):
+    found = site.ask("with-arguments/", user="ann", until="said")
+    assert '<p id="said">given, x.html, [7]</p>' in found.text
+
+
+def test_presence_has_the_channel_and_the_arguments_of_the_url_and_no_request(site, served):
+    seen = []
+
+    def note(hook, returned=None):
+        def method(self, said):
+            seen.append((hook, self.channel, said, self.args, self.kwargs, hasattr(self, "request")))
+            return returned
+
+        return method
+
+    served(
+        "NotingChannel",
+        url_path="noting/<int:pk>/",
+        channel_name=lambda self: "one",
+        render_presence=note("render", {"noted": True}),
+        on_join=note("join"),
+        on_leave=note("leave"),
+    )
+    assert site.ask("noting/5/", user="ann", until="noted").stream
+    site.wait(lambda: len(seen) == 3)
+    assert sorted(each[:3] for each in seen) == [("join", "one", 7), ("leave", "one", 7), ("render", "one", [7])]
+    assert [each[3:] for each in seen] == [((), {"pk": 5}, False)] * 3
+
+
+def test_each_channel_of_a_stream_has_its_own_presence(site):
+    for name in ("a", "b"):
+        text = site.ask("any/a/b/", user="ann", until=f'{{"online":{{"{name}":1}}}}').text
+        assert "event: datastar-patch-signals" in text
+
+
+def test_a_view_may_define_one_hook_of_the_two(site, served, caplog):
+    joined, left = [], []
+    served(
+        "Joining", url_path="joining/", channel_name=lambda self: "a", on_join=lambda self, user: joined.append(user)
+    )
+    served("Leaving", url_path="leaving/", channel_name=lambda self: "b", on_leave=lambda self, user: left.append(user))
+    for path in ("joining/", "leaving/"):
+        assert site.ask(path, user="ann").stream
+    site.wait(lambda: joined and left and not broadcast.get_channels())
+    assert (joined, left) == ([7], [7])
+    assert caplog.records == []
+
+
 @pytest.mark.django_db
 def test_the_default_presence_template_gets_users_channel_and_arguments():
     users = [get_user_model().objects.create(username=name) for name in ("ann", "bob", "eve")]
-    view = define("TemplateView")(presence_template_name="club_members.html")
-    view.setup(AsyncRequestFactory().get("/"), pk=9, users="nobody's word", channel="nor this")
-    html = view._presence_callback()("club-9", [users[2].pk, users[0].pk])
+    view = define("TemplateView", presence_template_name="club_members.html")()
+    view.setup(AsyncRequestFactory().get("/"), pk=9, users="not these", channel="nor this")
+    view.channel = "club-9"
+    html = view.render_presence([users[2].pk, users[0].pk])
     assert html.strip() == '<ul id="members" data-channel="club-9" data-pk="9"><li>ann</li><li>eve</li></ul>'
-    assert view.get_presence_context.__self__ is view
+    assert view.get_presence_context([])["view"] is view
     assert BroadcastChannelView().render_presence([1]) is None
 
 
