@@ -39,8 +39,7 @@ def signals_of(request: HttpRequest, model: type[BaseModel] | None) -> Any:
         # From JSON, a strict model takes dates and enums as strings.
         return model.model_validate_json(json.dumps(signals))
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_context=False, include_input=False)
-        fields = dict.fromkeys(_field(model, each["loc"]) for each in errors)
+        fields = dict.fromkeys(_field(model, each["loc"]) for each in error.errors())
         raise BadSignals(f"Bad signals: {', '.join(fields)}"[:MAX_ERROR_LENGTH] + ".") from error
     except RecursionError as error:
         raise BadSignals("Bad signals: they are nested too deep.") from error

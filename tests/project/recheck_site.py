@@ -6,7 +6,6 @@ import time
 from django.contrib.auth import get_user_model, logout, update_session_auth_hash
 from django.contrib.auth.decorators import login_not_required, login_required
 from django.contrib.auth.models import Group
-from django.contrib.sessions.models import Session
 from django.db import transaction
 from django.db.utils import OperationalError
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
@@ -164,12 +163,6 @@ def log_out_late(request):
     return HttpResponse()
 
 
-@login_required
-def session_expiry(request):
-    """Tell when the session ends, as the database has it."""
-    return JsonResponse({"expires": Session.objects.get(pk=request.session.session_key).expire_date.isoformat()})
-
-
 @login_not_required
 def page(request, name):
     """A page with our own element; `asked/` tells how many streams it asked for."""
@@ -191,7 +184,6 @@ urlpatterns = [
     path("account/<username>/<verb>/", account),
     path("own-password/", own_password),
     path("log-out-late/", log_out_late),
-    path("session/", session_expiry),
     path("own-page/<slug:name>/", page),
     *urls.urlpatterns,
 ]

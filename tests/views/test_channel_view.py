@@ -17,6 +17,7 @@ from django.contrib.auth.models import AnonymousUser, Group, Permission
 from django.core.asgi import get_asgi_application as get_django_application
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db.utils import OperationalError
+from django.http import HttpResponse
 from django.test import AsyncRequestFactory, Client, override_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -254,6 +255,15 @@ def test_mixins_that_ask_for_more_let_in_whom_they_are_about():
                 for path in ("with-test", "with-permission")
             ]
             assert tuple(found) == expected, name
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410, 400, 429, 503])
+def test_a_response_that_refuses_stops_a_client_that_returns(status):
+    view = define("AnsweringView", get=lambda self, request: HttpResponse("no", status=status)).as_view()
+    is_final = status in (401, 403, 404, 410)
+    assert call(view).content == b"no"
+    for headers, expected in (({}, status), (DATASTAR, status), (RETURNING, 204 if is_final else status)):
+        assert call(view, **headers).status_code == expected
 
 
 def test_the_login_middleware_neither_redirects_datastar_nor_lets_anybody_in(locked_site, debug):
