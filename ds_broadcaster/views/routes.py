@@ -61,7 +61,7 @@ class Routes:
 
     def __init__(self) -> None:
         self.urlpatterns: list[URLPattern] = []
-        # Modules are imported in any thread, two at a time: without the lock one of two new routes could be lost.
+        # Two threads may import modules at once: without the lock, one of their routes could be lost.
         self._lock = threading.RLock()
         self._routes: list[Route] = []
         self._fixed: list[URLPattern] = []

@@ -1,5 +1,7 @@
 """`manage.py check` finds what a request to a channel view could only answer with an error."""
 
+from functools import partialmethod
+
 import pytest
 from django.contrib.auth.mixins import LoginRequiredMixin, PermissionRequiredMixin, UserPassesTestMixin
 from django.core.exceptions import ImproperlyConfigured
@@ -70,17 +72,32 @@ class Hiding(Allowed):
         return self.request.user.is_staff
 
 
-@pytest.mark.parametrize("view, expected", [(Allowed, []), (Stricter, []), (Hiding, ["E025"])])
-def test_permission_that_nobody_asks_for_is_named(view, expected):
+class HidingUnderAnother(Allowed):
+    has_permission = partialmethod(lambda self, answer: answer, True)
+
+
+@pytest.mark.parametrize(
+    "view, expected", [(Allowed, []), (Stricter, []), (Hiding, ["E025"]), (HidingUnderAnother, ["E025"])]
+)
+def test_permission_that_is_never_checked_is_named(view, expected):
     assert ids(view) == expected
 
 
 @pytest.mark.parametrize("mixin", [PermissionRequiredMixin, UserPassesTestMixin, LoginRequiredMixin])
-def test_mixin_that_is_named_behind_the_view_is_refused(mixin):
-    """It would not be asked, and everybody be let in."""
+def test_mixin_after_the_view_is_an_error(mixin):
+    """Its dispatch() would never be called, so it would refuse no request."""
     with pytest.raises(ImproperlyConfigured, match=rf"class Late\({mixin.__name__}, BroadcastChannelView\)"):
         type(Fine)("Late", (Fine, mixin), {})
     type(Fine)("InTime", (mixin, Fine), {})
+
+
+def test_template_with_a_mistake_inside_exists(settings):
+    loader = ("django.template.loaders.locmem.Loader", {"broken.html": "{% nonsense %}"})
+    settings.TEMPLATES = [
+        {"BACKEND": "django.template.backends.django.DjangoTemplates", "OPTIONS": {"loaders": [loader]}}
+    ]
+    assert ids(type("Broken", (Fine,), {"presence_template_name": "broken.html"})) == []
+    assert ids(type("Missing", (Fine,), {"presence_template_name": "missing.html"})) == ["E022"]
 
 
 def test_presence_of_ones_own_needs_no_template():

@@ -20,6 +20,7 @@ from django.db import transaction
 from django.http import HttpResponse
 from django.test import Client, modify_settings, override_settings
 from django.urls import NoReverseMatch, clear_url_caches, include, path, register_converter, resolve, reverse
+from django.urls.converters import IntConverter
 from django.utils import translation
 from django.utils.decorators import method_decorator
 from hypothesis import assume, given, settings
@@ -293,6 +294,23 @@ def test_names_are_reversed_while_other_threads_define_classes(define):
     assert reverse("ds_broadcaster:b-24") == "/events/thread/b/24/"
 
 
+def test_two_threads_that_add_a_route_at_once_lose_neither():
+    made = table()
+    other = threading.Thread(target=made.add, args=[route("other/", name="other")])
+
+    class SlowRoute(Route):
+        def pattern(self):
+            # The table has made its new list, and not yet kept it.
+            if not other.ident:
+                other.start()
+                other.join(0.1)
+            return super().pattern()
+
+    made.add(SlowRoute(*route("slow/", name="slow")))
+    other.join()
+    assert sorted(each.name for each in made) == sorted(names_in(made)) == ["other", "slow"]
+
+
 # Clashes
 
 
@@ -384,6 +402,12 @@ ORDERED = [
 @pytest.mark.parametrize("ordered", ORDERED)
 def test_the_path_that_says_more_is_tried_first_whatever_was_imported_first(ordered):
     for order in itertools.permutations(ordered):
+        assert names_in(table(*order)) == ordered
+
+
+def test_a_converter_of_the_project_is_tried_before_a_slug():
+    register_converter(IntConverter, "zodiac_sign")  # After "slug" in the alphabet.
+    for order in itertools.permutations(ordered := ["<zodiac_sign:pk>/", "<slug:name>/", "<str:name>/"]):
         assert names_in(table(*order)) == ordered
 
 
