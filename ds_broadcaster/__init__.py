@@ -24,7 +24,7 @@ __all__ = [
     "suppress_broadcasts",
 ]
 
-# Django imports this package before it knows any model or setting; these need both, and wait until somebody asks.
+# Django imports this package before models and settings are ready; these names need both, so they load on first use.
 _LATE = {
     "BroadcastChannelView": "views",
     "BroadcastOnSave": "models",

@@ -1,4 +1,4 @@
-"""What `manage.py check` says."""
+"""The system checks of settings, asgi.py and workers."""
 
 import sys
 
@@ -40,7 +40,7 @@ def project(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_project_without_mistakes_hears_nothing():
+def test_project_without_mistakes_has_no_messages():
     assert messages() == []
 
 
@@ -67,14 +67,14 @@ def test_unknown_setting_is_a_warning():
     assert message.hint == "Did you mean DS_BROADCASTER_HEARTBEAT_INTERVAL?"
 
 
-def test_wrong_value_is_an_error_whatever_it_says():
+def test_wrong_value_is_an_error_even_with_the_text_of_a_warning():
     with override_settings(DS_BROADCASTER_HEARTBEAT_INTERVAL="this is not a setting"):
         (message,) = messages()
     assert message.id == "ds_broadcaster.E001"
 
 
 @pytest.mark.parametrize("backend", ["nowhere.Broker", "tests.test_checks.messages"])
-def test_broker_that_is_none_is_an_error(backend):
+def test_wrong_broker_is_an_error(backend):
     with override_settings(DS_BROADCASTER_BROKER={"BACKEND": backend}):
         (message,) = messages()
     assert (message.id, message.level) == ("ds_broadcaster.E002", ERROR)
@@ -85,7 +85,7 @@ def test_broker_that_is_none_is_an_error(backend):
 # The handoff
 
 
-def test_plain_asgi_application_is_told_what_the_handoff_saves(project):
+def test_plain_asgi_application_is_recommended_the_handoff(project):
     with project("from django.core.asgi import get_asgi_application\napplication = get_asgi_application()\n"):
         (message,) = messages()
     assert (message.id, message.level) == ("ds_broadcaster.I001", INFO)
@@ -93,7 +93,7 @@ def test_plain_asgi_application_is_told_what_the_handoff_saves(project):
     assert "from ds_broadcaster.asgi import get_asgi_application" in message.hint
 
 
-def test_project_with_the_handoff_hears_nothing(project):
+def test_project_with_the_handoff_has_no_messages(project):
     text = "from ds_broadcaster.asgi import get_asgi_application\napplication = get_asgi_application()\n"
     with project(text):
         assert messages() == []

@@ -1,4 +1,4 @@
-"""The middleware: which tab a change comes from, wherever in the request's handling it is made."""
+"""The middleware: the tab of a change, anywhere in the handling of a request; and redirects around a view."""
 
 import json
 from types import SimpleNamespace
@@ -113,13 +113,13 @@ def test_request_is_forgotten_when_a_view_fails():
     assert seen == [("view", ID)]
 
 
-def test_request_is_over_when_its_body_is_written():
+def test_request_is_over_before_its_body_is_streamed():
     assert b"".join(post(Client(), "/streaming/")) == b"part"
     assert seen == [("part", None)]
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_middleware_is_of_the_kind_of_what_it_wraps(kind):
+def test_middleware_is_sync_or_async_as_the_function_it_wraps(kind):
     async def aview(request):
         return HttpResponse()
 
@@ -127,7 +127,7 @@ def test_middleware_is_of_the_kind_of_what_it_wraps(kind):
     assert iscoroutinefunction(wrapped) is (kind == "async")
 
 
-# When the page began
+# The moment a page began
 
 factory = RequestFactory()
 
@@ -138,12 +138,12 @@ def page(accept="text/html,application/xhtml+xml", method="get"):
     return getattr(request, CURSOR_ATTRIBUTE, None)
 
 
-def test_pages_know_the_id_of_their_beginning():
+def test_pages_have_the_id_of_their_beginning():
     assert page() == broadcast.cursor()
 
 
 @pytest.mark.parametrize("options", [{"accept": "application/json"}, {"accept": ""}, {"method": "post"}])
-def test_others_do_not_ask_for_it(monkeypatch, options):
+def test_other_requests_need_no_id(monkeypatch, options):
     monkeypatch.setattr(middleware, "broadcast", SimpleNamespace())
     assert page(**options) is None
 
@@ -156,14 +156,14 @@ def test_page_is_served_while_the_broker_is_away(monkeypatch):
     monkeypatch.setattr(broadcaster, "cursor", cursor)
     monkeypatch.setattr(middleware, "broadcast", broadcaster)
     assert page() is None
-    # The next pages do not wait for it either, for a while.
+    # For a while the next pages do not wait for it either.
     monkeypatch.setattr(broadcaster, "cursor", lambda: "now-1")
     assert page() is None
     broadcaster._away_until = 0
     assert page() == "now-1"
 
 
-async def test_async_pages_know_it_too():
+async def test_async_pages_have_it_too():
     request = factory.get("/", headers={"accept": "text/html"})
 
     async def view(request):
@@ -183,11 +183,11 @@ REDIRECT = {"ROOT_URLCONF": "tests.project.channel_site", "MIDDLEWARE": [*MIDDLE
     [
         ({"Datastar-Request": "true"}, 403),
         ({"Datastar-Request": "true", "last-event-id": "a-1"}, 204),
-        ({}, 302),  # A person who came by the address bar is shown where to log in.
+        ({}, 302),  # In the address bar the login page is the right answer.
     ],
 )
 @pytest.mark.django_db(transaction=True)
-def test_decorated_channel_view_sends_no_datastar_client_to_the_login_page(settings, headers, status):
+def test_decorated_channel_view_redirects_no_datastar_client(settings, headers, status):
     for name, value in REDIRECT.items():
         setattr(settings, name, value)
     assert Client(headers=headers).get("/login-by-hand/").status_code == status

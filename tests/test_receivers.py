@@ -1,4 +1,4 @@
-"""Who loses the right to a stream loses the stream: through the whole Django stack, on a real server."""
+"""A user who loses the right to a stream loses the stream: through the whole Django stack, on a real server."""
 
 import itertools
 import time
@@ -26,7 +26,7 @@ CACHED = {"SESSION_ENGINE": "django.contrib.sessions.backends.cache"}
 SLIDING = {"SESSION_SAVE_EVERY_REQUEST": True}
 SIGNED = {"SESSION_ENGINE": "django.contrib.sessions.backends.signed_cookies"}
 
-# What a project may be like: the mode, and settings that change when a logout or a save can be seen.
+# Kinds of projects: the mode, and settings that change when a logout or a save becomes visible.
 PROJECTS = {
     "handoff": ("handoff", {}),
     "plain": ("plain", {}),
@@ -34,7 +34,7 @@ PROJECTS = {
     "plain, atomic, cached": ("plain", ATOMIC | CACHED | SLIDING),
 }
 
-# Seconds. What is promised for a logout is two.
+# Seconds: the documented time for a logout.
 AT_ONCE = 2
 
 names = (f"user{number}" for number in itertools.count(1))
@@ -63,7 +63,7 @@ def signed(django_db_setup):
 
 
 def ends_within(client, seconds):
-    """Wait for the stream's end, and tell how long that took."""
+    """Wait for the stream's end, and return the seconds that took."""
     begin = time.monotonic()
     client.wait_end(seconds)
     return time.monotonic() - begin
@@ -84,7 +84,7 @@ def asked(server, channel):
 
 
 @pytest.mark.parametrize("way", ["/logout/", "/log-out-late/", "off", "password", "delete"])
-def test_who_logs_out_or_loses_the_account_loses_the_streams_at_once(server, channel, way):
+def test_logout_or_loss_of_the_account_ends_the_streams_at_once(server, channel, way):
     ann, ben = login(server), login(server)
     streams = [ann.connect(path=f"/{view}/{channel}/") for view in ("members", "amembers")]
     other = ben.connect(path=f"/members/{channel}/")
@@ -105,7 +105,7 @@ def test_who_logs_out_or_loses_the_account_loses_the_streams_at_once(server, cha
     assert other.end is None
 
 
-def test_mere_change_of_the_account_ends_nothing(modes, channel):
+def test_other_changes_of_the_account_end_nothing(modes, channel):
     ann = login(modes)
     stream = ann.connect(path=f"/members/{channel}/")
     begun(stream)
@@ -116,7 +116,7 @@ def test_mere_change_of_the_account_ends_nothing(modes, channel):
     stream.expect("still here")
 
 
-def test_login_elsewhere_asks_nobody(modes, channel):
+def test_login_elsewhere_rechecks_nothing(modes, channel):
     ann = login(modes)
     stream = ann.connect(path=f"/members/{channel}/")
     begun(stream)
@@ -126,7 +126,7 @@ def test_login_elsewhere_asks_nobody(modes, channel):
     assert stream.end is None
 
 
-def test_own_tab_of_who_changes_the_password_returns_and_other_browsers_do_not(server, channel):
+def test_new_password_keeps_the_own_browser_and_ends_the_others(server, channel):
     ann = login(server)
     elsewhere = server.login(ann.name)
     stream, other = ann.connect(path=f"/members/{channel}/"), elsewhere.connect(path=f"/members/{channel}/")
@@ -142,7 +142,7 @@ def test_own_tab_of_who_changes_the_password_returns_and_other_browsers_do_not(s
 
 
 def test_signed_cookies_are_granted_for_as_long_as_they_hold(signed, channel):
-    """Nothing on the server changes at a logout, so there is nothing to notice; accounts it does know."""
+    """A logout changes nothing on the server, so it cannot be noticed; a change of the account can."""
     ann = login(signed)
     stream = ann.connect(path=f"/members/{channel}/")
     begun(stream)
@@ -153,10 +153,10 @@ def test_signed_cookies_are_granted_for_as_long_as_they_hold(signed, channel):
     assert ends_within(stream, AT_ONCE)
 
 
-# Asked by hand, and by the clock
+# By hand, and by the clock
 
 
-def test_member_who_is_removed_loses_the_room_at_the_next_turn(modes, channel):
+def test_removed_member_loses_the_room_at_the_next_recheck(modes, channel):
     ann = login(modes)
     modes.get(f"/membership/{channel}/{ann.name}/add/")
     stream = ann.connect(path=f"/events/rooms/{channel}/")
@@ -191,7 +191,7 @@ def test_server_in_trouble_ends_nothing(modes, channel, switch):
     stream.expect("still here")
 
 
-def test_stream_that_a_post_opened_ends_at_its_turn(modes, channel):
+def test_stream_of_a_post_ends_at_its_first_recheck(modes, channel):
     ann = login(modes)
     stream = type(ann.connect(path="/ready/"))(
         f"{modes.url}/switched/{channel}/", ann._headers() | {"Content-Length": "0"}, method="POST"
@@ -202,7 +202,7 @@ def test_stream_that_a_post_opened_ends_at_its_turn(modes, channel):
     assert asked(modes, channel)["asked"] == 0
 
 
-def test_many_are_asked_a_few_at_a_time_in_few_threads_while_pages_are_served(modes, channel):
+def test_rechecks_run_a_few_at_a_time_in_few_threads_while_pages_are_served(modes, channel):
     streams = [login(modes).connect(path=f"/switched/{channel}/") for _ in range(40)]
     begun(*streams)
     before = modes.facts()
@@ -239,7 +239,7 @@ def test_sessions_that_slide_are_not_kept_alive_by_rechecks(django_db_setup, cha
 
 
 @pytest.mark.parametrize("mode", ["handoff", "plain"])
-def test_server_ends_in_time_while_it_asks(start_server, channel, mode):
+def test_server_ends_in_time_during_rechecks(start_server, channel, mode):
     server = start_server(mode=mode, settings={"ROOT_URLCONF": recheck_site.__name__})
     streams = [login(server).connect(path=f"/switched/{channel}/") for _ in range(20)]
     begun(*streams)
@@ -251,12 +251,12 @@ def test_server_ends_in_time_while_it_asks(start_server, channel, mode):
     assert "destroyed but" not in server.log()
 
 
-# What is watched, without a server
+# The signals of Django, without a server
 
 
 @pytest.fixture
 def rechecked(monkeypatch):
-    """The users about whom was asked again."""
+    """The users whose streams were rechecked."""
     found = []
     monkeypatch.setattr(receivers.broadcast, "recheck", lambda channel=None, user_id=None: found.append(user_id))
     return found
@@ -267,7 +267,7 @@ def user():
     return User.objects.create_user(next(names))
 
 
-def test_save_delete_and_logout_ask_and_the_rest_does_not(rechecked, user):
+def test_save_delete_and_logout_recheck_and_the_rest_does_not(rechecked, user):
     assert rechecked == []  # It was only made.
     user.save(update_fields=["last_login"])
     user_logged_out.send(User, request=None, user=None)
@@ -281,7 +281,7 @@ def test_save_delete_and_logout_ask_and_the_rest_does_not(rechecked, user):
     assert rechecked == [pk] * 4
 
 
-def test_nothing_is_asked_before_the_commit_nor_after_a_rollback(rechecked, user):
+def test_recheck_waits_for_the_commit_and_a_rollback_cancels_it(rechecked, user):
     with transaction.atomic():
         user.save()
         user_logged_out.send(User, request=None, user=user)
@@ -294,7 +294,7 @@ def test_nothing_is_asked_before_the_commit_nor_after_a_rollback(rechecked, user
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "archive"])
-def test_a_save_in_another_database_waits_for_the_commit_of_that_one(rechecked):
+def test_save_in_another_database_waits_for_the_commit_of_that_one(rechecked):
     user = User.objects.using("archive").create(username=next(names))
     with transaction.atomic(using="archive"):
         user.save()
@@ -302,14 +302,14 @@ def test_a_save_in_another_database_waits_for_the_commit_of_that_one(rechecked):
     assert rechecked == [user.pk]
     with transaction.atomic():
         user.save()
-        assert rechecked == [user.pk] * 2  # The transaction in the other database is none of its business.
+        assert rechecked == [user.pk] * 2  # The transaction of the other database does not matter.
     with transaction.atomic(using="archive"):
         user.delete()
         assert len(rechecked) == 2
     assert len(rechecked) == 3
 
 
-def test_who_commits_by_hand_is_not_failed(rechecked, user):
+def test_recheck_without_autocommit_is_sent_at_once(rechecked, user):
     transaction.set_autocommit(False)
     try:
         user.save()
@@ -321,7 +321,7 @@ def test_who_commits_by_hand_is_not_failed(rechecked, user):
 
 
 @pytest.mark.parametrize("error", [DatabaseError, ImproperlyConfigured])
-def test_logout_without_a_database_is_not_failed(rechecked, monkeypatch, error):
+def test_logout_without_a_database_rechecks_at_once(rechecked, monkeypatch, error):
     def on_commit(*args, **kwargs):
         raise error
 
@@ -330,7 +330,7 @@ def test_logout_without_a_database_is_not_failed(rechecked, monkeypatch, error):
     assert rechecked == [3]
 
 
-def test_broker_that_is_away_fails_no_save_and_no_logout(monkeypatch, user, caplog):
+def test_save_and_logout_succeed_while_the_broker_is_away(monkeypatch, user, caplog):
     def recheck(channel=None, user_id=None):
         raise BrokerUnavailable
 
@@ -349,17 +349,17 @@ def test_proxies_of_the_user_model_are_watched(rechecked, user, django_apps_with
 
 @pytest.fixture
 def django_apps_with_a_proxy(monkeypatch):
-    class Somebody(User):
+    class ProxyUser(User):
         class Meta:
             proxy = True
             app_label = "project"
 
-    monkeypatch.setattr(receivers, "apps", SimpleNamespace(get_models=lambda: [User, Somebody]))
+    monkeypatch.setattr(receivers, "apps", SimpleNamespace(get_models=lambda: [User, ProxyUser]))
     receivers.watch_users()
-    yield Somebody
+    yield ProxyUser
     for signal in (post_save, post_delete):
-        signal.disconnect(sender=Somebody, dispatch_uid="ds_broadcaster")
-    del apps.all_models["project"]["somebody"]
+        signal.disconnect(sender=ProxyUser, dispatch_uid="ds_broadcaster")
+    del apps.all_models["project"]["proxyuser"]
     apps.clear_cache()
 
 

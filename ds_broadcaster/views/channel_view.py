@@ -203,7 +203,7 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
                 raise
             self._log("Refused an anonymous user: %s.has_permission() failed: %r", error)
             raise PermissionDenied from error
-        # These are true, whatever they would return.
+        # All of these are true, whatever they would return.
         if isawaitable(allowed) or isgenerator(allowed) or isasyncgen(allowed) or callable(allowed):
             if iscoroutine(allowed):
                 allowed.close()

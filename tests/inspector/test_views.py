@@ -1,4 +1,4 @@
-"""The staff page: who may see it, what its forms do, that it is live. This module is also a ROOT_URLCONF."""
+"""The staff page: its permission, its forms, its stream. This module is also a ROOT_URLCONF."""
 
 import html
 import json
@@ -59,7 +59,7 @@ def staff(db):
 
 
 @pytest.fixture
-def nobody_special(db):
+def ordinary_user(db):
     client = Client()
     client.force_login(get_user_model().objects.create_user("ann"))
     return client
@@ -67,7 +67,7 @@ def nobody_special(db):
 
 @pytest.fixture
 def published(monkeypatch):
-    """What the verbs gave to the broker."""
+    """The calls of the verbs that succeeded."""
     calls = []
     for verb in ("elements", "signals", "kill", "disconnect"):
         original = getattr(Broadcaster, verb)
@@ -80,7 +80,7 @@ def published(monkeypatch):
     return calls
 
 
-# Who may see it
+# Permission
 
 
 def test_anonymous_users_get_the_admins_login_page(client):
@@ -112,10 +112,10 @@ def test_without_any_login_page_they_are_refused(client, settings, login_url):
     assert client.post(URL).status_code == 403
 
 
-def test_signed_in_users_who_are_not_staff_are_refused(nobody_special, published):
-    assert nobody_special.get(URL).status_code == 403
+def test_signed_in_users_who_are_not_staff_are_refused(ordinary_user, published):
+    assert ordinary_user.get(URL).status_code == 403
     form = {"verb": "kill", "channel": "room", "confirmed": "yes"}
-    assert nobody_special.post(URL, form).status_code == 403
+    assert ordinary_user.post(URL, form).status_code == 403
     assert published == []
 
 
@@ -124,12 +124,12 @@ def test_a_datastar_request_is_refused_and_never_redirected(client):
 
 
 @pytest.mark.parametrize("headers,status", [({}, 403), ({"last-event-id": "a-1"}, 204)])
-def test_the_stream_refuses_everybody_who_is_not_staff(client, nobody_special, headers, status):
-    for visitor in (client, nobody_special):
+def test_the_stream_is_for_staff_alone(client, ordinary_user, headers, status):
+    for visitor in (client, ordinary_user):
         assert visitor.get(STREAM, headers=headers).status_code == status
 
 
-def test_a_staff_member_who_is_switched_off_is_refused(client, db, settings, published):
+def test_an_inactive_staff_member_is_refused(client, db, settings, published):
     # With Django's default backend such a user is not logged in any more; others leave it to the view.
     settings.AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.AllowAllUsersModelBackend"]
     client.force_login(get_user_model().objects.create_user("former", is_staff=True, is_active=False))
@@ -146,7 +146,7 @@ def test_login_middleware_does_not_redirect_the_stream(client, settings):
     assert client.get(URL + "style.css").status_code == 200
 
 
-def test_without_auth_middleware_nobody_is_staff(client, settings):
+def test_without_auth_middleware_all_are_refused(client, settings):
     settings.MIDDLEWARE = []
     settings.ROOT_URLCONF = __name__
     assert client.get(URL).status_code == 403
@@ -180,19 +180,19 @@ assert answer.status_code == 200 and b"<h2>Send</h2>" in answer.content
 # The page
 
 
-def test_the_page_says_what_is_there(staff, settings):
+def test_the_page_shows_channels_and_cursor(staff, settings):
     settings.X_FRAME_OPTIONS = "SAMEORIGIN"  # The page is stricter than its project.
-    broadcast.new("made before anybody came")
+    broadcast.new("made before its first connection")
     page = staff.get(URL)
     assert page.status_code == 200
     assert page["X-Frame-Options"] == "DENY"
     assert "no-store" in page["Cache-Control"]
     text = page.content.decode()
-    assert "made before anybody came" in text
+    assert "made before its first connection" in text
     assert broadcast.cursor() in text
     assert "{#" not in text
-    broadcast.kill("made before anybody came")
-    assert "made before anybody came" not in staff.get(URL).content.decode()
+    broadcast.kill("made before its first connection")
+    assert "made before its first connection" not in staff.get(URL).content.decode()
 
 
 @pytest.mark.parametrize("url", [URL, "/nested/live/inspector/"])
@@ -209,7 +209,7 @@ def test_the_page_works_under_any_namespace(staff, settings, url):
         [{"BACKEND": "django.template.backends.django.DjangoTemplates", "OPTIONS": {"autoescape": False}}],
     ],
 )
-def test_the_page_escapes_whatever_the_projects_templates_do(staff, settings, templates):
+def test_the_page_escapes_names_under_any_template_settings(staff, settings, templates):
     settings.TEMPLATES = templates
     broadcast.new(HOSTILE[0])
     text = staff.get(URL).content.decode()
@@ -218,7 +218,7 @@ def test_the_page_escapes_whatever_the_projects_templates_do(staff, settings, te
     assert HOSTILE[0] not in text
 
 
-def test_names_that_are_no_valid_text_do_not_fail_the_page(staff):
+def test_half_a_surrogate_pair_in_a_name_does_not_fail_the_page(staff):
     broadcast.new("half \ud800 a pair")
     page = staff.get(URL)
     (row,) = [value for _, value in Forms(page.content.decode()).rows if "half" in value]
@@ -312,7 +312,7 @@ def test_a_form_does_what_it_says_and_redirects(staff, published, form, call):
         ({"row": '["kill", "a", "b", "c"]'}, "row must be"),
     ],
 )
-def test_what_is_wrong_is_said_beside_the_form(staff, published, form, message):
+def test_an_error_is_shown_beside_its_form(staff, published, form, message):
     form = {"channel": "room"} | form
     answer = staff.post(URL, form)
     assert answer.status_code == 400
@@ -396,7 +396,7 @@ def test_long_names_are_cut_and_the_buttons_keep_the_whole(world):
     assert json.loads(Forms(text).rows[0][1]) == ["kill", "x" * 5000, ""]
 
 
-def test_it_is_refreshed_each_second_while_somebody_looks_and_only_then(world):
+def test_it_is_refreshed_each_second_while_it_has_viewers_and_only_then(world):
     overview = CountingOverview(world.broadcast)
     watchers = [world.client(CHANNEL, user, presence_callback=overview) for user in (1, 2)]
     members = [world.client("room") for _ in range(3)]
@@ -404,7 +404,7 @@ def test_it_is_refreshed_each_second_while_somebody_looks_and_only_then(world):
     assert "room" in watchers[0].texts[-1]
     for number in range(20):
         world.broadcast.signals("room", {"number": number})
-    world.broadcast.signals("nobody is here", {})
+    world.broadcast.signals("no connections", {})
     world.advance(1)
     assert "Events a second</dt><dd>20<" in watchers[0].texts[-1]
     assert "Deliveries a second</dt><dd>60<" in watchers[1].texts[-1]
@@ -449,7 +449,7 @@ server_with_users = pytest.mark.django_db(transaction=True)
 
 @server_with_users
 @pytest.mark.parametrize("mode", MODES)
-def test_the_stream_shows_what_happens_and_leaves_nothing_behind(start_server, mode):
+def test_the_stream_shows_every_change_and_leaks_nothing(start_server, mode):
     server = start_server(mode=mode)
     boss = server.login("boss", staff=True)
     # The first of everything makes the threads and caches that stay.
@@ -501,7 +501,7 @@ def test_the_stream_shows_what_happens_and_leaves_nothing_behind(start_server, m
 
 
 @server_with_users
-def test_staff_who_lost_their_rights_are_stopped_for_good(start_server):
+def test_former_staff_are_stopped_for_good(start_server):
     server = start_server()
     boss = server.login("boss-for-a-day", staff=True)
     with boss.connect(path=STREAM) as stream:
@@ -535,7 +535,7 @@ def test_in_the_browser(chromium, start_server, channel, mode):
     expect(tab.locator("tbody th", has_text=HOSTILE[0])).to_have_text(HOSTILE[0])
     expect(tab.locator("#overview img")).to_have_count(0)
 
-    # The form sends, keeps what was written, and says what is wrong.
+    # The form sends, keeps its text, and shows errors.
     form = tab.locator("form", has_text="Send elements")
     form.locator("[name=channel]").fill(channel)
     form.locator("[name=html]").fill('<p id="a">one\ntwo</p>')

@@ -1,4 +1,4 @@
-"""Which tab a request comes from; and that to look for it never breaks a view."""
+"""The tab that a request comes from; to look for it breaks no view."""
 
 import asyncio
 import io
@@ -29,7 +29,7 @@ def upload(fields=None):
     return factory.post("/", {TAB: ID, "file": io.BytesIO(b"x" * 100)} | (fields or {}))
 
 
-# Where it is found
+# Found
 
 
 @pytest.mark.parametrize("method", ["get", "delete", "head", "options", "post"])
@@ -55,7 +55,7 @@ def test_tab_is_in_an_uploads_field_once_the_view_or_a_middleware_has_looked_at_
     assert tab_of(request) == ID
 
 
-def test_asgi_request_tells_too():
+def test_asgi_request_has_a_tab_too():
     scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-type", b"application/json")]}
     assert tab_of(ASGIRequest(scope, io.BytesIO(SIGNALS.encode()))) == ID
 
@@ -67,7 +67,7 @@ def test_tab_is_read_once():
     assert tab_of(request) == ID
 
 
-# Where it is not
+# Not found
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_tab_is_read_once():
         b"\0" * 50,
     ],
 )
-def test_what_is_no_id_is_nobodys_tab(text):
+def test_invalid_id_is_no_tab(text):
     assert tab_of(post_json(text)) is None
     if isinstance(text, str):
         assert tab_of(factory.get("/", {"datastar": text})) is None
@@ -110,7 +110,7 @@ def test_other_content_is_left_alone(content_type):
     assert request.read() == SIGNALS.encode()
 
 
-def test_bare_request_is_nobodys():
+def test_bare_request_has_no_tab():
     assert tab_of(HttpRequest()) is None
 
 
@@ -153,7 +153,7 @@ def test_files_are_untouched():
 
 @override_settings(DATA_UPLOAD_MAX_MEMORY_SIZE=10)
 @pytest.mark.parametrize("content_type", ["application/json", "application/x-www-form-urlencoded"])
-def test_body_that_is_too_large_is_the_views_affair(content_type):
+def test_body_that_is_too_large_is_left_to_the_view(content_type):
     request = factory.post("/", SIGNALS, content_type=content_type)
     assert tab_of(request) is None
     with pytest.raises(RequestDataTooBig):
@@ -163,7 +163,7 @@ def test_body_that_is_too_large_is_the_views_affair(content_type):
 
 @override_settings(DATA_UPLOAD_MAX_NUMBER_FIELDS=2)
 @pytest.mark.parametrize("method", ["get", "post"])
-def test_too_many_fields_are_the_views_affair(method):
+def test_too_many_fields_are_left_to_the_view(method):
     query = "&".join(f"a{number}=1" for number in range(5))
     request = (
         factory.get(f"/?{query}") if method == "get" else factory.post("/", query, "application/x-www-form-urlencoded")
@@ -171,17 +171,17 @@ def test_too_many_fields_are_the_views_affair(method):
     assert tab_of(request) is None
 
 
-def test_form_that_is_not_utf8_is_the_views_affair():
+def test_form_that_is_not_utf8_is_left_to_the_view():
     request = factory.post("/", f"{TAB}={ID}", content_type="application/x-www-form-urlencoded; charset=latin-1")
     tab_of(request)
 
 
-def test_broken_upload_is_the_views_affair():
+def test_broken_upload_is_left_to_the_view():
     request = factory.post("/", b"nothing", content_type="multipart/form-data")
     assert tab_of(request) is None
 
 
-def test_closed_request_is_nobodys():
+def test_closed_request_has_no_tab():
     scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-type", b"application/json")]}
     body = io.BytesIO(SIGNALS.encode())
     request = ASGIRequest(scope, body)
@@ -190,7 +190,7 @@ def test_closed_request_is_nobodys():
     assert tab_of(request) is None
 
 
-def test_client_that_leaves_is_the_views_affair():
+def test_client_that_leaves_is_left_to_the_view():
     class Broken(io.RawIOBase):
         def read(self, *args):
             raise OSError("the client left")
@@ -237,7 +237,7 @@ def test_each_task_and_its_threads_have_their_own():
     assert asyncio.run(all_views()) == [(f"tab-number-{number}",) * 3 for number in range(5)]
 
 
-def test_thread_that_nobody_waits_for_knows_nothing():
+def test_thread_outside_of_the_request_has_no_tab():
     seen = []
     with serving(post_json(SIGNALS)):
         thread = threading.Thread(target=lambda: seen.append(current_tab()))

@@ -1,4 +1,4 @@
-"""The template tags: what they render, how it is escaped, and what they say to somebody who writes them wrongly."""
+"""The template tags: their output, its escaping, and the messages of their errors."""
 
 import json
 import re
@@ -51,7 +51,7 @@ class Elements(HTMLParser):
 
 
 def only(html, name="div"):
-    """Return the attributes of the one element that there is, and see that there is nothing beside it."""
+    """Return the attributes of the only element; fail for any other content."""
     elements = Elements(html)
     assert [tag for tag, _ in elements.found] == [name]
     assert not elements.text.strip()
@@ -92,7 +92,7 @@ def token_of(html):
 # The element
 
 
-def test_element_is_what_the_documentation_shows():
+def test_element_matches_the_documentation():
     attributes = only(render(CONNECT, channel="a"))
     assert list(attributes) == [
         "id",
@@ -123,7 +123,7 @@ def test_element_carries_the_moment_at_which_the_request_came_in():
 
 
 @pytest.mark.parametrize("with_middleware", [True, False])
-def test_what_is_sent_while_the_page_is_rendered_comes_behind_the_cursor_of_the_middleware(settings, with_middleware):
+def test_events_during_the_render_come_after_the_cursor_of_the_middleware(settings, with_middleware):
     if with_middleware:
         settings.MIDDLEWARE = [*settings.MIDDLEWARE, "ds_broadcaster.middleware.BroadcasterMiddleware"]
     before = broadcast.cursor()
@@ -223,10 +223,10 @@ def test_wrong_arguments_are_an_error_that_shows_them():
 @pytest.mark.parametrize("source", [CONNECT, "{% broadcast_subscribe channel %}"])
 @pytest.mark.parametrize("where, begin", [(None, "/events/"), ("live", "/live/"), ("ds_broadcaster", "/events/")])
 def test_stream_of_the_pages_own_instance_of_the_application_is_taken(source, where, begin):
-    told, matched = request_of(user()), request_of(user())
-    told.current_app = where
+    explicit, matched = request_of(user()), request_of(user())
+    explicit.current_app = where
     matched.resolver_match = SimpleNamespace(namespace=where)
-    for request in (told, matched):
+    for request in (explicit, matched):
         assert url_of(render(source, request, channel="a")).startswith(begin)
 
 
@@ -272,7 +272,7 @@ def test_users_own_channel_is_one_argument(visitor):
     assert read_token(token_of(html), user(9)) == ("auth.user-9",)
 
 
-def test_nobody_logged_in_is_a_user_and_so_is_a_lazy_one():
+def test_an_anonymous_user_is_one_and_so_is_a_lazy_one():
     html = render("{% broadcast_subscribe room user %}", room="a", user=SimpleLazyObject(AnonymousUser))
     assert read_token(token_of(html), AnonymousUser()) == ("a",)
     html = render("{% broadcast_subscribe room user %}", room="a", user=SimpleLazyObject(lambda: user(UUID(int=3))))
@@ -299,7 +299,7 @@ def test_no_request_and_no_user_is_an_error_that_says_what_to_write():
 
 
 @pytest.mark.parametrize("last", ["b", "", None, 7, Group(pk=1)])
-def test_last_argument_that_is_no_user_is_an_error_that_says_so(last):
+def test_last_argument_must_be_a_user(last):
     with pytest.raises(TemplateSyntaxError, match="last argument of broadcast_subscribe must be a user"):
         render("{% broadcast_subscribe room last %}", room="a", last=last)
 
@@ -339,7 +339,7 @@ def test_tab_is_a_hidden_field():
 
 
 class LazyNonce(str):
-    """As Django's own: false until somebody asked for it."""
+    """As Django's own: false until str() makes it."""
 
     def __bool__(self):
         return False
@@ -370,7 +370,7 @@ def test_script_has_the_nonce_where_there_is_one(settings, request_has, context_
         assert only(render("{% datastar_script %}", **context_has), "script") == attributes
 
 
-# Where they stand
+# In includes and other contexts
 
 
 def test_tags_work_in_includes(settings):
@@ -384,7 +384,7 @@ def test_tags_work_in_includes(settings):
         assert read_token(token_of(subscribe), user(2)) == ("a",)
 
 
-def test_tags_work_where_no_context_processor_tells_the_request(settings):
+def test_tags_work_without_the_context_processor_for_the_request(settings):
     engine = settings.TEMPLATES[0]
     settings.TEMPLATES = [{**engine, "OPTIONS": {"context_processors": []}}]
     html = render_to_string("tags/part.html", {"channel": "a"}, request_of(user(2)))
@@ -398,7 +398,7 @@ def test_request_in_the_context_may_be_a_stand_in():
 
 
 @pytest.mark.django_db
-def test_no_tag_asks_the_database(django_assert_num_queries):
+def test_no_tag_queries_the_database(django_assert_num_queries):
     me, group = user(3), Group(pk=1)
     source = (
         f"{CONNECT}{{% broadcast_subscribe group me %}}{{% broadcast_tab %}}{{% datastar_script %}}{{{{ me|dom_id }}}}"

@@ -1,4 +1,4 @@
-"""Channel views: who gets a stream, who is told what, and what a stream shows to everybody on its channel."""
+"""Channel views: permission and refusals, signals from clients, snapshots and presence."""
 
 import asyncio
 import copy
@@ -49,7 +49,7 @@ RETURNING = {**DATASTAR, "last-event-id": "abc-1"}
 
 
 class Answer:
-    """What a request got: `stream` tells that a stream really began, and `channels` on what."""
+    """The answer to a request; `stream` is true if a stream really began, and `channels` are its channels."""
 
     def __init__(self):
         self.status = None
@@ -93,11 +93,11 @@ class Site:
             return self.runner.run(self._ask(sent, until.encode()))
 
     async def _ask(self, scope, until):
-        answer, gone, asked = Answer(), asyncio.Event(), []
+        answer, gone, received = Answer(), asyncio.Event(), []
 
         async def receive():
-            if not asked:
-                asked.append(True)
+            if not received:
+                received.append(True)
                 return {"type": "http.request", "body": b"", "more_body": False}
             await gone.wait()
             return {"type": "http.disconnect"}
@@ -182,23 +182,23 @@ def served():
 
 
 def call(view, request=None, **headers):
-    """Call a view function as an async server's handler does, for somebody logged in."""
+    """Call a view function as an ASGI handler does; the default user is logged in."""
     request = request or AsyncRequestFactory().get("/", headers=headers)
     if not hasattr(request, "user"):
         request.user = get_user_model()(pk=7, username="ann")
     return view(request)
 
 
-# Who gets a stream
+# Permission
 
 
-def test_nobody_gets_a_stream_who_is_not_logged_in(site, debug):
+def test_by_default_a_stream_needs_a_login(site, debug):
     assert site.ask("any/a/b/").status == 403
     answer = site.ask("any/a/b/", user="ann")
     assert (answer.status, answer.stream, answer.channels) == (200, True, ["a", "b"])
 
 
-def test_a_request_without_a_user_at_all_is_nobodys():
+def test_a_request_without_a_user_has_no_permission():
     request = AsyncRequestFactory().get("/")
     assert not view_of(BroadcastChannelView, request).has_permission()
     request.user = AnonymousUser()
@@ -208,17 +208,17 @@ def test_a_request_without_a_user_at_all_is_nobodys():
 
 
 @pytest.mark.parametrize("answer, status", [("no", 403), ("denied", 403), ("missing", 404)])
-def test_a_refusal_is_told_as_it_is_and_a_client_that_returns_is_stopped(site, debug, answer, status):
+def test_a_refusal_has_its_status_and_stops_a_client_that_returns(site, debug, answer, status):
     path = f"open/room/?answer={answer}"
     for headers, expected in (({}, status), (DATASTAR, status), (RETURNING, 204), ({"last-event-id": ""}, 204)):
         found = site.ask(path, **headers)
         assert (found.status, found.stream) == (expected, False)
-        # A person who looks at the URL gets the project's own page.
+        # In the address bar the project's own page appears.
         assert (found.body == b"") == (headers != {})
     assert site.ask("open/room/", **RETURNING).stream
 
 
-def test_a_refusal_of_a_recheck_is_one_too(site):
+def test_a_recheck_is_refused_as_a_client_that_returns(site):
     assert site.ask("open/room/?answer=no", scope={RECHECK_KEY: True}).status == 204
 
 
@@ -235,13 +235,13 @@ def test_mixins_and_decorators_of_django_refuse_without_a_redirect_to_datastar(s
 @pytest.mark.parametrize(
     "path, channel", [("with-login/", "with-login"), ("decorated/", "decorated"), ("async/", "async")]
 )
-def test_mixins_and_decorators_of_django_let_in_whom_they_know(site, path, channel):
+def test_mixins_and_decorators_of_django_accept_a_user(site, path, channel):
     found = site.ask(path, user="ann", **DATASTAR)
     assert (found.status, found.stream, found.channels) == (200, True, [channel])
 
 
 @needs_orm
-def test_mixins_that_ask_for_more_let_in_whom_they_are_about():
+def test_mixins_for_staff_and_permissions_accept_their_users_alone():
     users = {name: get_user_model().objects.create(username=name) for name in ("ann", "bob", "eve")}
     users["ann"].user_permissions.add(Permission.objects.get(codename="change_group"))
     get_user_model().objects.filter(username="bob").update(is_staff=True)
@@ -249,7 +249,7 @@ def test_mixins_that_ask_for_more_let_in_whom_they_are_about():
         for name, expected in {"ann": (403, 500), "bob": (500, 403), "eve": (403, 403)}.items():
             client = Client(raise_request_exception=False)
             client.force_login(users[name])
-            # A test client speaks WSGI, which no stream can answer: whoever is let in gets as far as that.
+            # The test client speaks WSGI, so a permitted stream fails with 500.
             found = [
                 client.get(f"/events/{path}/", headers=DATASTAR).status_code
                 for path in ("with-test", "with-permission")
@@ -266,7 +266,7 @@ def test_a_response_that_refuses_stops_a_client_that_returns(status):
         assert call(view, **headers).status_code == expected
 
 
-def test_the_login_middleware_neither_redirects_datastar_nor_lets_anybody_in(locked_site, debug):
+def test_the_login_middleware_refuses_datastar_without_a_redirect(locked_site, debug):
     for path in ("open/room/", "words/a/", "any/a/b/", "async/"):
         for headers, status in ((DATASTAR, 403), (RETURNING, 204)):
             found = locked_site.ask(path, **headers)
@@ -276,13 +276,13 @@ def test_the_login_middleware_neither_redirects_datastar_nor_lets_anybody_in(loc
         assert locked_site.ask(path, user="ann", **DATASTAR).stream
 
 
-def test_what_is_decorated_as_public_is_public_with_the_login_middleware_too(locked_site):
+def test_a_view_decorated_as_public_is_public_despite_the_login_middleware(locked_site):
     found = locked_site.ask("public/", **DATASTAR)
     assert (found.status, found.stream) == (200, True)
     assert "no-cache" in found.headers["cache-control"]
 
 
-def test_login_not_required_is_for_what_as_view_returns_too(settings):
+def test_login_not_required_decorates_the_view_function_too(settings):
     settings.MIDDLEWARE = [f"{SITE}.user_of_header", LOGIN_MIDDLEWARE]
     cls = define("OpenView", channel_name=lambda self: "x", has_permission=lambda self: True)
     for view, status in ((cls.as_view(), 403), (login_not_required(cls.as_view()), 200)):
@@ -292,7 +292,7 @@ def test_login_not_required_is_for_what_as_view_returns_too(settings):
         assert view(request).status_code == status
 
 
-def test_a_subclass_of_the_login_middleware_is_one_and_functions_are_none(settings):
+def test_a_subclass_of_the_login_middleware_counts_and_a_function_does_not(settings):
     view = define("OpenView", channel_name=lambda self: "x", has_permission=lambda self: True).as_view()
     request = AsyncRequestFactory().get("/", headers=DATASTAR)
     settings.MIDDLEWARE = [f"{SITE}.user_of_header"]
@@ -306,14 +306,14 @@ def test_a_subclass_of_the_login_middleware_is_one_and_functions_are_none(settin
 
 
 @pytest.mark.parametrize("answer", ["coroutine", "generator", "method"])
-def test_an_answer_that_is_true_and_means_nothing_lets_nobody_in(site, answer, rf):
+def test_an_answer_that_is_true_by_accident_is_an_error(site, answer, rf):
     from tests.project.channel_site import OddChannel
 
     with pytest.raises(ImproperlyConfigured, match=r"OddChannel.has_permission\(\) must return True or False.*`def`"):
         OddChannel.as_view()(rf.get("/"), name="odd", answer=answer)
 
 
-def test_an_answer_counts_as_python_counts_it(rf):
+def test_any_other_answer_counts_by_its_truth(rf):
     from tests.project.channel_site import OddChannel
 
     assert OddChannel.as_view()(rf.get("/", headers=DATASTAR), name="odd", answer="none").status_code == 403
@@ -321,7 +321,7 @@ def test_an_answer_counts_as_python_counts_it(rf):
     assert OddChannel.as_view()(request, name="odd", answer="object").status_code == 200
 
 
-def test_a_has_permission_that_waits_is_refused(rf):
+def test_an_async_has_permission_is_an_error(rf):
     async def has_permission(self):
         return True
 
@@ -331,7 +331,7 @@ def test_a_has_permission_that_waits_is_refused(rf):
 
 
 @pytest.mark.parametrize("error", [OperationalError("away"), TimeoutError(), ImproperlyConfigured("write this")])
-def test_a_server_in_trouble_does_not_say_no_to_who_is_not_logged_in(error):
+def test_a_server_in_trouble_does_not_refuse_an_anonymous_user(error):
     def has_permission(self):
         raise error
 
@@ -348,14 +348,14 @@ def test_a_mistake_in_has_permission_is_not_a_refusal_of_a_user(site, served, de
     assert site.ask("slip/", **headers).status == (204 if headers is RETURNING else 403)
 
 
-def test_bad_signals_are_no_refusal_of_who_is_not_logged_in():
+def test_bad_signals_are_no_refusal_of_an_anonymous_user():
     request = AsyncRequestFactory().get("/?datastar={", headers=DATASTAR)
     request.user = AnonymousUser()
     view = define("AskingView", has_permission=lambda self: self.signals["key"] == "open sesame").as_view()
     assert view(request).status_code == 400
 
 
-# What a request is answered
+# Methods, channels and mistakes
 
 
 def test_head_answers_the_headers_of_a_stream_and_opens_none(site):
@@ -397,14 +397,14 @@ def test_a_view_under_wsgi_says_that_it_needs_asgi(rf):
 
 
 @pytest.mark.parametrize("returned", [7, None, b"name", ["a", 7], object()])
-def test_a_channel_that_is_none_is_the_views_mistake(returned):
+def test_a_channel_of_a_wrong_type_is_the_views_mistake(returned):
     view = define("WrongView", channel_name=lambda self: returned).as_view()
     told = r"WrongView\.channel_name\(\) must return a channel.*: channel must be a string or a saved model instance"
     with pytest.raises(TypeError, match=told):
         call(view)
 
 
-def test_an_async_channel_name_is_named():
+def test_an_async_channel_name_is_an_error():
     async def channel_name(self):
         return "x"
 
@@ -413,22 +413,22 @@ def test_an_async_channel_name_is_named():
 
 
 @pytest.mark.parametrize("returned", ["", "a\nb", "a\rb", "a\0b", "\ud800", [], ["a", ""], ["a", "b\n"]])
-def test_a_name_that_no_channel_has_is_not_found(returned):
+def test_an_invalid_channel_name_is_not_found(returned):
     view = define("EmptyView", channel_name=lambda self: returned).as_view()
     assert call(view, **DATASTAR).status_code == 404
     assert call(view, **RETURNING).status_code == 204
 
 
 @pytest.mark.parametrize("is_debug, level", [(True, "WARNING"), (False, "INFO")])
-def test_who_develops_a_view_is_told_what_may_be_a_mistake_in_it(is_debug, level, settings, caplog):
+def test_a_possible_mistake_in_a_view_is_logged_louder_in_development(is_debug, level, settings, caplog):
     settings.DEBUG = is_debug
     caplog.set_level("INFO", "ds_broadcaster")
     call(define("UnsavedGroupView", channel_name=lambda self: Group()).as_view(), **DATASTAR)
-    nobodys = AsyncRequestFactory().get("/")
-    nobodys.user = AnonymousUser()
+    anonymous = AsyncRequestFactory().get("/")
+    anonymous.user = AnonymousUser()
     slip = define("SlipView", has_permission=lambda self: self.request.usr.is_staff).as_view()
     with pytest.raises(PermissionDenied):
-        call(slip, nobodys)
+        call(slip, anonymous)
     found = [(each.levelname, each.getMessage()) for each in caplog.records if each.name == "ds_broadcaster"]
     assert [each for each, _ in found] == [level, level]
     assert "UnsavedGroupView.channel_name()" in found[0][1]
@@ -436,7 +436,7 @@ def test_who_develops_a_view_is_told_what_may_be_a_mistake_in_it(is_debug, level
     assert "SlipView.has_permission() failed: AttributeError" in found[1][1]
 
 
-def test_a_mistake_inside_channel_name_is_not_taken_for_the_clients():
+def test_a_mistake_inside_channel_name_is_not_the_clients():
     view = define("WrongView", channel_name=lambda self: f"room-{int('x')}").as_view()
     with pytest.raises(ValueError, match="invalid literal"):
         call(view, **DATASTAR)
@@ -449,7 +449,7 @@ def test_a_model_instance_names_a_channel():
     assert call(unsaved, **DATASTAR).status_code == 404
 
 
-# What the client sends
+# Signals
 
 
 def signals(**values):
@@ -474,7 +474,7 @@ def test_bad_signals_are_named_and_not_repeated(site, debug):
         assert found.headers["content-type"] == "text/plain; charset=utf-8"
 
 
-def test_signals_are_looked_at_even_if_no_method_does():
+def test_signals_are_validated_even_if_no_method_reads_them():
     from tests.project.channel_site import Filter
 
     view = define("DeafView", signals_model=Filter, channel_name=lambda self: "deaf").as_view()
@@ -483,25 +483,25 @@ def test_signals_are_looked_at_even_if_no_method_does():
         assert call(view, request).status_code == status
 
 
-def test_who_is_not_let_in_is_not_told_what_signals_there_are(site):
+def test_a_refusal_does_not_name_the_signals(site):
     found = site.ask("search/", query=signals(page="x"), **DATASTAR)
     assert (found.status, found.body) == (403, b"")
 
 
-def test_signals_that_only_a_method_looks_at_are_refused_too(site):
+def test_signals_without_a_model_are_refused_too(site):
     assert site.ask("said/", query={"datastar": "{"}, **DATASTAR).status == 400
     assert site.ask("said/", query=signals(name="room"), **DATASTAR).channels == ["room"]
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "a\0", "\ud800", "\udfff\ud800"])
-def test_a_name_made_of_signals_that_no_channel_has_is_not_found(site, debug, name):
+def test_an_invalid_channel_name_from_a_signal_is_not_found(site, debug, name):
     found = site.ask("said/", query=signals(name=name), **DATASTAR)
     assert (found.status, found.stream) == (404, False)
 
 
 @pytest.mark.parametrize("name", [None, 7, ["a", "b"], {"a": 1}])
-def test_a_name_made_of_signals_of_another_type_opens_no_stream_but_a_lists(name):
-    """Without a model a view takes what comes; here it hands it on as the channel."""
+def test_of_other_types_in_a_signal_only_a_list_names_channels(name):
+    """A view without a model passes the signal on as it is."""
     from tests.project.channel_site import SaidChannel
 
     request = AsyncRequestFactory().get("/", signals(name=name), headers=DATASTAR)
@@ -512,7 +512,7 @@ def test_a_name_made_of_signals_of_another_type_opens_no_stream_but_a_lists(name
             call(SaidChannel.as_view(), request)
 
 
-# Fuzzing: no 500, no stream without permission, no channel that was not asked for
+# Fuzzing: no 500, no stream without permission, no unexpected channel
 
 # Servers decode a path as UTF-8: half a surrogate pair can only come in signals.
 words = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
@@ -522,7 +522,7 @@ words = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
 
 @given(word=words, path=st.sampled_from(["words/%s/", "paths/%s"]), datastar=st.booleans())
 @settings(deadline=None, max_examples=150 * FACTOR)
-def test_whatever_stands_in_the_path(site, word, path, datastar):
+def test_any_path(site, word, path, datastar):
     found = site.ask(path % word.replace("?", ""), **(DATASTAR if datastar else {}))
     assert found.status in (200, 404)
     assert found.stream == (found.status == 200)
@@ -536,7 +536,7 @@ def test_whatever_stands_in_the_path(site, word, path, datastar):
     | st.dictionaries(st.sampled_from(["name", "searchFor", "page"]), words | st.integers()).map(json.dumps)
 )
 @settings(deadline=None, max_examples=150 * FACTOR)
-def test_whatever_is_sent_as_signals(site, text):
+def test_any_signals(site, text):
     query = {"datastar": text.encode("utf-8", "replace")}
     found = site.ask("search/", query=query, user="ann", **DATASTAR)
     assert found.status in (200, 400, 404)
@@ -547,7 +547,7 @@ def test_whatever_is_sent_as_signals(site, text):
 
 @given(name=words | st.text(st.characters(categories=["Cs", "Cc", "Ll"]), max_size=3))
 @settings(deadline=None, max_examples=100 * FACTOR)
-def test_whatever_name_is_sent_as_a_signal(site, name):
+def test_any_channel_name_from_a_signal(site, name):
     found = site.ask("said/", query=signals(name=name), **DATASTAR)
     assert found.status in (200, 404)
     # Two halves that meet are a character.
@@ -577,7 +577,7 @@ query_of_a_client = st.dictionaries(
     query=query_of_a_client,
 )
 @settings(deadline=None, max_examples=150 * FACTOR)
-def test_whatever_a_stranger_asks_opens_no_stream(site, path, method, headers, query):
+def test_no_request_of_an_anonymous_user_opens_a_stream(site, path, method, headers, query):
     query = {name: value.encode("utf-8", "replace") for name, value in query.items()}
     found = site.ask(path, method=method, query=query, **headers)
     assert found.status in (200, 204, 302, 400, 403, 405)
@@ -590,7 +590,7 @@ def test_whatever_a_stranger_asks_opens_no_stream(site, path, method, headers, q
 
 @given(method=st.sampled_from(["GET", "HEAD"]), headers=headers_of_a_client, query=query_of_a_client)
 @settings(deadline=None, max_examples=100 * FACTOR)
-def test_whatever_else_somebody_sends_who_is_let_in(site, method, headers, query):
+def test_no_header_or_query_keeps_a_permitted_stream_closed(site, method, headers, query):
     query = {name: value.encode("utf-8", "replace") for name, value in query.items() if name != "answer"}
     found = site.ask("open/room/", method=method, query=query, **headers)
     assert (found.status, found.stream) == (200, method == "GET")
@@ -611,7 +611,7 @@ def test_views_are_served_by_an_ordinary_urlconf(site, rf):
         ByHandChannel.as_view(wrong=1)
 
 
-def test_a_stream_is_opened_with_what_the_view_says():
+def test_a_grant_carries_the_attributes_and_hooks_of_the_view():
     def opening_of(cls, **scope):
         request = AsyncRequestFactory().get("/")
         request.scope.update({SCOPE_KEY: {}, **scope})
@@ -629,7 +629,7 @@ def test_a_stream_is_opened_with_what_the_view_says():
     assert found.attendance_hook is not None
 
 
-def test_the_request_that_is_not_there_says_so():
+def test_a_missing_request_is_an_error_that_says_so():
     view = define("SomeChannel")()
     for look in (lambda: view.request, lambda: view.signals):
         with pytest.raises(AttributeError, match=r"SomeChannel has no request here: .*self\.kwargs and self.channel"):
@@ -637,7 +637,7 @@ def test_the_request_that_is_not_there_says_so():
     assert not hasattr(view, "request")
 
 
-def test_an_error_in_a_property_of_a_view_is_told_as_it_is():
+def test_an_error_in_a_property_of_a_view_keeps_its_message():
     view = view_of(define("SomeChannel", broken=property(lambda self: self.kwargs.nothing)))
     with pytest.raises(AttributeError, match="'dict' object has no attribute 'nothing'"):
         _ = view.broken
@@ -686,7 +686,7 @@ def test_an_async_handler_is_awaited_in_process_too():
     assert call(view, AsyncRequestFactory().get("/")).status_code == 200
 
 
-def test_setup_is_the_views_own(site):
+def test_setup_may_be_overridden(site):
     assert site.ask("years/2026/", user="ann").channels == ["century-20"]
     assert site.ask("years/26/", user="ann").status == 404
 
@@ -817,7 +817,7 @@ def test_a_gap_brings_each_client_a_snapshot_of_its_own(live, club):
     assert not any("snapshot" in each.data for each in fresh.events)
 
 
-def test_looking_at_the_request_in_presence_is_logged_and_ends_no_stream(live, channel):
+def test_reading_the_request_in_presence_is_logged_and_ends_no_stream(live, channel):
     for name in ("plain", "signals", "property"):
         room = f"{name}-{channel}"
         size = live.log_size()
@@ -830,7 +830,7 @@ def test_looking_at_the_request_in_presence_is_logged_and_ends_no_stream(live, c
         client.close()
 
 
-def test_failing_hooks_are_logged_and_leave_nothing_behind(live, channel):
+def test_failing_hooks_are_logged_and_leak_nothing(live, channel):
     size = live.log_size()
     client = live.login("ann").connect(path=f"/events/failing/{channel}/", headers=DATASTAR)
     begun(client)

@@ -1,4 +1,4 @@
-"""`manage.py check` finds what a request to a channel view could only answer with an error."""
+"""`manage.py check` finds the mistakes of channel views before a request does."""
 
 from functools import partialmethod
 
@@ -25,7 +25,7 @@ def ids(view):
     return [message.id.removeprefix("ds_broadcaster.") for message in check_view(view)]
 
 
-def test_nothing_is_wrong_with_a_view_that_works():
+def test_view_without_a_mistake_passes():
     assert ids(Fine) == []
     assert check_views() == []
 
@@ -100,7 +100,7 @@ def test_template_with_a_mistake_inside_exists(settings):
     assert ids(type("Missing", (Fine,), {"presence_template_name": "missing.html"})) == ["E022"]
 
 
-def test_presence_of_ones_own_needs_no_template():
+def test_own_render_presence_needs_no_template():
     attributes = {"presence_template_name": "nowhere.html", "render_presence": lambda self, user_ids: ""}
     assert ids(type("Own", (Fine,), attributes)) == []
 
@@ -110,7 +110,7 @@ def test_view_that_opens_its_stream_by_hand_needs_no_channel_name():
     assert ids(type("ByHand", (Fine,), attributes)) == []
 
 
-def test_check_looks_at_every_view_that_is_served():
+def test_check_covers_every_view_with_a_url():
     view = type("Served", (BroadcastChannelView,), {"url_path": "checked/", "__module__": __name__})
     try:
         assert [(message.id, message.obj) for message in check_views()] == [("ds_broadcaster.E020", view)]

@@ -1,4 +1,4 @@
-"""Signals from clients: typed where the view says so, and complaints that tell nothing but a field's name."""
+"""Signals from clients: typed by the view's model, and errors that name a field and nothing else."""
 
 import enum
 import json
@@ -112,12 +112,12 @@ def test_signals_are_read_from_the_body_where_they_are_there():
     assert signals_of(request, Search).page == 4
 
 
-def test_the_tabs_own_signal_is_nobody_elses():
+def test_the_signal_of_the_tab_is_hidden_from_views():
     assert signals_of(request_with({TAB: "12345678", "a": 1}), None) == {"a": 1}
     assert signals_of(request_with({TAB: "12345678"}), Strict) == Strict()
 
 
-def test_a_strict_model_takes_from_json_what_json_has_no_type_for():
+def test_a_strict_model_takes_dates_and_enums_from_strings():
     key = "5e1ab8d4-9f2e-4a0e-8ad5-3f1f1f6f2f11"
     found = signals_of(request_with({"day": "2026-11-23", "key": key, "color": "red", "pair": [1, 2]}), Strict)
     assert (found.day, found.key, found.color, found.pair) == (date(2026, 11, 23), UUID(key), Strict.Color.RED, (1, 2))
@@ -129,7 +129,7 @@ def test_of_two_keys_of_one_name_the_last_counts():
     assert complaint('{"page": 3, "page": "x"}', Search) == "Bad signals: page."
 
 
-# What a client is told
+# Errors
 
 
 @pytest.mark.parametrize("text", ["[1]", '"a"', "7", "true", f'["{SECRET}"]', "NaN"])
@@ -172,14 +172,14 @@ def test_signals_nested_deep_are_taken_or_refused(depth):
         ({"page": 10**40, "searchFor": "\ud800"}, None),
     ],
 )
-def test_a_bad_signal_is_named_and_nothing_else_is_told(signals, said):
+def test_an_error_names_the_field_and_nothing_else(signals, said):
     text = complaint(signals, Search)
     if said is not None:
         assert text == f"Bad signals: {said}."
     assert SECRET not in text
 
 
-def test_what_the_model_does_not_know_is_not_repeated():
+def test_an_unknown_field_is_not_repeated():
     assert complaint({SECRET: 1}, Strict) == "Bad signals: signals."
     assert complaint({SECRET: SECRET}, RootModel[dict[str, int]]) == "Bad signals: signals."
 
@@ -202,7 +202,7 @@ def test_aliases_of_every_kind_are_named():
     assert complaint({"drei": SECRET}, Aliased) == "Bad signals: drei."
 
 
-def test_what_a_validator_of_the_project_says_stays_here():
+def test_the_message_of_a_projects_validator_is_not_sent():
     class Checked(BaseModel):
         word: str = ""
 
@@ -243,7 +243,7 @@ documents = st.dictionaries(names, json_values | st.dictionaries(names, json_val
 
 @given(documents.map(json.dumps) | json_values.map(json.dumps) | st.text(st.characters(codec="utf-8")))
 @settings(deadline=None, max_examples=300 * FACTOR)
-def test_whatever_is_sent_is_taken_or_refused_without_a_word_of_it(text):
+def test_any_text_is_accepted_or_refused_without_a_word_of_it(text):
     for model in (None, Search, Strict, Point, RootModel[dict[str, Point]]):
         try:
             found = signals_of(request_with(text), model)
@@ -260,7 +260,7 @@ def test_whatever_is_sent_is_taken_or_refused_without_a_word_of_it(text):
 
 @given(st.binary(max_size=60))
 @settings(deadline=None, max_examples=200 * FACTOR)
-def test_whatever_bytes_stand_in_the_query(data):
+def test_any_bytes_in_the_query(data):
     request = HttpRequest()
     request.method = "GET"
     request.META = {"HTTP_DATASTAR_REQUEST": "true"}

@@ -1,4 +1,4 @@
-"""The routes table: what is served where, whatever the order of imports, and what clashes are called."""
+"""The routes table: URLs that do not depend on the order of imports, and the messages of clashes."""
 
 import abc
 import copy
@@ -138,7 +138,7 @@ def test_a_subclass_with_a_path_is_a_view_of_its_own_whose_name_is_not_inherited
     assert reverse("ds_broadcaster:second-channel") == "/events/second/"
 
 
-def test_abstract_bases_register_nothing_and_what_inherits_from_them_is_not_abstract(define):
+def test_abstract_bases_register_nothing_and_their_subclasses_are_not_abstract(define):
     base = define("Base", url_path="base/", abstract=True)
     unfinished = define("Unfinished", url_path="unfinished/", channel_name=abc.abstractmethod(lambda self: ""))
     assert not {"base", "unfinished"} & {each.name for each in routes}
@@ -324,7 +324,7 @@ def test_two_classes_with_one_name_are_both_named(define):
 
 
 @pytest.mark.parametrize("again", ["rooms/<int:pk>/", "rooms/<int:room>/"])
-def test_two_classes_with_one_path_are_both_named_whatever_its_arguments_are_called(define, again):
+def test_two_classes_with_one_path_are_both_named_despite_other_argument_names(define, again):
     define("OneChannel", url_path="rooms/<int:pk>/", __module__="here.views")
     with pytest.raises(ImproperlyConfigured) as caught:
         define("OtherChannel", url_path=again, __module__="there.views")
@@ -363,7 +363,7 @@ def test_the_pages_of_the_app_itself_cannot_be_taken(attributes, is_late):
 
 
 @pytest.mark.parametrize("url_path", [7, "/rooms/", ["rooms/"], b"rooms/"])
-def test_a_path_that_is_none_says_what_to_write(define, url_path):
+def test_an_invalid_path_is_an_error_that_says_what_to_write(define, url_path):
     with pytest.raises(ImproperlyConfigured, match=r"WrongChannel: url_path must be .*such as \"rooms/<int:pk>/\""):
         define("WrongChannel", url_path=url_path)
 
@@ -400,7 +400,7 @@ ORDERED = [
 
 
 @pytest.mark.parametrize("ordered", ORDERED)
-def test_the_path_that_says_more_is_tried_first_whatever_was_imported_first(ordered):
+def test_the_more_precise_path_is_tried_first_in_any_order_of_imports(ordered):
     for order in itertools.permutations(ordered):
         assert names_in(table(*order)) == ordered
 
@@ -434,7 +434,7 @@ several_paths = st.lists(paths, max_size=6, unique_by=lambda each: re.sub(r"n\d"
 
 @given(several_paths, st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=60 * FACTOR)
-def test_the_order_is_the_same_whatever_was_imported_first(url_paths, random):
+def test_the_order_does_not_depend_on_imports(url_paths, random):
     shuffled = random.sample(url_paths, len(url_paths))
     assert names_in(table(*url_paths)) == names_in(table(*shuffled))
 
@@ -476,7 +476,7 @@ def test_a_converter_may_be_registered_after_the_views_are_imported():
 
 
 def run_project(folder, script, **files):
-    """Run a script in a project with an app `shop`, `files` of which are given; return what it printed."""
+    """Run a script in a project with an app `shop`, some `files` of which are given; return its output."""
     files = {
         "__init__": "",
         "views": """
@@ -562,7 +562,7 @@ def test_the_order_of_imports_does_not_matter(tmp_path, script, printed):
     assert run_project(tmp_path, script) == printed
 
 
-def test_a_clash_between_apps_is_told_each_time_the_urls_are_loaded(tmp_path):
+def test_a_clash_between_apps_is_raised_each_time_the_urls_are_loaded(tmp_path):
     script = """
         import shop.views
         for _ in range(2):

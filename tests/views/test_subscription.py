@@ -1,4 +1,4 @@
-"""Signed subscriptions: what a token holds, and that no other opens a stream."""
+"""Signed subscriptions: the contents of a token, and the refusal of all others."""
 
 import logging
 import time
@@ -49,25 +49,25 @@ users = st.none() | st.just(ANONYMOUS) | st.builds(user, st.integers() | st.uuid
 
 
 @given(st.lists(names, max_size=30), users)
-def test_token_brings_its_channels_to_its_user(channels, who):
-    token = make_token(channels, who)
-    assert read_token(token, who) == tuple(channels)
+def test_token_brings_its_channels_to_its_user(channels, owner):
+    token = make_token(channels, owner)
+    assert read_token(token, owner) == tuple(channels)
     assert set(token) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_:.")
 
 
 @given(st.data(), st.lists(names, min_size=1, max_size=30), users)
-def test_every_change_of_a_token_is_refused(data, channels, who):
-    token = make_token(channels, who)
+def test_every_change_of_a_token_is_refused(data, channels, owner):
+    token = make_token(channels, owner)
     place = data.draw(st.integers(0, len(token)))
     end = data.draw(st.integers(place, len(token)))
     changed = token[:place] + data.draw(st.text(max_size=3) | st.sampled_from(token)) + token[end:]
     if changed != token:
         with pytest.raises(BadToken, match="not signed here"):
-            read_token(changed, who)
+            read_token(changed, owner)
 
 
 @pytest.mark.parametrize("extra", ["=", "A", " ", "\n", "\0", ":", "é"])
-def test_nothing_may_be_put_around_a_token(extra):
+def test_no_text_may_be_added_to_a_token(extra):
     token = make_token(["room"], user(1))
     for changed in (token + extra, extra + token, token.replace(":", extra + ":", 1)):
         with pytest.raises(BadToken):
@@ -92,12 +92,12 @@ def test_token_is_its_users_alone(owner, other):
         read_token(make_token(["room"], owner), other)
 
 
-def test_nobody_is_nobody_however_it_is_said():
+def test_none_and_an_anonymous_user_are_the_same():
     assert read_token(make_token(["room"], None), ANONYMOUS) == ("room",)
     assert read_token(make_token(["room"], ANONYMOUS), None) == ("room",)
 
 
-def test_primary_keys_of_any_type_are_told_apart_by_what_they_say():
+def test_primary_keys_of_any_type_are_compared_as_text():
     key = UUID(int=7)
     assert read_token(make_token(["room"], user(key)), user(str(key))) == ("room",)
 
@@ -111,7 +111,7 @@ def test_token_expires(settings):
         read_token(token, user(1))
 
 
-def test_what_was_signed_for_something_else_is_no_token():
+def test_a_signature_for_another_purpose_makes_no_token():
     for salt in ("django.core.signing", "x" + SALT):
         with pytest.raises(BadToken):
             read_token(signing.dumps(["1", "room"], salt=salt), user(1))
@@ -142,7 +142,7 @@ def test_more_channels_than_a_url_carries_are_refused_with_what_to_do():
 
 @pytest.fixture
 def refusals(caplog):
-    """What was logged of refused subscriptions."""
+    """The log messages of refused subscriptions."""
     caplog.set_level(logging.WARNING, "ds_broadcaster")
     return lambda: [each.getMessage() for each in caplog.records if each.name == "ds_broadcaster"]
 
@@ -155,7 +155,7 @@ def refusals(caplog):
 @example("." + make_token(["room"], None))
 def test_junk_gets_403_and_never_an_error_or_a_stream(token):
     response = Client().get(url(quote(token, safe="")), headers=FROM_DATASTAR)
-    # Behind a slash in the token there is no URL.
+    # A token with a slash matches no URL.
     assert response.status_code == (404 if "/" in token else 403)
     assert not getattr(response, "streaming", False)
 
@@ -169,7 +169,7 @@ def test_junk_gets_403_and_never_an_error_or_a_stream(token):
     ],
 )
 @pytest.mark.parametrize("headers", [{}, FROM_DATASTAR])
-def test_refusal_is_logged_with_its_reason_and_the_client_is_not_told(refusals, token, reason, headers):
+def test_reason_of_a_refusal_is_logged_and_not_sent(refusals, token, reason, headers):
     if token == "old":
         with patch("django.core.signing.time.time", lambda: 1):
             token = make_token(["room"], None)
@@ -187,7 +187,7 @@ def test_client_that_returns_with_a_bad_token_is_stopped(refusals):
     assert len(refusals()) == 1
 
 
-def test_project_that_requires_a_login_still_serves_everybodys_pages(settings):
+def test_project_that_requires_a_login_still_serves_public_pages(settings):
     settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.contrib.auth.middleware.LoginRequiredMiddleware"]
     assert Client().get(url("junk")).status_code == 403  # And no redirect.
     with pytest.raises(ImproperlyConfigured, match="ASGI"):  # As far as a stream comes with this client.
@@ -219,7 +219,7 @@ def test_stream_carries_every_channel_of_the_token(server, channel):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_stream_of_nobody_is_open_to_nobody_and_not_to_somebody(server, channel):
+def test_stream_of_anonymous_users_is_closed_to_a_user(server, channel):
     token = make_token([channel], ANONYMOUS)
     stream = server.visitor().connect(path=url(token))
     begun(stream)
