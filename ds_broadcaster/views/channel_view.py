@@ -64,12 +64,15 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
     request.
     """
 
-    # The URL. `include("ds_broadcaster.urls")` serves the view at `url_path`, and `ds_broadcaster:<url_name>` reverses
-    # it; without a `url_name` RoomChannel is "room-channel". A base class with a path says `abstract = True`. Without a
-    # path, write a URL pattern with as_view().
+    # The URL.
 
+    # Served by `include("ds_broadcaster.urls")`; an abstract base class with a path sets `abstract = True`. A class
+    # without a path needs a URL pattern of your own, with its as_view().
     url_path: str | None = None
+    # Reversed as `ds_broadcaster:<url_name>`; None stands for the name of the class, "room-channel" for RoomChannel.
     url_name: str | None = None
+
+    # The attributes of a subclass.
 
     # The template of the default render_presence().
     presence_template_name: str | None = None
@@ -78,7 +81,7 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
     # Seconds between two calls of has_permission(); None stands for DS_BROADCASTER_RECHECK_INTERVAL.
     recheck_interval: float | None = None
 
-    # Set for each request, and for the presence of each channel.
+    # The attributes of an instance: a request has one, and so has the presence of each channel.
 
     request: HttpRequest = _NoRequest()  # type: ignore[assignment]
     channel: str

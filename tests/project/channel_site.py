@@ -32,7 +32,7 @@ register_converter(FourDigits, "four_digits")
 
 
 def user_of_header(get_response):
-    """Middleware that takes the header's word for who somebody is: needs no database."""
+    """Middleware that takes the user from a header, without a database."""
 
     def answer(request):
         name = request.headers.get("x-user")
@@ -65,7 +65,7 @@ class ClubChannel(BroadcastChannelView):
 
 
 class AnybodyChannel(BroadcastChannelView):
-    """No has_permission(): for whoever is logged in. Several channels."""
+    """No has_permission(), so for every user who is logged in. Several channels."""
 
     url_path = "any/<slug:first>/<slug:second>/"
     url_name = "anybody"
@@ -78,7 +78,7 @@ class AnybodyChannel(BroadcastChannelView):
 
 
 class OpenChannel(BroadcastChannelView):
-    """For everybody, logged in or not; says what it is told to."""
+    """Public; its permission is the answer that the request asks for."""
 
     url_path = "open/<slug:name>/"
 
@@ -95,7 +95,7 @@ class OpenChannel(BroadcastChannelView):
 
 
 class PeekingChannel(BroadcastChannelView):
-    """Looks at the request where there is none."""
+    """Reads the request in its presence, which has none."""
 
     url_path = "peeking/<slug:name>/"
 
@@ -177,7 +177,7 @@ class AsyncChannel(LoginRequiredMixin, BroadcastChannelView):
 
 
 class WordChannel(BroadcastChannelView):
-    """Makes a channel's name from whatever stands in the URL."""
+    """Takes the channel's name from the URL."""
 
     url_path = "words/<str:word>/"
 
@@ -220,7 +220,7 @@ class YearChannel(BroadcastChannelView):
 @method_decorator(login_not_required, name="dispatch")
 @method_decorator(never_cache, name="dispatch")
 class PublicChannel(BroadcastChannelView):
-    """For everybody, with LoginRequiredMiddleware too."""
+    """Public, with LoginRequiredMiddleware too."""
 
     url_path = "public/"
 
@@ -252,7 +252,7 @@ class BareChannel(BroadcastChannelView):
 
 
 class OddChannel(OpenChannel):
-    """Its has_permission() answers what is true and means nothing."""
+    """Its has_permission() returns values that are true by accident."""
 
     def has_permission(self):
         if self.kwargs["answer"] == "coroutine":
@@ -300,7 +300,7 @@ class ImpatientChannel(ClubChannel):
 
 
 class CarelessChannel(BroadcastChannelView):
-    """Asks as the README does, which no query can answer for somebody who is not logged in."""
+    """The query of the README, which fails for an anonymous user."""
 
     url_path = "careless/<int:pk>/"
 
@@ -312,7 +312,7 @@ class CarelessChannel(BroadcastChannelView):
 
 
 class GoneChannel(BroadcastChannelView):
-    """Stumbles over a group that is gone."""
+    """Fails for a group that is gone."""
 
     url_path = "gone/<int:pk>/"
 
@@ -333,7 +333,7 @@ def remove_club(request, pk):
 
 @login_not_required
 def membership(request, pk, username, verb):
-    """Put somebody into a club, or out of it."""
+    """Add a user to a club, or remove them."""
     group, _ = Group.objects.get_or_create(pk=pk, defaults={"name": f"club {pk}"})
     user = get_user_model().objects.get(username=username)
     (group.user_set.add if verb == "add" else group.user_set.remove)(user)
@@ -342,7 +342,7 @@ def membership(request, pk, username, verb):
 
 @login_not_required
 def account(request, username, verb):
-    """PresenceChange somebody's account: `off`, `password`, `delete`, or a mere `name`."""
+    """Change a user's account: `off`, `password`, `delete`, or a mere `name`."""
     user = get_user_model().objects.get(username=username)
     if verb == "delete":
         user.delete()

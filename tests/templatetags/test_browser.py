@@ -58,7 +58,7 @@ def hold(tab):
 
 
 def asked(server, channel):
-    """Return what came to the channel's view."""
+    """Return the requests that reached the channel's view."""
     return server.get(f"/asked/{channel}/").json()["asked"]
 
 
@@ -79,7 +79,7 @@ def is_alone(server, channel):
 @pytest.mark.parametrize(
     "source", [CONNECT, "{% broadcast_subscribe channel %}", "{% broadcast_subscribe channel user %}"]
 )
-def test_page_receives_what_is_sent(server, open_page, channel, source):
+def test_page_receives_events(server, open_page, channel, source):
     tab = open_page(server, source, channel)
     server.call("", channel, '<div id="target">hello</div>')
     expect(tab.locator("#target")).to_have_text("hello")
@@ -161,7 +161,7 @@ def test_three_channels_come_through_one_connection(server, open_page, channel):
 
 
 @pytest.mark.parametrize("path", ["a'b", '"><b>x', "$tab @post('x')", "</script>é&☃;", "a?b#c%20d"])
-def test_hostile_url_is_asked_for_as_it_is(server, open_page, channel, path):
+def test_hostile_url_is_requested_unchanged(server, open_page, channel, path):
     source = '{% broadcast_connect "own-stream" channel=channel %}'
     name = f"{channel} {path}".replace("/", " ")
     tab = open_page(server, source, name)
@@ -173,7 +173,7 @@ def test_hostile_url_is_asked_for_as_it_is(server, open_page, channel, path):
 # Nothing is lost between render and connect
 
 
-def test_what_is_sent_between_render_and_connect_appears(server, open_page, chromium, channel):
+def test_events_between_render_and_connect_appear(server, open_page, chromium, channel):
     tab = chromium.tab(server.login("ann"))
     held = hold(tab)
     open_page(server, CONNECT, channel, tab=tab)
@@ -184,7 +184,7 @@ def test_what_is_sent_between_render_and_connect_appears(server, open_page, chro
     becomes(tab, "live")
 
 
-def test_what_is_sent_while_the_page_is_rendered_appears(server, open_page, channel):
+def test_events_during_the_render_appear(server, open_page, channel):
     tab = open_page(server, "{{ send }}" + CONNECT, channel)
     expect(tab.locator("#target")).to_have_text("sent while rendering")
 
@@ -244,7 +244,7 @@ def test_hidden_tab_returns_with_one_stream(server, open_page, channel):
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410, 400])
-def test_refused_page_says_closed_and_asks_no_more(server, open_page, chromium, channel, status):
+def test_refused_page_shows_closed_and_does_not_return(server, open_page, chromium, channel, status):
     tab = chromium.tab(server.login("ann"))
     tab.clock.install()
     open_page(server, f'{{% broadcast_connect "answer" channel {status} %}}', channel, tab=tab)
@@ -260,7 +260,7 @@ def test_refused_page_says_closed_and_asks_no_more(server, open_page, chromium, 
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
-def test_server_in_trouble_is_lost_and_asked_again(server, open_page, chromium, channel, status):
+def test_page_of_a_server_in_trouble_shows_lost_and_returns(server, open_page, chromium, channel, status):
     tab = chromium.tab(server.login("ann"))
     tab.clock.install()
     open_page(server, f'{{% broadcast_connect "answer" channel {status} %}}', channel, tab=tab)
@@ -298,7 +298,7 @@ def test_kicked_page_is_closed_and_stays_away(server, open_page, chromium, chann
     assert tab.errors == []
 
 
-def test_element_may_be_replaced_by_what_says_that_it_is_closed(server, open_page, channel):
+def test_element_may_be_replaced_by_a_notice(server, open_page, channel):
     tab = open_page(
         server, CONNECT + '{% broadcast_connect "own-stream" channel=channels.1 %}', channel, f"{channel}-b"
     )
@@ -348,7 +348,7 @@ def test_morph_of_the_page_leaves_the_stream_alone(server, open_page, channel):
     becomes(tab, "live")
     server.call("signals", channel, {"count": 1})
     expect(tab.locator("#count")).to_have_text("1")
-    # The same page, rendered anew: another cursor, and `connecting` again.
+    # The same page, rendered again: another cursor, and `connecting` again.
     later = server.get(page_of(CONNECT + "<b>new</b>", channel)).text
     main = re.search(r"<main.*</main>", later, re.DOTALL)[0]
     assert 'data-broadcast="connecting"' in main
@@ -405,7 +405,7 @@ def test_tab_that_made_the_change_is_left_out_and_its_neighbour_is_not(server, o
     becomes(neighbour, "live")
     sender.locator("#go").click()
     expect(neighbour.locator("#target")).to_have_text(f"by {how}")
-    # What is sent behind it comes to both: the sender's tab has had its turn by then.
+    # The next event reaches both, after the one that leaves out the sender's tab.
     server.call("signals", channel, {"count": 1})
     expect(sender.locator("#count")).to_have_text("1")
     expect(sender.locator("#target")).to_have_text("")
@@ -420,7 +420,7 @@ def test_page_stops_receiving_when_its_user_logs_out_in_another_tab(server, open
     server.call("", channel, '<div id="target">a secret</div>')
     until(lambda: server.call("get_users", channel) == [])
     expect(tab.locator("#target")).to_have_text("")
-    # It asked once more, was told, and asks no more.
+    # It returned once, was refused, and returns no more.
     assert [each["last_event_id"] is not None for each in asked(server, channel)] == [False, True]
 
 
