@@ -25,10 +25,10 @@ class HandoffApplication:
     """Django, with its streams taken over.
 
     A view that grants a stream runs through the whole middleware stack. Its response carries a mark; the headers go
-    out, Django finishes the request, and lets go of its thread, its database connections and the request itself.
-    Only then does the stream begin, as one connection object and one waiting receive().
+    out, Django finishes the request and releases its thread, its database connections and the request itself. Only then
+    does the stream begin, as one connection object and one waiting receive().
 
-    `find_link` finds what can be reached of the server of a stream.
+    `find_link` returns what can be reached of a stream's server.
     """
 
     def __init__(self, application: Application, *, find_link: Callable[[Any, Any], Link] = find_link) -> None:
@@ -68,11 +68,11 @@ class _Request:
         self._gone = False
 
     async def run(self, application: Application, scope: Message) -> Stream | None:
-        """Let Django answer; return the stream that it granted to a client who is still there."""
+        """Let Django answer; return the stream that it granted to a client that is still connected."""
         answering = application({**scope, SCOPE_KEY: self._granted}, self.receive, self.send)
         if any(name == b"accept" and b"text/event-stream" in value for name, value in scope["headers"]):
-            # What Django and middleware put into context variables goes with this task, instead of staying
-            # with the stream for as long as it lives: about 1 KB.
+            # In a task of its own, so that the context variables of Django and its middleware do not stay for as long
+            # as the stream: about 1 KB.
             answering = asyncio.get_running_loop().create_task(answering)  # type: ignore[arg-type]
         await answering
         return None if self._gone else self._stream

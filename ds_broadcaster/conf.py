@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 PREFIX = "DS_BROADCASTER_"
 
-# What a message about each setting offers to write instead.
+# What the message about each setting suggests instead.
 EXAMPLES = {
     "HEARTBEAT_INTERVAL": "15 (seconds, more than 0)",
     "BROKER": '{"BACKEND": "ds_broadcaster.brokers.memory.MemoryBroker", "LOCATION": "", "OPTIONS": {}}',
@@ -26,13 +26,13 @@ EXAMPLES = {
 
 
 class _Strict(BaseModel):
-    """No silent conversions ("15" is not a number of seconds), no unknown keys, no change after the start."""
+    """No silent conversions ("15" is not a number of seconds), no unknown keys, no changes after the start."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class History(_Strict):
-    """How much of each channel is kept for clients that return or fall behind.
+    """How much of each channel is kept for clients that return or are slow.
 
     `max_age` is in seconds, the sizes are in bytes; `max_total_bytes` caps all channels together.
     """
@@ -82,7 +82,7 @@ class Problem(NamedTuple):
 
     @property
     def is_error(self) -> bool:
-        """Tell whether streams cannot be served like this; a setting that nobody reads does no harm."""
+        """Tell whether streams cannot be served like this. An unknown setting does no harm."""
         return self.setting.removeprefix(PREFIX) in EXAMPLES
 
 

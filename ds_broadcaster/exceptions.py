@@ -1,8 +1,8 @@
-"""The errors that are ds_broadcaster's own."""
+"""The exceptions of ds_broadcaster."""
 
 
 class BroadcasterError(Exception):
-    """The base of every error below."""
+    """The base of all exceptions here."""
 
 
 class EventTooLarge(BroadcasterError, ValueError):
@@ -21,8 +21,8 @@ class EventTooLarge(BroadcasterError, ValueError):
 
 
 class BrokerUnavailable(BroadcasterError, ConnectionError):
-    """The broker could not be reached, so nothing was sent."""
+    """The broker could not be reached in time. What was being sent may or may not have arrived there."""
 
 
 class Gap(BroadcasterError):
-    """A cursor points at events that the log no longer holds."""
+    """A cursor points at events that the log no longer has."""

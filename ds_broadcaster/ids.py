@@ -1,8 +1,8 @@
-"""What names an event and what names a channel.
+"""The names of events, channels and elements.
 
-An event id is `<epoch>-<sequence>`. The sequence counts all events of a broker, whatever their channel, so that
-one cursor serves a stream of many channels. The epoch tells one life of a broker from the next: after a restart
-the sequence begins anew, and a cursor of the old epoch must not be mistaken for one of the new.
+An event id is `<epoch>-<sequence>`. The sequence counts all events of a broker over all channels, so that one cursor
+serves a stream of many channels. The epoch tells one life of a broker from the next: after a restart the sequence
+begins again, and a cursor of the old epoch must not be mistaken for one of the new.
 """
 
 import re
@@ -10,23 +10,23 @@ import secrets
 from typing import Any
 
 _ID = re.compile(r"([0-9a-z]{1,32})-([0-9]{1,18})", re.ASCII)
-# What a primary key may hold that an id cannot, and what would look like our way of writing it.
+# Characters of a primary key that an id cannot have, and an underscore that would look like our escape.
 _NOT_IN_IDS = re.compile(r"[^0-9A-Za-z_-]|_(?=[0-9a-f]+_)", re.ASCII)
 _LINE_BREAKERS = re.compile("[\r\n\0]")
 
 
 def new_epoch() -> str:
-    """Return a name that no earlier life of a broker had."""
+    """Return the name of a new epoch."""
     return secrets.token_hex(5)
 
 
 def format_id(epoch: str, sequence: int) -> str:
-    """Return the id of the event that stands at `sequence`."""
+    """Return the id of the event at `sequence`."""
     return f"{epoch}-{sequence}"
 
 
 def parse_id(text: str) -> tuple[str, int] | None:
-    """Return (epoch, sequence), or None for anything that format_id() did not write."""
+    """Return (epoch, sequence), or None for text that format_id() did not write."""
     match = _ID.fullmatch(text)
     return (match[1], int(match[2])) if match else None
 
@@ -34,8 +34,8 @@ def parse_id(text: str) -> tuple[str, int] | None:
 def single_line(argument: str, value: object) -> str:
     """Return `value` as a plain string that is safe inside one line of an SSE event.
 
-    A line break or a NUL would let the value forge further lines, so these raise ValueError;
-    anything but a string raises TypeError. Both name the `argument`.
+    Raises ValueError for a line break or NUL, which could forge further lines, and TypeError for anything but a string.
+    Both name the `argument`.
     """
     if not isinstance(value, str):
         raise TypeError(f"{argument} must be a string, not {type(value).__name__} ({value!r}).")
@@ -45,7 +45,7 @@ def single_line(argument: str, value: object) -> str:
 
 
 def channel_name(channel: Any) -> str:
-    """Return the name of a channel that is given as a string or as a saved model instance.
+    """Return the name of a channel, given as a string or as a saved model instance.
 
     An instance stands for `<app_label>.<model_name>-<pk>`. Raises TypeError for other types and
     ValueError for empty names, line breaks, and instances that have no primary key yet.
@@ -65,19 +65,19 @@ def channel_name(channel: Any) -> str:
 
 
 def has_key(instance: Any) -> bool:
-    """Tell whether an instance has a primary key: a composite one with all its parts."""
+    """Tell whether an instance has a primary key; a composite one with all its parts."""
     return not (instance.pk is None or (isinstance(instance.pk, tuple) and None in instance.pk))
 
 
 def key_of(instance: Any) -> Any:
-    """Return the key as the database gives it back: given as text, it may have been written in another way."""
+    """Return the key as the database gives it back: a key given as text may be written differently."""
     key, field = instance.pk, instance._meta.pk
     try:
         if isinstance(key, tuple):
             return tuple(each.to_python(part) for each, part in zip(field.fields, key, strict=True))
         return field.to_python(key)
     except Exception:
-        return key  # No key of this model: whoever looks for it finds nothing.
+        return key  # No key of this model: a look-up finds nothing.
 
 
 def channel_names(channels: Any) -> tuple[str, ...]:
@@ -92,9 +92,9 @@ def channel_names(channels: Any) -> tuple[str, ...]:
 def dom_id(instance: Any) -> str:
     """Return the id of the element that shows a model instance: `<app_label>-<model_name>-<pk>`.
 
-    It stands in an `id` attribute and behind a `#` as it is: characters that could not are written as their code
-    between underscores. A proxy shows the same element as its model. Raises ValueError for what is not saved yet, and
-    TypeError for what is no model instance.
+    It needs no escaping, neither in an `id` attribute nor after a `#`: other characters are written as their code
+    between underscores. A proxy has the element of its model. Raises ValueError for an instance that is not saved yet
+    and TypeError for anything else.
     """
     meta = getattr(instance, "_meta", None)
     if meta is None or isinstance(instance, type):

@@ -1,4 +1,4 @@
-"""Django signals: sent in a worker thread, one after the other, in the order in which things happened.
+"""Django signals, sent in a worker thread, one at a time and in order.
 
 Each is sent with `sender=Broadcaster`, `channel` and `user_id`; `user_id` is None for an anonymous connection.
 """

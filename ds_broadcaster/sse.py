@@ -1,8 +1,12 @@
-"""Frames: what goes over the wire, as bytes, encoded once for everybody.
+"""Frames: what goes over the wire, as bytes, encoded once for all clients.
 
-datastar-py's generator writes the events. Two things are done around it, because it does not do them: single-line
-fields are checked for line breaks (which would forge further events), and text is split at CR, LF and CRLF only
-(the generator uses str.splitlines(), which would also eat form feeds and the Unicode line separators).
+datastar-py's generator writes the events. Our deviations from it, none of them to be undone without reading:
+
+- single-line fields are checked for line breaks, which would forge further events: the generator does not;
+- text is split at CR, LF and CRLF only: the generator uses str.splitlines(), which would also swallow form feeds and
+  the Unicode line separators;
+- the `id:` line comes first, so that a frame can be cut to its id for a tab that does not get the event;
+- a frame may be an id alone, which moves the client's cursor on: that is the heartbeat.
 """
 
 import json
@@ -23,7 +27,7 @@ Fragment = str | Mapping[str, Any] | BaseModel | tuple[str | None, Mapping[str, 
 
 E = TypeVar("E", ElementPatchMode, ElementPatchNamespace)
 
-# Its overloads know only the combinations that make sense; what does not is refused here, with a reason.
+# Its overloads allow only the combinations that make sense; others are refused here, with a reason.
 _generator: Any = ServerSentEventGenerator
 
 # Milliseconds: the longest that a browser's setTimeout() takes, 24 days.
@@ -66,7 +70,7 @@ class _Lines(str):
         return lines
 
     def __html__(self) -> "_Lines":
-        # The generator asks for it, and finds out that a class has none much more slowly than that it has one.
+        # The generator looks for this method, and takes much longer to find that there is none.
         return self
 
 
@@ -158,14 +162,14 @@ def data_for(frame: Frame, tab: str | None) -> bytes:
 
 
 def live_frame() -> bytes:
-    """Return what tells a page that its stream is open."""
+    """Return the frame that tells a page that its stream is open."""
     return _LIVE
 
 
 def farewell(element: str | None) -> bytes:
-    """Return the last frames of a stream that is closed for good; they take away the element that would come back.
+    """Return the last frames of a stream that is closed for good: they remove the element, which would return.
 
-    A client that is busy with its last events looks at the end of the stream first, and waits to return: for ever.
+    The huge retry comes first: a busy client may see the end before it applies the last events.
     """
     return b"" if element is None else retry_frame(NEVER) + encode_remove(f"#{element}") + _CLOSED
 
@@ -176,14 +180,14 @@ def make_frame(event_id: str, payload: bytes, facts: Facts = PLAIN) -> Frame:
 
 
 def id_frame(event_id: str) -> bytes:
-    """Return a frame that only moves the client's cursor on; it serves as the heartbeat."""
+    """Return a frame that only moves the client's cursor on: the heartbeat."""
     return b"id: %b\n\n" % event_id.encode()
 
 
 def hello_frame(event_id: str, retry: int, *, gap: bool) -> bytes:
-    """Return what opens a stream: the cursor it starts at, and the client's base retry interval in milliseconds.
+    """Return what opens a stream: its cursor, and the client's base retry interval in milliseconds.
 
-    A client whose cursor could not be honoured is told so in a comment, for people who read the network tab.
+    A comment tells of a gap, for people who read the network tab.
     """
     return b"%bretry: %d\nid: %b\n\n" % (b": gap\n" if gap else b"", retry, event_id.encode())
 
@@ -193,7 +197,7 @@ def retry_frame(retry: int) -> bytes:
     return b"retry: %d\n\n" % retry
 
 
-# What {% broadcast_connect %} shows as the state of its stream.
+# The states that {% broadcast_connect %} shows.
 _LIVE = encode_signals({"_broadcast": "live"})
 _CLOSED = encode_signals({"_broadcast": "closed"})
 

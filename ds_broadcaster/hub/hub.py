@@ -140,7 +140,7 @@ class Hub:
         self.deliver("", sequence, None)
 
     def on_gap(self, channel: str) -> None:
-        # Queued with the events: after one from behind the gap, the gap would go unnoticed.
+        # Queued with the events: an event from after the gap would hide it.
         self.deliver(channel, 0, MISSED)
 
     def reset(self, epoch: str) -> None:

@@ -16,6 +16,7 @@ from django.db.utils import InterfaceError, OperationalError
 from ..hub.connections import Connection
 from ..hub.grant import StreamGrant
 from .handoff import Message, Receive, Send
+from .requests import is_authenticated
 from .scope import RECHECK_KEY, SCOPE_KEY, find_mark
 
 logger = logging.getLogger("ds_broadcaster")
@@ -99,7 +100,7 @@ def note_failure(sender: Any = None, request: Any = None, **kwargs: Any) -> None
         user_id: Any = UNKNOWN
         with contextlib.suppress(Exception):
             user = getattr(request, "user", None)
-            user_id = user.pk if user is not None and user.is_authenticated else None
+            user_id = user.pk if is_authenticated(user) else None
         note.append(Failure(sys.exception(), user_id))
 
 
