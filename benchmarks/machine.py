@@ -61,7 +61,7 @@ def compile_tool(name: str) -> Path:
 
 
 def free_port() -> int:
-    """Return a TCP port on the loopback interface that nobody listens on."""
+    """Return a TCP port on the loopback interface without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -119,7 +119,7 @@ def _cpu_clock(pid: int) -> float:
         return 0.0
 
 
-# CPU seconds of processes that nobody will wait for: their parent was killed with them.
+# CPU seconds of processes without a parent to wait for them: it was killed with them.
 _orphans = 0.0
 
 

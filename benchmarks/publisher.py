@@ -38,7 +38,7 @@ class Publisher:
         self._env = environment(server, store.env)
 
     def __enter__(self) -> Publisher:
-        """Start it, and wait until it has published once, to nobody."""
+        """Start it, and wait until it has published once, to an empty channel."""
         self._process = subprocess.Popen(
             self._command, env=self._env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -106,7 +106,7 @@ def ours() -> Callable[[dict[str, Any]], None]:
 
 
 def channels_sync() -> Callable[[dict[str, Any]], None]:
-    """group_send() behind async_to_sync, as the documentation of Channels has it for sync code."""
+    """group_send() within async_to_sync, as the documentation of Channels has it for sync code."""
     from asgiref.sync import async_to_sync
     from channels.layers import get_channel_layer
 

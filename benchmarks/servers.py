@@ -58,7 +58,7 @@ class Server:
         return [sys.executable, "-m", "uvicorn", self.app, "--port", str(port), "--backlog", "4096", *options]
 
 
-# The programs behind the stores, each with where to get it.
+# The programs of the stores, each with where to get it.
 PROGRAMS = {
     "redis-server": "redis-server (apt-get install redis-server, or brew install redis)",
     "postgres": "postgres (apt-get install postgresql, or brew install postgresql)",

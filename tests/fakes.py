@@ -224,7 +224,7 @@ def make_scope(cursor=None, query=b"", method="GET"):
 
 
 def make_request(scope, user_id=None):
-    """Return the ASGI request of somebody logged in, or of nobody."""
+    """Return the ASGI request of a logged in user, or of an anonymous one."""
     request = ASGIRequest(scope, io.BytesIO())
     request.user = SimpleNamespace(pk=user_id, is_authenticated=user_id is not None)
     return request

@@ -278,9 +278,9 @@ def test_event_that_is_too_large_is_refused_with_both_sizes(broadcaster):
 
 def test_sending_needs_no_loop_no_client_and_no_hub(broadcaster):
     broadcaster("room", "<p id=a>")
-    broadcaster.kill("nobody")
-    broadcaster.disconnect("nobody", 1)
-    assert broadcaster.get_users("nobody") == []
+    broadcaster.kill("empty")
+    broadcaster.disconnect("empty", 1)
+    assert broadcaster.get_users("empty") == []
     assert broadcaster.get_channels() == []
     assert broadcaster.hubs() == []
 
@@ -426,7 +426,7 @@ def test_new_without_a_callback_keeps_the_one_that_there_is(world):
     assert [json.loads(text) for text in world.client("room", 1).signals] == [{"online": [1]}]
 
 
-def test_kill_ends_a_channel_that_nobody_is_on(world):
+def test_kill_ends_an_empty_channel(world):
     world.broadcast.new("room", lambda channel, users: {"online": users})
     world.broadcast.kill("room")
     world.broadcast.kill("room")
@@ -470,7 +470,7 @@ def test_disconnect_takes_an_id_its_text_or_the_user(world):
 
 
 @pytest.mark.parametrize("user_id", [None, "ada", "", object(), get_user_model()()])
-def test_disconnect_of_nobody_is_refused(world, user_id):
+def test_disconnect_without_a_user_is_refused(world, user_id):
     anonymous = world.client()
     with pytest.raises((ValueError, TypeError), match=r"^user_id must be a primary key of User"):
         world.broadcast.disconnect("room", user_id)
@@ -508,7 +508,7 @@ def test_connect_under_wsgi_says_what_to_do(broadcaster):
         asyncio.run(broadcaster.aconnect("room", request))
 
 
-def test_response_is_an_event_stream_that_nobody_may_hold_back(broadcaster):
+def test_response_is_an_event_stream_that_no_middleware_holds_back(broadcaster):
     response = broadcaster.connect("room", make_request(make_scope(), 1))
     assert response.status_code == 200
     assert response.streaming
@@ -652,7 +652,7 @@ def test_forked_process_waits_for_no_thread_of_its_parent():
 
 
 def test_recheck_renders_no_snapshot(broadcaster):
-    """Nobody sees it, and it may be what costs most."""
+    """It goes nowhere, and may be what costs most."""
     rendered = []
 
     def snapshot(request, channel):

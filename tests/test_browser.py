@@ -36,7 +36,7 @@ TEXT = "  two spaces\n\n\ttab and   gaps\nU+2028:\u2028. form feed:\x0c. end  "
 def test_pre_and_textarea_keep_their_spaces_and_line_breaks(chromium, server, channel):
     tab = chromium.tab(server.login("ann"))
     tab.goto(f"/page/{channel}/?cursor=1")
-    # HTML drops one line break right after these tags, so the text begins behind one.
+    # HTML drops one line break right after these tags, so the text begins after one.
     server.call("", channel, f'<div id="target"><pre>\n{TEXT}</pre><textarea>\n{TEXT}</textarea></div>')
     expect(tab.locator("#target pre")).to_have_count(1)
     assert tab.evaluate("document.querySelector('#target pre').textContent") == TEXT

@@ -38,7 +38,7 @@ def world():
 
 
 def patch_take(world):
-    """Keep every byte that goes out: nobody may learn of another's tab."""
+    """Keep every byte that goes out: no client may learn of another's tab."""
     from tests.fakes import FakeClient
 
     original = FakeClient.take
@@ -62,8 +62,8 @@ def send(world, number, exclude=None, channel="room"):
 
 
 @each_kind
-def test_tab_that_is_left_out_gets_the_rest_and_everybody_else_gets_all(world, kind):
-    one, two, nobody = (world.client(kind=kind, query=of(tab)) for tab in (ONE, TWO, None))
+def test_tab_that_is_left_out_gets_the_rest_and_all_others_get_all(world, kind):
+    one, two, untold = (world.client(kind=kind, query=of(tab)) for tab in (ONE, TWO, None))
     for number, exclude in enumerate([None, ONE, None, TWO, ONE, None]):
         send(world, number, exclude)
         if number == 3:
@@ -71,7 +71,7 @@ def test_tab_that_is_left_out_gets_the_rest_and_everybody_else_gets_all(world, k
     world.settle()
     assert one.texts == texts(0, 2, 3, 5)
     assert two.texts == texts(0, 1, 2, 4, 5)
-    assert nobody.texts == texts(0, 1, 2, 3, 4, 5)
+    assert untold.texts == texts(0, 1, 2, 3, 4, 5)
 
 
 @each_kind
@@ -146,10 +146,10 @@ def test_tab_that_is_disconnected_is_left_out_to_the_last(world, kind):
 
 
 @each_kind
-@pytest.mark.parametrize("somebody_is_there", [True, False])
+@pytest.mark.parametrize("channel_is_live", [True, False])
 @pytest.mark.parametrize("by", ["last-event-id", "cursor"])
-def test_tab_that_returns_is_left_out_of_what_it_missed(world, kind, somebody_is_there, by):
-    if somebody_is_there:
+def test_tab_that_returns_is_left_out_of_what_it_missed(world, kind, channel_is_live, by):
+    if channel_is_live:
         world.client(kind=kind)
     cursor = world.broadcast.cursor()
     for number in range(4):
@@ -196,11 +196,11 @@ def test_tab_shares_again_once_it_is_past_what_was_left_out(world):
 def test_bookkeeping_is_as_short_as_the_log(world):
     world.client(query=of(ONE))
     for number in range(500):
-        send(world, number, f"somebody-{number}")
+        send(world, number, f"tab-of-user-{number}")
         send(world, number, ONE)
         world.settle()
     log = world.hub.channel("room").log
-    assert sum(log.excludes(f"somebody-{number}", 0) for number in range(500)) <= 12
+    assert sum(log.excludes(f"tab-of-user-{number}", 0) for number in range(500)) <= 12
 
 
 # Who is left out
@@ -248,7 +248,7 @@ def test_each_verb_and_its_twin_leave_out(verb, exclude, monkeypatch):
     assert set(others) == {(payload, Facts(exclude=ONE))}
 
 
-def test_request_that_tells_no_tab_leaves_out_nobody(world):
+def test_request_that_tells_no_tab_leaves_out_no_tab(world):
     client = world.client(query=of(ONE))
     send(world, 0, make_request(make_scope()))
     world.settle()
@@ -356,7 +356,7 @@ class ExcludeMachine(RuleBasedStateMachine):
             assert order == sorted(order)
 
     @invariant()
-    def nobody_learns_of_tabs(self):
+    def no_client_learns_of_tabs(self):
         for client in self.clients:
             assert not any("tab-number" in str(frame) for frame in client.frames)
 

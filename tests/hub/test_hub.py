@@ -304,13 +304,13 @@ class HubMachine(RuleBasedStateMachine):
                 assert client.gave == f"{self.broker.epoch}-{start}"
 
     @invariant()
-    def nobody_is_told_of_a_gap_without_need(self):
+    def no_client_is_told_of_a_gap_without_need(self):
         for client in self.clients:
             if client.gave in (None, f"{self.broker.epoch}-{client.connected_at}"):
                 assert not client.told_of_gap
 
     @invariant()
-    def nobody_who_keeps_up_is_cut_off(self):
+    def no_client_that_keeps_up_is_cut_off(self):
         for number, client in enumerate(self.clients):
             if not client.was_hindered:
                 assert client.end != "cut", f"client {number}"
@@ -361,7 +361,7 @@ class HubMachine(RuleBasedStateMachine):
             assert joined == left
 
     def _check_presence(self):
-        """Everybody's newest presence lists who is online, those in their grace included."""
+        """Each client's newest presence lists the users who are online, by grace too."""
         for client in self.clients:
             if client.end is None and not client.failing:
                 shown = {each["presence"]: each["online"] for each in map(json.loads, client.signals)}
@@ -441,7 +441,7 @@ def test_events_of_several_channels_come_in_the_order_in_which_they_were_sent(wo
 
 
 @each_kind
-def test_stalled_client_delays_nobody_and_is_written_to_once(world, kind):
+def test_stalled_client_delays_no_other_and_is_written_to_once(world, kind):
     stalled, other = world.client(kind=kind), world.client(kind=kind)
     stalled.stall()
     before = stalled.writes
@@ -564,7 +564,7 @@ def test_client_that_takes_nothing_for_thirty_seconds_is_aborted(world, kind):
     world.advance(29)
     assert client.end is None
     world.advance(4)
-    if kind == "plain, no transport":  # Nobody can reach into Django's own write, but it ends with it.
+    if kind == "plain, no transport":  # Django's own write is out of reach; the stream ends with it.
         client.drain()
         world.settle()
     assert client.end == "cut"
@@ -579,7 +579,7 @@ def test_stalled_client_that_was_disconnected_is_aborted_too(world, kind):
     world.settle()
     world.disconnect("room", 1)
     world.advance(60)
-    if kind == "plain, no transport":  # Nobody can reach into Django's own write, but it ends with it.
+    if kind == "plain, no transport":  # Django's own write is out of reach; the stream ends with it.
         client.drain()
         world.settle()
     assert client.task.done()
@@ -602,7 +602,7 @@ def test_disconnect_leaves_other_users_and_channels_open(world, kind):
 
 
 @each_kind
-def test_kill_ends_everybody_and_forgets_the_history(world, kind):
+def test_kill_ends_all_connections_and_forgets_the_history(world, kind):
     cursor = world.broadcast.cursor()
     world.broadcast("room", "<p id=secret>")
     clients = [world.client(user_id=user, kind=kind) for user in (1, None)]
@@ -674,9 +674,9 @@ def test_stream_that_opens_after_an_end_stays(world, kind, verb):
 
 @each_kind
 @pytest.mark.parametrize("verb", ["kill", "disconnect"])
-@pytest.mark.parametrize("somebody_is_there", [True, False])
-def test_end_reaches_a_stream_that_is_granted_and_not_open_yet(world, kind, verb, somebody_is_there):
-    if somebody_is_there:
+@pytest.mark.parametrize("channel_is_live", [True, False])
+def test_end_reaches_a_stream_that_is_granted_and_not_open_yet(world, kind, verb, channel_is_live):
+    if channel_is_live:
         world.client(user_id=2, kind=kind)
 
     def end_it():
@@ -712,7 +712,7 @@ def test_stream_that_ended_before_it_opened_is_given_nothing_sent_after_that(wor
 def test_stream_that_opens_during_a_shutdown_passes_over_nothing(world, kind):
     cursor = world.broadcast.cursor()
     world.broadcast("room", "<p id=a>")
-    other = world.client(user_id=2, kind=kind)  # Whose channel's log begins behind the first event.
+    other = world.client(user_id=2, kind=kind)  # The channel's log begins after the first event.
     world.broadcast("room", "<p id=b>")
     world.settle()
     client = FakeClient(
@@ -736,7 +736,7 @@ def test_client_whose_connection_breaks_is_forgotten(world, kind):
     assert world.broadcast.get_users("room") == [2]
 
 
-def test_send_that_fails_at_once_delays_nobody(world):
+def test_send_that_fails_at_once_delays_no_other(world):
     clients = [world.client(kind="task") for _ in range(3)]
 
     def send(message):
@@ -764,7 +764,7 @@ def test_hub_of_a_closed_loop_keeps_no_events(world):
 
 
 @each_kind
-def test_shutdown_sends_everybody_away_to_return_spread_over_seconds(world, kind):
+def test_shutdown_sends_all_clients_away_to_return_spread_over_seconds(world, kind):
     clients = [world.client(user_id=number, kind=kind) for number in range(30)]
     world.broadcast("room", "<p id=last>")
     world.hub.shutdown()
@@ -887,14 +887,14 @@ def test_events_of_channels_without_a_connection_are_not_kept_by_the_hub(world):
     assert world.hub.channel("elsewhere") is None
 
 
-def test_nobody_gets_what_comes_behind_a_gap_without_being_told(world):
+def test_no_client_gets_what_comes_after_a_gap_without_being_told(world):
     """An event that was waiting already makes a flush due before anything that is said of the gap."""
     client = world.client("room")
     epoch = world.broker.epoch
     world.hub.deliver("room", 1, frame(epoch, 1, b"event: before\n\n"))
     world.loop.turn()
     world.hub.on_gap("room")
-    world.hub.deliver("room", 9, frame(epoch, 9, b"event: behind\n\n"))
+    world.hub.deliver("room", 9, frame(epoch, 9, b"event: after\n\n"))
     world.settle()
     assert client.end == "cut"
     assert client.last_id == f"{epoch}-1"
@@ -930,6 +930,16 @@ def test_epoch_that_ends_between_grant_and_opening_is_a_gap(kind):
         assert client.end == "cut"
         assert not client.frames
         assert world.broadcast.get_users("room") == []
+
+
+@override_settings(DS_BROADCASTER_HISTORY={"max_age": 60}, DS_BROADCASTER_HEARTBEAT_INTERVAL=4)
+def test_events_on_a_quiet_channel_are_let_go_of_when_they_are_old(world):
+    world.client()
+    world.broadcast("room", "<p id=a>")
+    world.advance(50)
+    assert len(world.hub.channel("room").log) == 1
+    world.advance(20)
+    assert len(world.hub.channel("room").log) == 0
 
 
 @each_kind

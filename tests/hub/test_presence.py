@@ -166,8 +166,8 @@ def test_thousand_joins_are_few_renders_and_the_last_lists_all(world, callback):
     assert len(callback.calls) <= 6
     times = [at for at, _ in callback.calls]
     assert all(later - earlier >= INTERVAL for earlier, later in pairwise(times))
-    everybody = list(range(1000))
-    assert all(online(client)[-1] == everybody for client in clients)
+    everyone = list(range(1000))
+    assert all(online(client)[-1] == everyone for client in clients)
     assert max(len(client.signals) for client in clients) <= 6
 
 
@@ -313,7 +313,7 @@ def test_fragment_that_cannot_be_sent_is_logged(world, caplog, fragment, error):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_reload_makes_nobody_leave_or_join(world, callback, kind):
+def test_reload_is_no_leave_and_no_join(world, callback, kind):
     other = world.client(user_id=2, presence_callback=callback)
     client = world.client(user_id=1, kind=kind, presence_callback=callback)
     world.advance(5)
@@ -329,7 +329,7 @@ def test_reload_makes_nobody_leave_or_join(world, callback, kind):
     assert joins == [("user_joined", "room", 2), ("user_joined", "room", 1)]
 
 
-def test_reload_of_somebody_alone_keeps_the_channels_presence(world, callback):
+def test_reload_of_the_only_user_keeps_the_channels_presence(world, callback):
     world.client(user_id=1, presence_callback=callback).vanish()
     world.advance(1)
     assert world.broadcast.get_channels() == []
@@ -552,13 +552,13 @@ def test_receiver_that_fails_is_logged_and_stops_no_other(listen, threads, caplo
     listen(signals.user_joined, lambda **kwargs: told.set())
     threads.send(signals.user_joined, "a room", 1)
     assert told.wait(5)
-    threads._sender.submit(lambda: None).result(5)  # Behind the log entry.
+    threads._sender.submit(lambda: None).result(5)  # After the log entry.
     (record,) = [record for record in caplog.records if record.name == "ds_broadcaster"]
     assert "'a room'" in record.getMessage()
     assert record.exc_info[0] is LookupError
 
 
-def test_signal_that_nobody_receives_costs_no_thread(threads):
+def test_signal_without_a_receiver_costs_no_thread(threads):
     threads.send(signals.connection_opened, "room", 1)
     assert not threads._sender._threads
 

@@ -144,7 +144,7 @@ def test_server_in_trouble_has_not_said_no(world, site, status):
 
 
 class Away:
-    """The request of somebody whom the database that is away was to tell."""
+    """A request whose user the database was to tell, which is away."""
 
     @property
     def user(self):
@@ -160,7 +160,7 @@ class Away:
         (Away, None),
     ],
 )
-def test_trouble_of_the_server_keeps_the_stream_of_whoever_is_still_logged_in(world, site, request_of, end):
+def test_trouble_of_the_server_keeps_the_stream_of_a_user_who_is_still_logged_in(world, site, request_of, end):
     client = site.client(user_id=1)
 
     def fail(scope):
@@ -262,7 +262,7 @@ def test_answer_without_end_is_looked_at_no_longer_than_its_head(world):
     assert client.end == "cut"
 
 
-def test_snapshot_is_not_rendered_for_nobody(world, site):
+def test_snapshot_is_not_rendered_in_vain(world, site):
     def render(request, channel):
         raise AssertionError("A snapshot was rendered.")
 
@@ -330,7 +330,7 @@ def test_recheck_looks_twice_because_what_it_is_about_may_be_on_its_way(world, s
     recheck(world, user_id=1)
     world.settle()
     assert client.end is None
-    site.answer = refuse  # The session is gone, a moment behind the signal that told of it.
+    site.answer = refuse  # The session is gone, a moment after the signal that told of it.
     world.advance(SECOND_LOOK)
     assert client.end == "cut"
     assert site.times(client) == 2
@@ -362,7 +362,7 @@ def test_recheck_reaches_a_channel_a_user_both_or_all(world, site):
     assert asked(EVERYWHERE, 1) == {"a1", "b1"}
     assert asked("b", 2) == {"b2"}
     assert asked() == set(clients)
-    assert asked("nobody-is-here") == set()
+    assert asked("empty-room") == set()
 
 
 def test_verb_takes_a_channel_a_user_both_or_nothing(world, monkeypatch):
@@ -398,7 +398,7 @@ def test_recheck_between_grant_and_opening_is_not_lost(kind, where):
         assert client.end == "cut"
 
 
-# How many, and what stays behind
+# How many, and what is left
 
 
 def test_thousand_that_are_due_at_once_are_asked_four_at_a_time(world, site):
@@ -463,7 +463,7 @@ def test_stream_that_closes_while_it_is_asked_about_is_left_alone(world, site, k
     nothing_is_left(world)
 
 
-def test_exception_about_a_stream_that_closed_is_nobodys_concern(world, site, caplog):
+def test_exception_about_a_closed_stream_is_not_logged(world, site, caplog):
     client = site.client(user_id=1)
     site.seconds = 1
     site.answer = lambda scope: 1 / 0

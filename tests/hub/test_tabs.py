@@ -41,7 +41,7 @@ def test_newer_stream_of_a_tab_closes_the_older_one_which_is_told_to_stay_away(w
 
 
 @each_kind
-def test_nobody_leaves_and_nobody_joins(world, kind):
+def test_replacement_is_no_leave_and_no_join(world, kind):
     world.client(user_id=1, kind=kind, query=query())
     world.client(user_id=1, kind=kind, query=query())
     world.advance(5)
@@ -161,10 +161,10 @@ def test_stream_that_does_not_open_replaces_nothing(world, kind):
 
 
 @each_kind
-def test_stream_that_ends_while_its_history_is_read_is_nobodys_newest(world, kind, monkeypatch):
+def test_stream_that_ends_while_its_history_is_read_replaces_no_other(world, kind, monkeypatch):
     cursor = world.broadcast.cursor()
     world.broadcast("room", "<p id=a>")
-    world.client(user_id=2)  # The log here begins behind the event, which the broker has to tell.
+    world.client(user_id=2)  # The log here begins after the event: the broker's history has it.
     read, wait = world.broker.read, asyncio.Event()
 
     async def read_slowly(*args):

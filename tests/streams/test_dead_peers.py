@@ -13,7 +13,7 @@ from tests.harness import MODES, SSEClient, require_network_namespaces
 from tests.live import BARE, begun
 
 CLONE_NEWNET = 0x40000000
-# Seconds from the cut until nobody is listed any more.
+# Seconds from the cut until no user is listed any more.
 LIMIT = 15
 
 pytestmark = pytest.mark.slow

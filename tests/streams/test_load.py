@@ -39,11 +39,11 @@ def delays(clients):
 
 
 @each_mode
-def test_stalled_clients_delay_nobody_and_cost_no_growing_memory(start, channel, mode):
+def test_stalled_clients_delay_no_other_and_cost_no_growing_memory(start, channel, mode):
     """A tenth does not read. They are sent about 10 MB a second, the others some small events.
 
     The stalled have a channel of their own beside the common one, so that their socket buffers, up to some
-    megabytes each, are full soon without everybody getting as much.
+    megabytes each, are full soon without all the others getting as much.
     """
     server = start(mode)
     count, stalled_count, seconds = (900, 100, 30) if FULL else (180, 20, 6 if mode == "handoff" else 3)
@@ -72,7 +72,7 @@ def test_stalled_clients_delay_nobody_and_cost_no_growing_memory(start, channel,
     for client in clients:
         client.expect(f"item-{sent - 1}")
         assert numbers(client) == list(range(sent))
-    # A third of it filled the buffers on the way; the rest is megabytes that nobody took.
+    # A third of it filled the buffers on the way; the rest is megabytes that were never read.
     settled, later = memory[len(memory) // 3], max(memory[len(memory) // 3 :])
     assert later - settled < 15_000_000, memory
     waits = delays(clients)
@@ -203,9 +203,9 @@ def test_a_crowd_that_joins_costs_few_patches_and_all_are_listed(start, channel,
     server = start(mode)
     count = 1000 if FULL else 200
     clients = open_many(count, lambda number: server.connect(path=f"/presence/{number + 1}/{channel}/x/", wait=False))
-    everybody = set(range(1, count + 1))
+    everyone = set(range(1, count + 1))
     for client in clients:
-        client.expect(lambda event: set(json.loads(event.signals)["online"]) == everybody, timeout=20)
+        client.expect(lambda event: set(json.loads(event.signals)["online"]) == everyone, timeout=20)
         assert len(client.events) <= 40
     assert len(server.call("get_users", channel)) == count
     assert server.get("/held/").json()["databases"] == 0

@@ -74,7 +74,7 @@ def test_both_are_patched_html_first(live, channel):
     assert [event.type for event in client.events] == ["datastar-patch-elements", "datastar-patch-signals"]
 
 
-def test_without_a_callback_nobody_is_told(live, channel):
+def test_without_a_callback_no_page_is_told(live, channel):
     first = live.visitor().connect(path=f"/as/1/{channel}/")
     second = live.visitor().connect(path=f"/as/2/{channel}/")
     begun(first, second)
@@ -250,7 +250,7 @@ def test_disconnect_ends_a_grace(live, channel):
     assert time.monotonic() - begin < GRACE - 0.1
 
 
-def test_kill_leaves_nobody_behind(live, channel):
+def test_kill_leaves_no_user(live, channel):
     clients = [enter(live, channel, pk) for pk in (1, 2)]
     wait_online(clients[0], 1, 2)
     clients[1].close()

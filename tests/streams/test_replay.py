@@ -62,7 +62,7 @@ def test_a_client_that_missed_nothing_gets_nothing(live, channel):
     assert numbers(back) == [3]
 
 
-def test_whoever_comes_and_goes_at_any_moment_sees_all_once_and_in_order(live, channel):
+def test_client_that_comes_and_goes_at_any_moment_sees_all_once_and_in_order(live, channel):
     """Fifty events are kept, so each pause of the sender lets the client come back in time."""
     total, seen, last_id = 1200, [], live.call("cursor")
     caught_up = threading.Semaphore(1)
@@ -208,7 +208,7 @@ def test_after_a_gap_this_client_alone_gets_the_snapshot_and_then_goes_on_live(l
     assert numbers(back) == [201, 202, 203]
     assert numbers(stays) == list(range(1, 204))
     assert "snapshot" not in str(stays.frames)
-    # The snapshot has no id of its own, so whoever is lost behind it does not miss what came meanwhile.
+    # The snapshot has no id of its own, so a client that is lost after it does not miss what came meanwhile.
     snapshot = next(event for event in back.events if "snapshot" in event.data)
     assert parse_id(snapshot.id)[1] == parse_id(back.events[-1].id)[1] - 3
 
@@ -235,7 +235,7 @@ def test_a_gap_in_one_of_several_channels_brings_its_snapshot_and_the_replay_of_
     assert f'data-channel="{names[0]}"' in back.events[0].elements
     assert [number for number in numbers(back) if number < 50] == [0, 1, 2]
     assert numbers(back).count(100) == 1
-    # Lost again at any moment, the client returns to the gap or stands behind everything it brought.
+    # Lost again at any moment, the client returns to the gap or has everything it brought.
     sequences = [parse_id(event.id)[1] for event in back.events]
     assert sequences == sorted(sequences)
 
@@ -247,10 +247,10 @@ def test_kill_forgets_the_history(live, channel):
     live.call("kill", channel)
     client.wait_end()
     live.burst(channel, 2, start=3)
-    behind = live.connect(channel, last_event_id=client.frames[1].id, snapshot="state")
-    assert shown(behind) == "state"
-    assert numbers(behind) == []
-    # Whoever had all that is forgotten has missed only what came later.
+    later = live.connect(channel, last_event_id=client.frames[1].id, snapshot="state")
+    assert shown(later) == "state"
+    assert numbers(later) == []
+    # A client that had all that is forgotten has missed only what came later.
     back = live.connect(channel, last_event_id=client.last_event_id)
     back.expect(">4<")
     assert numbers(back) == [3, 4]
@@ -308,7 +308,7 @@ def test_history_of_all_channels_together_is_capped(channel, start_server):
 
 
 @pytest.mark.parametrize("thread", [0, 1], ids=["one view", "a thread"])
-def test_a_burst_larger_than_the_history_reaches_everybody_who_keeps_up(live, channel, thread):
+def test_a_burst_larger_than_the_history_reaches_all_clients_that_keep_up(live, channel, thread):
     clients = [live.connect(channel) for _ in range(5)]
     several = live.connect(channel, f"{channel}-b")
     begun(*clients, several)

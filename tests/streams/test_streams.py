@@ -226,7 +226,7 @@ def test_every_verb_has_an_async_twin(live, channel, call):
     assert not {channel, f"{channel}-new"} & set(call("get_channels"))
 
 
-def test_a_management_shell_can_send_and_is_told_once_that_it_reaches_nobody(django_db_setup):
+def test_a_management_shell_can_send_and_is_told_once_that_it_reaches_no_client(django_db_setup):
     code = """
 from ds_broadcaster import broadcast
 broadcast("a", "<p id=b></p>")
@@ -263,7 +263,7 @@ def test_connect_in_an_async_view_that_needs_the_user_says_what_to_write(live, c
 
 def test_a_channel_is_there_from_the_first_connect_to_the_last_leave(live, channel):
     assert channel not in live.call("get_channels")
-    live.call("elements", channel, "<p id=a>nobody is here</p>")
+    live.call("elements", channel, "<p id=a>the room is empty</p>")
     assert channel not in live.call("get_channels")
     first, second = live.connect(channel), live.connect(channel)
     begun(first, second)
@@ -309,7 +309,7 @@ def test_anonymous_clients_receive_and_are_not_listed(live, channel):
     client.expect("for all")
 
 
-def test_disconnect_ends_all_of_one_users_streams_and_nobody_elses(live, channel):
+def test_disconnect_ends_all_of_one_users_streams_and_no_other_users(live, channel):
     tabs = [live.visitor().connect(path=f"/as/1/{channel}/") for _ in range(3)]
     elsewhere = live.visitor().connect(path=f"/as/1/{channel}-other/")
     others = [live.visitor().connect(path=f"/as/2/{channel}/"), live.connect(channel)]

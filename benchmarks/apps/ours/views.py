@@ -28,7 +28,7 @@ def presence(request: HttpRequest) -> HttpResponseBase:
 
 
 def who_is_there(channel: str, user_ids: list[int]) -> str:
-    """Render a list of everybody, with a stamp and their number for the load client."""
+    """Render a list of all users, with a stamp and their number for the load client."""
     people = "".join(f"<li>{user_id}</li>" for user_id in user_ids)
     padding = "x" * 64
     return f'<ul id="who" data-ts="{time.time_ns()}" data-n="{len(user_ids)}" data-pad="{padding}">{people}</ul>'
