@@ -130,21 +130,29 @@ def encode_signals(signals: Mapping[str, Any] | BaseModel, *, only_if_missing: b
     return str(_generator.patch_signals(text, only_if_missing=True if only_if_missing else None)).encode()
 
 
+def split_fragment(fragment: Any, source: str) -> tuple[str | None, Mapping[str, Any] | BaseModel | None]:
+    """Return the HTML and the signals in what a callback or a hook returned.
+
+    Raises TypeError with the name of the `source` for what is neither.
+    """
+    html, signals = fragment if isinstance(fragment, tuple) and len(fragment) == 2 else (fragment, None)
+    if isinstance(html, (Mapping, BaseModel)) and html is fragment:
+        html, signals = None, html
+    elif hasattr(html, "__html__"):
+        html = str(html.__html__())
+    if (html is None or isinstance(html, str)) and (signals is None or isinstance(signals, (Mapping, BaseModel))):
+        return html, signals
+    found = type(fragment).__name__
+    if isinstance(fragment, tuple):
+        found += f" ({', '.join(type(each).__name__ for each in fragment)})"
+    raise TypeError(f"{source} must return HTML, a dict of signals, or a tuple of both, or None, not {found}.")
+
+
 def encode_fragment(fragment: object) -> bytes:
-    """Encode what a callback returned; nothing for None. TypeError names the types that are understood."""
-    if fragment is None:
-        return b""
-    if isinstance(fragment, (Mapping, BaseModel)):
-        return encode_signals(fragment)
-    if isinstance(fragment, str) or hasattr(fragment, "__html__"):
-        return encode_elements(fragment)
-    if isinstance(fragment, tuple) and len(fragment) == 2:
-        html, signals = fragment
-        elements = encode_elements(html) if html is not None else b""
-        return elements + (encode_signals(signals) if signals is not None else b"")
-    raise TypeError(
-        f"The callback must return HTML, a dict of signals, or a tuple of both, not {type(fragment).__name__}."
-    )
+    """Encode what a callback returned, an empty event for None. Raises TypeError as split_fragment() does."""
+    html, signals = split_fragment(fragment, "The callback")
+    elements = encode_elements(html) if html is not None else b""
+    return elements + (encode_signals(signals) if signals is not None else b"")
 
 
 def check_size(payload: bytes, limit: int) -> bytes:

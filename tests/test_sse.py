@@ -335,6 +335,8 @@ def test_callback_may_return_html_signals_both_or_nothing():
     assert encode_fragment(Point(xPosition=1)) == encode_signals(Point(xPosition=1))
     assert encode_fragment(("<p>", {"a": 1})) == html + signals
     assert encode_fragment((None, {"a": 1})) == signals
+    assert encode_fragment((mark_safe("<p>"), {"a": 1})) == html + signals
+    assert encode_fragment((Markup(), {"a": 1})) == html + signals
     assert encode_fragment(None) == b""
     assert [frame.type for frame in parse(encode_fragment(("<p>", {"a": 1})))] == [
         "datastar-patch-elements",
@@ -350,7 +352,7 @@ def test_callback_that_returns_something_else_is_told_what_it_may(fragment):
 
 @pytest.mark.parametrize("fragment", [("<p>", "{}"), (3, {})])
 def test_callbacks_tuple_with_the_wrong_parts_is_refused(fragment):
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"not tuple \((str, str|int, dict)\)"):
         encode_fragment(fragment)
 
 
@@ -378,6 +380,13 @@ def test_event_may_be_as_large_as_the_limit_and_no_larger():
         check_size(b"x" * 11, 10)
     assert (caught.value.size, caught.value.limit) == (11, 10)
     assert isinstance(caught.value, ValueError)
+
+
+class Markup:
+    """HTML that is no string."""
+
+    def __html__(self):
+        return "<p>"
 
 
 # Tabs and elements
