@@ -99,7 +99,7 @@ def note_failure(sender: Any = None, request: Any = None, **kwargs: Any) -> None
     if note is not None:
         user_id: Any = UNKNOWN
         with contextlib.suppress(Exception):
-            user = getattr(request, "user", None)
+            user: Any = getattr(request, "user", None)
             user_id = user.pk if is_authenticated(user) else None
         note.append(Failure(sys.exception(), user_id))
 
