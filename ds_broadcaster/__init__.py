@@ -9,7 +9,8 @@ from .exceptions import BroadcasterError, BrokerUnavailable, EventTooLarge
 if TYPE_CHECKING:
     from .models.base import BroadcastOnSave
     from .models.bind import bind_broadcasts
-    from .models.receivers import broadcast_saved, suppress_broadcasts
+    from .models.receivers import broadcast_saved
+    from .models.suppress import suppress_broadcasts
     from .views.channel_view import BroadcastChannelView
 
 __all__ = [
@@ -30,7 +31,7 @@ _LATE = {
     "BroadcastOnSave": "models",
     "bind_broadcasts": "models.bind",
     "broadcast_saved": "models.receivers",
-    "suppress_broadcasts": "models.receivers",
+    "suppress_broadcasts": "models.suppress",
 }
 
 

@@ -1,4 +1,4 @@
-"""Which updates are news: those that change one of the fields that a model's rules name."""
+"""Dirty fields: an update of a model that names fields is broadcast if it changes one of them."""
 
 from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
@@ -10,69 +10,70 @@ from uuid import UUID
 from django.db.models import Model
 from django.db.models.fields.files import FieldFile
 
-from .options import Rules
+from .options import Options
 
-# On the instance's `_state`: an attribute of the instance itself would be in everybody's way.
-_SEEN = "broadcast_seen"
-_UNSURE = "broadcast_unsure"
+# On the instance's `_state`, out of the way of the model's own attributes: the values that the database holds, and
+# the names of the fields whose values in the database are not known for sure.
+_SAVED = "broadcast_saved_values"
+_DIRTY = "broadcast_dirty"
 
 _UNCHANGING = (str, int, float, bytes, Decimal, date, time, timedelta, UUID, type(None))
 
 _KEY = "pk"
 
-# A value that was not loaded, or cannot be compared: it is equal to nothing.
+# Stands for a value that was not loaded or cannot be compared, and equals nothing.
 _UNKNOWN = object()
 
 
-def remember(instance: Model, values: Mapping[str, Any], *, committed: bool = True) -> None:
-    """Take these values for the ones that the database holds; without `committed` doubts about them stay."""
+def note_saved(instance: Model, values: Mapping[str, Any], *, committed: bool = True) -> None:
+    """Note the values that the database holds; fields that are not `committed` stay as dirty as they were."""
     state = instance._state
     # Never changed in place: copies of an instance share it.
-    setattr(state, _SEEN, {**getattr(state, _SEEN, {}), **values})
+    setattr(state, _SAVED, {**getattr(state, _SAVED, {}), **values})
     if committed:
-        setattr(state, _UNSURE, getattr(state, _UNSURE, frozenset()) - values.keys())
+        setattr(state, _DIRTY, getattr(state, _DIRTY, frozenset()) - values.keys())
 
 
-def doubt(instance: Model, attributes: Iterable[str]) -> None:
-    """Count these as changed in the next save: whether the database will hold them is not known yet."""
-    setattr(instance._state, _UNSURE, getattr(instance._state, _UNSURE, frozenset()) | frozenset(attributes))
+def mark_dirty(instance: Model, attributes: Iterable[str]) -> None:
+    """Count these fields as changed in the next save: a rollback may take their values back."""
+    setattr(instance._state, _DIRTY, getattr(instance._state, _DIRTY, frozenset()) | frozenset(attributes))
 
 
-def forget(instance: Model) -> None:
-    """Count everything as changed in the next save."""
-    setattr(instance._state, _SEEN, {})
+def forget_saved(instance: Model) -> None:
+    """Count all fields as changed in the next save."""
+    setattr(instance._state, _SAVED, {})
 
 
-def values_of(rules: Rules, instance: Model, names: Collection[str] | None = None) -> dict[str, Any]:
-    """Return the values of the fields that matter, without loading deferred ones; of all of them, or of these."""
+def tracked_values(options: Options, instance: Model, names: Collection[str] | None = None) -> dict[str, Any]:
+    """Return the values of the fields that are broadcast, or of those in `names`; deferred ones stay deferred."""
     values = instance.__dict__
     kept = {
         attribute: _kept(values[attribute])
-        for name, attribute in rules.fields or ()
+        for name, attribute in options.fields or ()
         if attribute in values and (names is None or name in names or attribute in names)
     }
-    # The values are those of one row: whoever changes the key saves over another.
+    # The values are those of one row: an instance with another key is saved over another row.
     kept[_KEY] = instance.pk
     return kept
 
 
-def is_news(rules: Rules, instance: Model, update_fields: Collection[str] | None) -> bool:
-    """Tell whether an update changed one of the fields that matter; not for rules to which all of them do."""
-    assert rules.fields is not None
+def is_dirty(options: Options, instance: Model, update_fields: Collection[str] | None) -> bool:
+    """Tell whether an update changed one of the fields that are broadcast, for options that name some."""
+    assert options.fields is not None
     if update_fields is not None and not _is_everything_loaded(instance, update_fields):
-        return any(name in update_fields or attribute in update_fields for name, attribute in rules.fields)
-    seen = getattr(instance._state, _SEEN, {})
-    unsure = getattr(instance._state, _UNSURE, ())
+        return any(name in update_fields or attribute in update_fields for name, attribute in options.fields)
+    saved = getattr(instance._state, _SAVED, {})
+    dirty = getattr(instance._state, _DIRTY, ())
     values = instance.__dict__
-    return not _same(seen.get(_KEY, _UNKNOWN), instance.pk) or any(
-        attribute in unsure or not _same(seen.get(attribute, _UNKNOWN), values[attribute])
-        for _, attribute in rules.fields
+    return not _same(saved.get(_KEY, _UNKNOWN), instance.pk) or any(
+        attribute in dirty or not _same(saved.get(attribute, _UNKNOWN), values[attribute])
+        for _, attribute in options.fields
         if attribute in values
     )
 
 
 def _is_everything_loaded(instance: Model, update_fields: Collection[str]) -> bool:
-    # Django turns save() of an instance with deferred fields into one with update_fields: it means a plain save.
+    # For an instance with deferred fields Django passes update_fields in a plain save() too.
     if not instance.get_deferred_fields():
         return False
     loaded = {
@@ -96,10 +97,10 @@ def _kept(value: Any) -> Any:
         return _UNKNOWN
 
 
-def _same(seen: Any, value: Any) -> bool:
+def _same(saved: Any, value: Any) -> bool:
     if isinstance(value, FieldFile):
         value = value.name or ""
     try:
-        return bool(seen == value)
+        return bool(saved == value)
     except Exception:
         return False

@@ -1,4 +1,4 @@
-"""From a save to its broadcast: changes wait for the commit, are merged, and are sent in one go."""
+"""The outbox: changes wait for the commit, are merged, and are sent in one go."""
 
 import logging
 import sys
@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any
 from weakref import ref
 
+from django.db import transaction
 from django.db.models import Model
 
 from ..broadcaster import broadcast, facts_of, waiting
@@ -15,28 +16,28 @@ from ..brokers import Event
 from ..exceptions import BrokerUnavailable
 from ..ids import key_of
 from ..streams.tabs import current_tab
-from .dirty_fields import remember
-from .options import Rules, channels_of
-from .rendering import CREATED, DELETED, EITHER, UPDATED, payloads_of
+from .dirty_fields import mark_dirty, note_saved
+from .options import Options, channels_of
+from .rendering import CREATED, DELETED, UPDATED, UPSERT, render_change
 
 logger = logging.getLogger("ds_broadcaster")
 
 # Objects of one model that one query fetches again; SQLite used to stop at 999 parameters.
-FETCHED = 500
+FETCH_SIZE = 500
 
-# Events, and bytes, that are published in one step: the broker does nothing else meanwhile.
-AT_ONCE, AT_ONCE_BYTES = 100, 1 << 20
+# Events and bytes that are published in one batch: the broker does nothing else meanwhile.
+BATCH_EVENTS, BATCH_BYTES = 100, 1 << 20
 
 _PENDING = "_ds_broadcaster_pending"
 
 
 class Change:
-    """One change of one object. Calling it is what on_commit() does.
+    """One change of one object, and its own on_commit() callback.
 
-    Each change registers itself, because that alone tells which of them a savepoint's rollback took back: Django
-    then drops the only strong reference to it. So the connection keeps weak references, and the first change that
-    is called takes all later ones that are still alive with it. Earlier ones that were never called are not taken:
-    they belong to a transaction that has not ended, such as the one that a TestCase wraps around its tests.
+    Each change is a callback of its own because that alone tells which changes a savepoint's rollback took back:
+    Django then drops the only strong reference to them. So the connection keeps weak references, and the first change
+    that is called takes all later ones that are still alive with it. Earlier ones that were not called stay: they
+    belong to a transaction that has not ended, such as the one that a TestCase wraps around its tests.
     """
 
     __slots__ = (
@@ -45,36 +46,37 @@ class Change:
         "context",
         "instance",
         "kind",
-        "news",
         "number",
+        "options",
         "pending",
-        "rules",
+        "saved",
         "sent",
         "tab",
         "using",
     )
 
     def __init__(
-        self, rules: Rules, instance: Model, using: str, kind: str, channels: tuple[str, ...] | None = None
+        self, options: Options, instance: Model, using: str, kind: str, channels: tuple[str, ...] | None = None
     ) -> None:
-        self.rules = rules
+        self.options = options
         self.instance = instance
         self.using = using
         self.kind = kind
-        # None where they are to be asked for when it is sent.
+        # None until it is sent, except for deletions.
         self.channels = channels
-        # That of the save, where the transaction goes on: another language may be active when it ends. To keep all of
-        # it takes less time than to ask Django which language that is.
+        # The context of the save, where the transaction goes on: another language may be active at its end. To copy
+        # all of it takes less time than to ask Django for the language.
         self.context: Context | None = None
-        self.tab = current_tab() if rules.exclude_sender else None
-        self.news: tuple[Model, Mapping[str, Any]] | None = None
+        self.tab = current_tab() if options.exclude_sender else None
+        # The caller's instance, and the values that the database holds after the commit.
+        self.saved: tuple[Model, Mapping[str, Any]] | None = None
         self.number = -1
         self.sent = False
 
     def wait(self, connection: Any) -> None:
-        """Be sent with the connection's transaction."""
-        # What happens to the instance from here on was not saved, or is a change of its own.
-        self.instance = snapshot(self.instance)
+        """Wait for the commit of the connection's transaction."""
+        # Later changes of the instance are not saved, or are changes of their own.
+        self.instance = copy_of(self.instance)
         self.context = copy_context()
         self.pending = pending_of(connection)
         self.pending.add(self)
@@ -86,13 +88,13 @@ class Change:
         survivors = self.pending.take(self)
         for change in survivors:
             change.sent = True
-            if change.news is not None:
-                remember(*change.news)
+            if change.saved is not None:
+                note_saved(*change.saved)
         flush(survivors)
 
 
 class Pending:
-    """The changes that wait for a connection's commits, in their order, as long as something else holds them."""
+    """The changes that wait for a connection's commits, in their order, while Django holds them."""
 
     def __init__(self) -> None:
         self._references: list[ref[Change]] = []
@@ -104,7 +106,7 @@ class Pending:
         change.number = next(self._numbers)
         self._references.append(ref(change))
         if len(self._references) > self._enough:
-            # Rolled back changes leave their references behind.
+            # The references to changes that were rolled back are still there.
             self._references = [each for each in self._references if each() is not None]
             self._enough = 2 * len(self._references) + 64
 
@@ -115,12 +117,12 @@ class Pending:
         return [change for change in alive if change.number >= first.number]
 
     def alive(self) -> list[Change]:
-        """Return the changes that nobody dropped."""
+        """Return the changes that were not rolled back."""
         return [change for each in self._references if (change := each()) is not None]
 
 
 def pending_of(connection: Any) -> Pending:
-    """Return what waits for the commits of a connection."""
+    """Return the changes that wait for the commits of a connection."""
     pending: Pending | None = getattr(connection, _PENDING, None)
     if pending is None:
         pending = Pending()
@@ -128,53 +130,81 @@ def pending_of(connection: Any) -> Pending:
     return pending
 
 
-def snapshot(instance: Model) -> Model:
-    """Return the instance as it is now, with what it has loaded so far."""
+def enqueue(
+    options: Options,
+    instance: Model,
+    using: str,
+    kind: str,
+    values: dict[str, Any] | None,
+    channels: tuple[str, ...] | None = None,
+) -> list[Change]:
+    """Queue a change for its commit; outside of transactions return it instead, unless it has no channel.
+
+    `values` are those of the fields that are broadcast, for options that name some.
+    """
+    connection = transaction.get_connection(using)
+    if connection.in_atomic_block:
+        change = Change(options, instance, using, kind, channels)
+        if values:
+            mark_dirty(instance, values)
+            change.saved = (instance, values)
+        change.wait(connection)
+        return []
+    # Saved already, even where the project ends transactions by hand: on_commit() would raise there.
+    if values:
+        note_saved(instance, values)
+    if channels is None and not is_stale(options, instance):
+        channels = channels_of(options.channel(instance))
+    return [] if channels == () else [Change(options, instance, using, kind, channels)]
+
+
+def copy_of(instance: Model) -> Model:
+    """Return a copy of the instance, with the related objects it has loaded."""
     copy = type(instance).__new__(type(instance))
     copy.__dict__.update(instance.__dict__)
     state = type(instance._state)()
     state.__dict__.update(instance._state.__dict__)
-    # A state that goes away empties its cache.
+    # ModelState.__del__() empties its cache.
     state.fields_cache = instance._state.fields_cache.copy()
     copy._state = state
     return copy
 
 
-class _Steps:
-    """What the changes of one transaction say, on its way to the broker: many events a step. Failures are logged."""
+class _Batches:
+    """Publishes the events of one transaction's changes, many at once. Failures are logged."""
 
     def __init__(self, changes: Sequence[Change]) -> None:
         self._changes = changes
         self._events: list[Event] = []
         self._size = 0
-        # The changes that the next step is about.
+        # The first and last change of the next batch.
         self._begin = self._end = 0
-        # The broker is not asked again: each time may take as long as the first.
-        self.is_given_up = False
+        # An unavailable broker is not asked again: each time may take as long as the first.
+        self.has_given_up = False
 
     def add(self, number: int, events: Sequence[Event]) -> None:
-        """Add what a change says, and publish what is enough for a step; one change may be worth several."""
+        """Add the events of a change, and publish each full batch; one change may fill several."""
         for event in events:
             if not self._events:
                 self._begin = number
             self._end = number
             self._events.append(event)
             self._size += len(event.payload)
-            if len(self._events) >= AT_ONCE or self._size >= AT_ONCE_BYTES:
+            if len(self._events) >= BATCH_EVENTS or self._size >= BATCH_BYTES:
                 self.publish()
 
     def publish(self) -> None:
-        """Publish what was added so far."""
+        """Publish the events that were added since the last batch."""
         events, self._events, self._size = self._events, [], 0
-        if not events or self.is_given_up:
+        if not events or self.has_given_up:
             return
         try:
             broadcast._publish_all(events)
         except Exception as error:
-            self.is_given_up = isinstance(error, BrokerUnavailable)
-            first, end = self._changes[self._begin], len(self._changes) - 1 if self.is_given_up else self._end
+            self.has_given_up = isinstance(error, BrokerUnavailable)
+            first, end = self._changes[self._begin], len(self._changes) - 1 if self.has_given_up else self._end
             if end == self._begin:
-                log_failure(first.rules, first.instance, first.kind)
+                log_failure(first.options, first.instance, first.kind)
             else:
                 logger.exception(
                     "Some or all of %d changes, from %s %s on, were saved, but not broadcast.",
@@ -185,12 +215,12 @@ class _Steps:
 
 
 def flush(changes: list[Change]) -> None:
-    """Send the changes of one transaction. What goes wrong is logged: they are saved, whatever happens here."""
+    """Send the changes of one transaction. Errors are logged: the changes are saved all the same."""
     outer = waiting.publish
-    steps: _Steps | None = None
+    batches: _Batches | None = None
     try:
         if outer is not None:
-            outer()  # A hook saves something, while what was saved before it waits.
+            outer()  # A hook saves something: changes from before it go first.
         if len(changes) > 1:
             changes = merged(changes)
         refetch(changes)
@@ -198,19 +228,19 @@ def flush(changes: list[Change]) -> None:
             try:
                 events = _events(change)
             except Exception:
-                log_failure(change.rules, change.instance, change.kind)
+                log_failure(change.options, change.instance, change.kind)
                 continue
             if events:
-                if steps is None:
-                    steps = _Steps(changes)
+                if batches is None:
+                    batches = _Batches(changes)
                     if len(changes) > 1:
                         # For hooks that save or send something themselves.
-                        waiting.publish = steps.publish
-                steps.add(number, events)
-                if steps.is_given_up:
+                        waiting.publish = batches.publish
+                batches.add(number, events)
+                if batches.has_given_up:
                     return
-        if steps is not None:
-            steps.publish()
+        if batches is not None:
+            batches.publish()
     except Exception:
         logger.exception("%d changes were saved, but not broadcast.", len(changes))
     finally:
@@ -218,7 +248,7 @@ def flush(changes: list[Change]) -> None:
 
 
 def merged(changes: Sequence[Change]) -> list[Change]:
-    """Return what is left of the changes when only the last state of each element counts."""
+    """Return the changes that are left when only the last state of each element counts."""
     left: dict[tuple[Any, ...], Change] = {}
     removed = set()
     for change in changes:
@@ -230,7 +260,7 @@ def merged(changes: Sequence[Change]) -> list[Change]:
             left[(*element, change.channels)] = change
         elif before is not None:
             if before.kind is CREATED or change.kind is not before.kind:
-                change.kind = CREATED if before.kind is CREATED else EITHER
+                change.kind = CREATED if before.kind is CREATED else UPSERT
             left[element] = change
         elif change.kind is not UPDATED or element not in removed:
             left[element] = change
@@ -238,11 +268,11 @@ def merged(changes: Sequence[Change]) -> list[Change]:
 
 
 def refetch(changes: list[Change]) -> None:
-    """Replace the instances that are to be fetched again, with one query a model; those that are gone drop out."""
+    """Fetch stale instances again, with one query a model, and drop the changes of deleted ones."""
     wanted: dict[tuple[Any, ...], list[Change]] = {}
     for change in changes:
-        if change.kind is not DELETED and is_stale(change.rules, change.instance):
-            key = (type(change.instance), change.using, tuple(change.rules.select_related))
+        if change.kind is not DELETED and is_stale(change.options, change.instance):
+            key = (type(change.instance), change.using, tuple(change.options.select_related))
             wanted.setdefault(key, []).append(change)
     for (model, using, joins), stale in wanted.items():
         found: dict[Any, Model] = {}
@@ -250,12 +280,12 @@ def refetch(changes: list[Change]) -> None:
             objects = model._base_manager.using(using)
             if joins:
                 objects = objects.select_related(*joins)
-            for begin in range(0, len(stale), FETCHED):
-                keys = [change.instance.pk for change in stale[begin : begin + FETCHED]]
+            for begin in range(0, len(stale), FETCH_SIZE):
+                keys = [change.instance.pk for change in stale[begin : begin + FETCH_SIZE]]
                 found |= {each.pk: each for each in objects.filter(pk__in=keys)}
         except Exception:
             for change in stale:
-                log_failure(change.rules, change.instance, change.kind)
+                log_failure(change.options, change.instance, change.kind)
         gone = set()
         for change in stale:
             key = key_of(change.instance)
@@ -266,9 +296,9 @@ def refetch(changes: list[Change]) -> None:
         changes[:] = [change for change in changes if id(change) not in gone]
 
 
-def is_stale(rules: Rules, instance: Model) -> bool:
-    """Tell whether an instance must be fetched again before anybody looks at it."""
-    if rules.select_related:
+def is_stale(options: Options, instance: Model) -> bool:
+    """Tell whether an instance must be fetched again before its hooks are called."""
+    if options.select_related:
         return True
     # A list takes half as long as a generator, on each save.
     return any([hasattr(value, "resolve_expression") for value in instance.__dict__.values()])  # noqa: C419
@@ -277,20 +307,20 @@ def is_stale(rules: Rules, instance: Model) -> bool:
 def _events(change: Change) -> list[Event]:
     channels = change.channels
     if channels is None:
-        channels = channels_of(change.rules.channel(change.instance))
+        channels = channels_of(change.options.channel(change.instance))
     if not channels:
         return []
-    payloads = payloads_of(change.rules, change.instance, change.kind, change.context)
+    payloads = render_change(change.options, change.instance, change.kind, change.context)
     # Once for all channels, of which there may be thousands.
     facts = [facts_of(payload, change.tab) for payload in payloads]
     return [Event(channel, *each) for each in zip(payloads, facts, strict=True) for channel in channels]
 
 
-def log_failure(rules: Rules, instance: Model, kind: str) -> None:
-    """Log the exception that is being handled, which must not break the save that it comes from."""
+def log_failure(options: Options, instance: Model, kind: str) -> None:
+    """Log the exception that is being handled: it must not break the save."""
     error = sys.exception()
     try:
-        template = ", ".join(rules.template_names(instance))
+        template = ", ".join(options.template_names(instance))
     except Exception:
         template = "unknown"
     label, pk = instance._meta.label, instance.pk

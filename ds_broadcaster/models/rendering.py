@@ -1,4 +1,4 @@
-"""What a change says: the fragments that a model's rules give for it, encoded."""
+"""Rendering: the fragments and signals that a change of an object sends, encoded."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -10,28 +10,28 @@ from django.utils import timezone, translation
 from pydantic import BaseModel
 
 from ..conf import get_settings
-from ..ids import dom_id
+from ..ids import dom_id, single_line
 from ..sse import encode_elements, encode_remove, encode_signals
-from .options import MODES, Rules, guarded
+from .options import MODES, Options, mode_error
 
-# EITHER is for an object of which nobody knows whether pages show it: it is sent as changed, then as created.
-CREATED, UPDATED, DELETED, EITHER = "created", "updated", "deleted", "saved"
-
-
-def payloads_of(rules: Rules, instance: Model, kind: str, context: Context | None) -> list[bytes]:
-    """Return the events that tell of a change; `context` is that of the save, where it has ended meanwhile."""
-    # Everybody gets the same, so nothing in it is as the one who saved would like to see it.
-    with _default_time(), _speaking(context):
-        return list(_encode(rules, instance, kind))
+# UPSERT: pages may or may not show the object, so send an update, then a create.
+CREATED, UPDATED, DELETED, UPSERT = "created", "updated", "deleted", "saved"
 
 
-def _default_time() -> AbstractContextManager[Any]:
-    # Nearly nobody has activated another one, and to put the same in its place takes 10 us.
+def render_change(options: Options, instance: Model, kind: str, context: Context | None) -> list[bytes]:
+    """Return the encoded events of a change; `context` is the context of the save, if another one is current."""
+    # All pages get the same, so the time zone of the user who saves does not count.
+    with _default_time_zone(), _language_of(context):
+        return list(_encode(options, instance, kind))
+
+
+def _default_time_zone() -> AbstractContextManager[Any]:
+    # Few projects activate another one, and to replace it by itself takes 10 us.
     is_default = timezone.get_current_timezone() is timezone.get_default_timezone()
     return nullcontext() if is_default else timezone.override(None)
 
 
-def _speaking(context: Context | None) -> AbstractContextManager[Any]:
+def _language_of(context: Context | None) -> AbstractContextManager[Any]:
     language = get_settings().language
     if language is None:
         if context is None:
@@ -40,38 +40,54 @@ def _speaking(context: Context | None) -> AbstractContextManager[Any]:
     return translation.override(language)
 
 
-def _encode(rules: Rules, instance: Model, kind: str) -> Iterator[bytes]:
+def _encode(options: Options, instance: Model, kind: str) -> Iterator[bytes]:
     if kind is DELETED:
-        html, signals = _parts(rules, "deleted", rules.deleted(instance))
+        html, signals = _parts(options, "deleted", options.deleted(instance))
         if html is not None:
             yield encode_elements(html) if html.strip() else encode_remove(f"#{dom_id(instance)}")
         if signals is not None:
             yield encode_signals(signals)
-    if kind in (UPDATED, EITHER):
-        html, signals = _parts(rules, "updated", rules.updated(instance))
+    if kind in (UPDATED, UPSERT):
+        html, signals = _parts(options, "updated", options.updated(instance))
         if html and html.strip():
             yield encode_elements(html)
         if signals is not None:
             yield encode_signals(signals)
-    if kind in (CREATED, EITHER):
-        html, signals = _parts(rules, "created", rules.created(instance))
+    if kind in (CREATED, UPSERT):
+        html, signals = _parts(options, "created", options.created(instance))
         if html and html.strip():
-            yield _encode_created(rules, instance, html)
+            yield _encode_created(options, instance, html)
         if signals is not None:
             yield encode_signals(signals)
 
 
-def _encode_created(rules: Rules, instance: Model, html: str) -> bytes:
-    target = rules.target(instance)
+def _encode_created(options: Options, instance: Model, html: str) -> bytes:
+    target = options.target(instance)
     if target is None:
         return encode_elements(html)
-    mode = rules.mode(instance)
+    mode = options.mode(instance)
     if mode not in MODES:
-        raise ValueError(f"{rules.prefix}mode must be one of {', '.join(MODES)}, got {mode!r}.")
+        raise ValueError(mode_error(options.name_of("mode"), mode))
     return encode_elements(html, guarded(target, mode, instance), mode)
 
 
-def _parts(rules: Rules, hook: str, fragment: Any) -> tuple[str | None, Mapping[str, Any] | BaseModel | None]:
+def guarded(target: str, mode: str, instance: Model) -> str:
+    """Return the selector that finds the target only while the page does not show the object's element.
+
+    Without it, pages that were rendered after the save, and replays, would show the object twice.
+    """
+    target = single_line("target", target).strip()
+    element = f"#{dom_id(instance)}"
+    if mode in ("append", "prepend"):
+        guard = f":not(:has({element}))"
+    elif mode in ("before", "after"):
+        guard = f":not({element}, {element} ~ *, :has(~ {element}))"
+    else:
+        return target
+    return (f":is({target})" if "," in target else target) + guard
+
+
+def _parts(options: Options, hook: str, fragment: Any) -> tuple[str | None, Mapping[str, Any] | BaseModel | None]:
     if isinstance(fragment, (Mapping, BaseModel)):
         return None, fragment
     if isinstance(fragment, tuple) and len(fragment) == 2:
@@ -81,6 +97,6 @@ def _parts(rules: Rules, hook: str, fragment: Any) -> tuple[str | None, Mapping[
     if hasattr(fragment, "__html__"):
         return str(fragment.__html__()), None
     raise TypeError(
-        f"{rules.prefix}{hook}() must return HTML, a dict of signals, a tuple of both, or None, "
+        f"{options.name_of(hook)}() must return HTML, a dict of signals, a tuple of both, or None, "
         f"not {type(fragment).__name__}."
     )

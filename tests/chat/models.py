@@ -89,7 +89,7 @@ class Job(BroadcastOnSave):
     state = models.CharField(max_length=20, default="new")
     code = models.CharField(max_length=20, db_default=Upper(models.Value("abc")))
 
-    says = {}  # noqa: RUF012
+    hooks = {}  # noqa: RUF012
     broadcast_target = "#jobs"
     broadcast_mode = "prepend"
 
@@ -112,9 +112,9 @@ class Job(BroadcastOnSave):
         return self._say("deleted", super().broadcast_deleted)
 
     def _say(self, what, default):
-        if what not in self.says:
+        if what not in self.hooks:
             return default()
-        answer = self.says[what]
+        answer = self.hooks[what]
         return answer(self) if callable(answer) else answer
 
 

@@ -11,18 +11,12 @@ from django.test.utils import isolate_apps
 
 from ds_broadcaster import bind_broadcasts, broadcast_saved
 from ds_broadcaster.models.bind import unbind_broadcasts
-from ds_broadcaster.models.checks import check_model, check_models
+from ds_broadcaster.models.checks import check_models, check_options
 from ds_broadcaster.models.options import registered
 from ds_broadcaster.streams.tabs import serving
 from tests.chat.models import LongNote, LoudMessage, Message, Note, Room, StickyNote
-from tests.chat.recording import record
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def sent(monkeypatch):
-    return record(monkeypatch)
 
 
 @pytest.fixture
@@ -242,25 +236,43 @@ def test_what_is_no_model_is_refused(model):
         ({"channel": 7}, TypeError, "channel must be a string or a saved"),
         ({"channel": ""}, ValueError, "channel must not be empty"),
         ({"channel": ["a", 7]}, TypeError, "channel must be a string"),
-        ({"channel": Room}, TypeError, "not the class Room"),
+        ({"channel": Room}, TypeError, "channel must be a value or a function of the instance, not <class .*Room"),
         ({"channel": Room()}, ValueError, "save it before it names a channel"),
         ({"channel": wait}, TypeError, "channel must be a plain function"),
-        ({"template_name": 7}, TypeError, "template_name must be several names"),
-        ({"template_name": [7]}, TypeError, "template_name must be several names"),
+        ({"template_name": 7}, TypeError, "template_name must be a name or several"),
+        ({"template_name": [7]}, TypeError, "template_name must be a name or several"),
         ({"template_name": wait}, TypeError, "template_name must be a plain function"),
         ({"target": 7}, TypeError, "target must be a string"),
         ({"target": " "}, ValueError, "target must not be empty"),
         ({"target": "#a\n"}, ValueError, "target must not hold a line break"),
         ({"target": wait}, TypeError, "target must be a plain function"),
-        ({"mode": "apend"}, ValueError, "mode must be one of \"append\", .*got 'apend'"),
+        ({"mode": "apend"}, ValueError, "mode must be one of \"append\", .*not 'apend'"),
         ({"mode": "remove"}, ValueError, "mode must be one of"),
         ({"mode": None}, ValueError, "mode must be one of"),
         ({"mode": wait}, TypeError, "mode must be a plain function"),
-        ({"fields": {"txt"}}, ValueError, "chat.Note saves no field 'txt'; there are extra, id, room, text"),
-        ({"fields": "text"}, TypeError, r'fields must be several names, as in \["text"\]'),
+        (
+            {"fields": {"txt"}},
+            ValueError,
+            "fields: chat.Note saves no field 'txt'. The fields are extra, id, room, text.",
+        ),
+        (
+            {"fields": "text"},
+            TypeError,
+            r"fields must be several names, not 'text'. Write for example fields=\[\"text\"\]",
+        ),
         ({"fields": [7]}, TypeError, "fields must be several names"),
         ({"select_related": "room"}, TypeError, "select_related must be several names"),
-        ({"created": "<p>"}, TypeError, "created must be a function of the instance"),
+        ({"select_related": [7]}, TypeError, "select_related must be several names"),
+        ({"template_name": []}, TypeError, "template_name must be a name or several"),
+        ({"template_name": dict}, TypeError, "template_name must be a value or a function of the instance"),
+        ({"target": dict}, TypeError, "target must be a value or a function of the instance"),
+        ({"mode": dict}, TypeError, "mode must be a value or a function of the instance"),
+        ({"created": "<p>"}, TypeError, "created must be a function of the instance, not '<p>'"),
+        (
+            {"deleted": ""},
+            TypeError,
+            r"deleted must be a function of the instance, not ''. Write .*deleted=lambda note: ...",
+        ),
         ({"updated": dict}, TypeError, "updated must be a function of the instance"),
         ({"deleted": wait}, TypeError, "deleted must be a plain function"),
     ],
@@ -293,7 +305,7 @@ def test_channel_may_be_an_instance_several_or_nobody(sent, bind):
 
 def test_checks_report_what_a_binding_could_not_know(bind):
     bind(Group, channel="a", select_related=["user"], exclude_sender=True)
-    found = check_model(Group, registered[Group])
+    found = check_options(registered[Group])
     assert [each.id.removeprefix("ds_broadcaster.") for each in found] == ["E011", "E015", "W010"]
     assert check_models() == found
     assert found[0].hint == (

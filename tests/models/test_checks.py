@@ -6,21 +6,15 @@ from django.db import models
 from django.test.utils import isolate_apps
 
 from ds_broadcaster import BroadcastOnSave
-from ds_broadcaster.models.base import ModelRules
-from ds_broadcaster.models.checks import check_model, check_models
+from ds_broadcaster.models.checks import check_models, check_options
 from ds_broadcaster.models.options import registered
 from tests.chat.models import Letter, LoudMessage, Message, Room
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def found(model):
-    """Return the ids and messages that the checks have for one model."""
-    return [(each.id.removeprefix("ds_broadcaster."), each.msg, each.hint) for each in check_model(*model)]
-
-
 def checked(**attributes):
-    """Return the checks' messages for a model with these attributes."""
+    """Return (id, message, hint) of each mistake in a model with these attributes."""
     body = {
         "__module__": "tests.chat.models",
         "title": models.TextField(default=""),
@@ -32,11 +26,13 @@ def checked(**attributes):
     }
     with isolate_apps("tests.chat"):
         model = type("Odd", (BroadcastOnSave,), {key: value for key, value in body.items() if value is not ...})
-        assert isinstance(registered[model], ModelRules)
-        return found((model, registered[model]))
+        assert not registered[model].is_bound
+        found = check_options(registered[model])
+        assert {each.obj for each in found} <= {model}
+        return [(each.id.removeprefix("ds_broadcaster."), each.msg, each.hint) for each in found]
 
 
-def test_models_without_mistakes_hear_nothing():
+def test_models_without_mistakes_have_no_messages():
     assert checked() == []
     assert check_models() == []
 
@@ -53,14 +49,41 @@ def test_template_that_is_never_rendered_need_not_exist(hooks):
     assert checked(broadcast_template_name=None, broadcast_created=lambda self: "")[0][0] == "E011"
 
 
-def test_template_that_cannot_be_loaded_is_an_error():
-    ((number, _, hint),) = checked(broadcast_template_name=7)
-    assert (number, hint) == ("E011", "broadcast_template_name is 7.")
+@pytest.mark.parametrize("wrong", [7, [7], [], lambda self: "chat/_message.html"])
+def test_template_name_of_another_type_is_an_error(wrong):
+    ((number, text, hint),) = checked(broadcast_template_name=wrong)
+    assert (number, text) == ("E011", f"Odd.broadcast_template_name must be a name or several, not {wrong!r}.")
+    assert hint == 'Write for example broadcast_template_name = ["chat/_message.html"].'
+
+
+def test_template_that_cannot_be_loaded_is_an_error(template):
+    template["chat/_odd.html"] = "{% nothing %}"
+    ((number, text, hint),) = checked(broadcast_template_name="chat/_odd.html")
+    assert number == "E011"
+    assert text.startswith("The template of Odd's broadcasts cannot be loaded: ")
+    assert "Invalid block tag on line 1: 'nothing'" in text
+    assert hint == "broadcast_template_name is 'chat/_odd.html'."
 
 
 def test_missing_channel_is_an_error():
     ((number, text, _),) = checked(broadcast_channel=...)
     assert (number, text) == ("E010", "Odd must define broadcast_channel().")
+
+
+@pytest.mark.parametrize(
+    "method, number",
+    [
+        ("broadcast_channel", "E010"),
+        ("render_broadcast", "E016"),
+        ("broadcast_created", "E016"),
+        ("broadcast_updated", "E016"),
+        ("broadcast_deleted", "E016"),
+    ],
+)
+def test_value_in_the_place_of_a_method_is_an_error(method, number):
+    expected = (number, f"Odd.{method} must be a method.", f"Write `def {method}(self): return 'room'`.")
+    assert checked(**{method: "room"}) == [expected]
+    assert checked(**{method: property(lambda self: lambda: "room")}) == []
 
 
 @pytest.mark.parametrize(
@@ -78,9 +101,9 @@ def test_async_hook_is_an_error(hook):
     "attributes, number, text",
     [
         ({"broadcast_fields": {"titel"}}, "E012", "'titel'"),
-        ({"broadcast_fields": "title"}, "E012", "must be a set"),
-        ({"broadcast_fields": 7}, "E012", "must be a set"),
-        ({"broadcast_fields": [7]}, "E012", "names 7"),
+        ({"broadcast_fields": "title"}, "E012", "must be several names, not 'title'"),
+        ({"broadcast_fields": 7}, "E012", "must be several names, not 7"),
+        ({"broadcast_fields": [7]}, "E012", "must be several names, not [7]"),
         ({"broadcast_mode": "apend"}, "E013", "'apend'"),
         ({"broadcast_mode": "remove"}, "E013", "'remove'"),
         ({"broadcast_mode": ["append"]}, "E013", "['append']"),
@@ -92,6 +115,7 @@ def test_async_hook_is_an_error(hook):
         ({"broadcast_select_related": [7]}, "E015", "7"),
         ({"broadcast_select_related": "room"}, "E015", "must be several names"),
         ({"broadcast_select_related": 7}, "E015", "must be several names"),
+        ({"broadcast_select_related": None}, "E015", "must be several names"),
         ({"broadcast_exclude_sender": True}, "W010", "BroadcasterMiddleware"),
     ],
 )

@@ -6,20 +6,9 @@ import pickle
 import pytest
 from django.db.models.functions import Upper
 
-from tests.chat.models import Article, Room
-from tests.chat.recording import record
+from tests.chat.models import Article
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def sent(monkeypatch):
-    return record(monkeypatch)
-
-
-@pytest.fixture
-def room():
-    return Room.objects.create(name="lobby")
 
 
 @pytest.fixture

@@ -4,15 +4,10 @@ import json
 
 import pytest
 
-from tests.chat.models import Message, Room
+from tests.chat.models import Message
 from tests.live import begun
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def room():
-    return Room.objects.create(name="lobby")
 
 
 @pytest.fixture

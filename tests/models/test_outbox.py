@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ds_broadcaster import BrokerUnavailable, broadcast
-from ds_broadcaster.models import outbox as changes
+from ds_broadcaster.models import outbox
 from ds_broadcaster.models.outbox import pending_of
 from tests.chat.models import Article, Job, LoudMessage, Message, Reply, Room
 from tests.chat.recording import Page, record
@@ -22,23 +22,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 class Failed(Exception):
     pass
-
-
-@pytest.fixture
-def sent(monkeypatch):
-    return record(monkeypatch)
-
-
-@pytest.fixture
-def room():
-    return Room.objects.create(name="lobby")
-
-
-@pytest.fixture
-def says(monkeypatch):
-    answers = {}
-    monkeypatch.setattr(Job, "says", answers)
-    return answers
 
 
 def pending():
@@ -213,12 +196,12 @@ class TestUsersTestCase(TestCase):
         assert self.sent.texts() == ["set up 0 Yes"]
 
     def test_what_a_hook_saves_is_sent_too(self):
-        Job.says["created"] = lambda job: Message.objects.create(room=self.room, text="from a hook") and None
+        Job.hooks["created"] = lambda job: Message.objects.create(room=self.room, text="from a hook") and None
         try:
             with self.captureOnCommitCallbacks(execute=True):
                 Job.objects.create()
         finally:
-            Job.says.clear()
+            Job.hooks.clear()
         assert self.sent.texts() == ["from a hook 0 Yes"]
 
 
@@ -243,7 +226,7 @@ def test_many_saves_of_one_object_are_one_render_of_the_last_state(sent, room, m
 def test_many_changes_are_published_in_few_steps_and_one_that_fails_is_left_out(room, monkeypatch, caplog):
     steps = []
     monkeypatch.setattr(broadcast._broker, "publish_all", lambda events: steps.append(len(events)))
-    monkeypatch.setattr(changes, "AT_ONCE_BYTES", 40_000)
+    monkeypatch.setattr(outbox, "BATCH_BYTES", 40_000)
     render = Message.render_broadcast
     monkeypatch.setattr(Message, "render_broadcast", lambda self: 1 / 0 if self.text == "bad" else render(self))
     with transaction.atomic():
@@ -255,25 +238,25 @@ def test_many_changes_are_published_in_few_steps_and_one_that_fails_is_left_out(
     assert len([each for each in caplog.records if each.name == "ds_broadcaster"]) == 1
 
 
-def test_one_change_for_many_channels_is_published_in_steps_too(says, monkeypatch):
+def test_one_change_for_many_channels_is_published_in_steps_too(hooks, monkeypatch):
     steps = []
     monkeypatch.setattr(
         broadcast._broker, "publish_all", lambda events: steps.append([each.channel for each in events])
     )
-    says["channel"] = channels = [f"user-{number}" for number in range(250)]
+    hooks["channel"] = channels = [f"user-{number}" for number in range(250)]
     Job.objects.create()
     assert [len(step) for step in steps] == [100, 100, 50]
     assert [channel for step in steps for channel in step] == channels
 
 
-def test_what_a_hook_saves_comes_behind_what_was_saved_before_it(sent, says):
+def test_what_a_hook_saves_comes_behind_what_was_saved_before_it(sent, hooks):
     def created(job):
         if job.state == "other":
             Job.objects.get(pk=first.pk).save()
         return f"<p>{job.state}</p>"
 
-    says["created"] = created
-    says["updated"] = lambda job: f"<p>{job.state}, saved by a hook</p>"
+    hooks["created"] = created
+    hooks["updated"] = lambda job: f"<p>{job.state}, saved by a hook</p>"
     with transaction.atomic():
         first = Job.objects.create(state="first")
         Job.objects.create(state="other")
@@ -281,7 +264,7 @@ def test_what_a_hook_saves_comes_behind_what_was_saved_before_it(sent, says):
     assert sent.texts() == ["first", "first, saved by a hook", "other", "last"]
 
 
-def test_what_a_hook_saves_together_comes_behind_what_was_saved_before_it(sent, says):
+def test_what_a_hook_saves_together_comes_behind_what_was_saved_before_it(sent, hooks):
     def created(job):
         if job.state == "other":
             with transaction.atomic():
@@ -289,20 +272,20 @@ def test_what_a_hook_saves_together_comes_behind_what_was_saved_before_it(sent, 
                 Job.objects.get(pk=first.pk).save()
         return f"<p>{job.state}</p>"
 
-    says["created"] = created
-    says["updated"] = lambda job: f"<p>{job.state}, saved by a hook</p>"
+    hooks["created"] = created
+    hooks["updated"] = lambda job: f"<p>{job.state}, saved by a hook</p>"
     with transaction.atomic():
         first = Job.objects.create(state="first")
         Job.objects.create(state="other")
     assert sent.texts() == ["first", "one more", "first, saved by a hook", "other"]
 
 
-def test_what_a_hook_sends_comes_behind_what_was_saved_before_it(sent, says):
+def test_what_a_hook_sends_comes_behind_what_was_saved_before_it(sent, hooks):
     def created(job):
         broadcast("jobs", f"<p>sent by {job.state}</p>")
         return f"<p>{job.state}</p>"
 
-    says["created"] = created
+    hooks["created"] = created
     with transaction.atomic():
         for state in ("a", "b"):
             Job.objects.create(state=state)
@@ -313,8 +296,8 @@ def test_what_a_hook_sends_comes_behind_what_was_saved_before_it(sent, says):
 
 def test_many_saves_are_one_flush(sent, room, monkeypatch):
     flushes = []
-    flush = changes.flush
-    monkeypatch.setattr(changes, "flush", lambda found: flushes.append(len(found)) or flush(found))
+    flush = outbox.flush
+    monkeypatch.setattr(outbox, "flush", lambda found: flushes.append(len(found)) or flush(found))
     with transaction.atomic():
         for number in range(1000):
             Message.objects.create(room=room, text=str(number))
@@ -354,16 +337,16 @@ def test_changes_of_one_element_are_merged(sent, room):
     assert in_one_transaction(sent, save("z"), delete, save("a"), delete) == [removed]
 
 
-def test_element_removed_from_several_channels_is_removed_from_each(sent, says):
+def test_element_removed_from_several_channels_is_removed_from_each(sent, hooks):
     job = Job.objects.create()
     key = job.pk
     sent.take()
     with transaction.atomic():
-        says["channel"] = "a"
+        hooks["channel"] = "a"
         job.delete()
         job.pk = key
         job.save(force_insert=True)
-        says["channel"] = "b"
+        hooks["channel"] = "b"
         job.delete()
     assert [(event.channel, event.mode) for event in sent.take()] == [("a", "remove"), ("b", "remove")]
 
@@ -415,7 +398,7 @@ def test_what_is_loaded_stays_loaded(sent, room, django_assert_num_queries):
 
 def test_save_outside_of_transactions_is_not_copied(sent, monkeypatch):
     seen = []
-    monkeypatch.setattr(Job, "says", {"created": lambda job: seen.append(job)})
+    monkeypatch.setattr(Job, "hooks", {"created": lambda job: seen.append(job)})
     job = Job.objects.create()
     assert seen[0] is job
 
@@ -443,7 +426,7 @@ def test_broker_that_is_down_is_asked_once(sent, room, caplog):
     assert told == f"Some or all of 10 changes, from chat.Message {first} on, were saved, but not broadcast."
 
 
-def test_step_that_fails_leaves_the_others(says, monkeypatch, caplog):
+def test_step_that_fails_leaves_the_others(hooks, monkeypatch, caplog):
     def publish_all(events):
         steps.append(len(events))
         if len(steps) == 2:
@@ -459,8 +442,8 @@ def test_step_that_fails_leaves_the_others(says, monkeypatch, caplog):
     assert told.startswith("Some or all of 100 changes, from chat.Job ")
 
 
-def test_error_about_one_object_leaves_the_others(sent, says, caplog):
-    says["created"] = lambda job: 1 / 0 if job.state == "bad" else job.render_broadcast()
+def test_error_about_one_object_leaves_the_others(sent, hooks, caplog):
+    hooks["created"] = lambda job: 1 / 0 if job.state == "bad" else job.render_broadcast()
     with transaction.atomic():
         for state in ("good", "bad", "better"):
             Job.objects.create(state=state)

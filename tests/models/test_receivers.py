@@ -1,158 +1,15 @@
-"""suppress_broadcasts and broadcast_saved: saves that nobody is to hear of, and those that send no signal."""
-
-import asyncio
-import threading
+"""broadcast_saved: saves without signals."""
 
 import pytest
 from django.contrib.auth.models import Group
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import F
 
-from ds_broadcaster import BrokerUnavailable, broadcast_saved, suppress_broadcasts
-from ds_broadcaster.models import receivers as saves
-from tests.chat.models import Article, Job, Letter, LoudMessage, Message, Note, Reply, Room, Seat
-from tests.chat.recording import record
+from ds_broadcaster import BrokerUnavailable, broadcast_saved
+from ds_broadcaster.models import receivers
+from tests.chat.models import Article, Message, Note, Reply, Room, Seat
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def sent(monkeypatch):
-    return record(monkeypatch)
-
-
-@pytest.fixture
-def room():
-    return Room.objects.create(name="lobby")
-
-
-# suppress_broadcasts
-
-
-def test_block_silences_everything(sent, room):
-    with suppress_broadcasts():
-        message = Message.objects.create(room=room, text="a")
-        Article.objects.create(title="a")
-        broadcast_saved(message)
-        message.delete()
-    assert sent.take() == []
-    Message.objects.create(room=room, text="b")
-    assert sent.texts() == ["b 0 Yes"]
-
-
-def test_block_silences_models_and_what_inherits_them(sent, room):
-    with suppress_broadcasts(Message, Job):
-        Message.objects.create(room=room, text="")
-        LoudMessage.objects.create(room=room, text="")
-        Letter.objects.create(room=room, text="")
-        Job.objects.create()
-        Article.objects.create(title="heard")
-    assert sent.texts() == ["heard"]
-
-
-def test_blocks_nest(sent, room):
-    with suppress_broadcasts(Message):
-        with suppress_broadcasts(Article):
-            Message.objects.create(room=room, text="a")
-            Article.objects.create(title="a")
-        Article.objects.create(title="b")
-        Message.objects.create(room=room, text="b")
-    Message.objects.create(room=room, text="c")
-    assert sent.texts() == ["b", "c 0 Yes"]
-
-
-def test_silence_ends_with_an_error(sent, room):
-    with pytest.raises(ZeroDivisionError), suppress_broadcasts():
-        1 / 0  # noqa: B018
-    Message.objects.create(room=room, text="a")
-    assert len(sent.take()) == 1
-
-
-def test_silence_is_decided_when_it_is_saved(sent, room):
-    with transaction.atomic():
-        with suppress_broadcasts():
-            Message.objects.create(room=room, text="silent")
-        Message.objects.create(room=room, text="heard")
-    assert sent.texts() == ["heard 0 Yes"]
-    with suppress_broadcasts(), transaction.atomic():
-        Message.objects.create(room=room, text="silent")
-    assert sent.take() == []
-
-
-def test_decorator_silences_each_call(sent, room):
-    @suppress_broadcasts(Message)
-    def create(text, again=False):
-        """Create it."""
-        if again:
-            create(text)
-        return Message.objects.create(room=room, text=text)
-
-    assert create("a", again=True).text == "a"
-    assert create.__doc__ == "Create it."
-    assert sent.take() == []
-
-
-async def test_decorator_silences_a_coroutine(sent):
-    @suppress_broadcasts()
-    async def create():
-        return await Article.objects.acreate(title="silent")
-
-    assert (await create()).title == "silent"
-    assert sent.take() == []
-
-
-def test_tasks_are_silenced_by_themselves(sent):
-    entered, created = asyncio.Event(), asyncio.Event()
-
-    async def silent():
-        with suppress_broadcasts():
-            entered.set()
-            await created.wait()
-            await Article.objects.acreate(title="silent")
-
-    async def loud():
-        await entered.wait()
-        await Article.objects.acreate(title="loud")
-        created.set()
-
-    async def both():
-        await asyncio.gather(silent(), loud())
-
-    asyncio.run(both())
-    assert sent.texts() == ["loud"]
-
-
-def test_threads_are_silenced_by_themselves(sent):
-    def save():
-        Article.objects.create(title="loud")
-        connection.close()
-
-    with suppress_broadcasts():
-        thread = threading.Thread(target=save)
-        thread.start()
-        thread.join()
-    assert sent.texts() == ["loud"]
-
-
-def test_decorator_without_parentheses_says_what_to_write():
-    with pytest.raises(TypeError, match=r"as in suppress_broadcasts\(\), not <function"):
-
-        @suppress_broadcasts
-        def function():
-            pass
-
-
-def test_silenced_change_is_no_news_later(sent):
-    article = Article.objects.create(title="a")
-    sent.take()
-    article.title = "b"
-    with suppress_broadcasts():
-        article.save()
-    article.save()
-    assert sent.take() == []
-
-
-# broadcast_saved
 
 
 def test_bulk_created_objects_are_sent_as_created(sent, room):
@@ -233,8 +90,8 @@ def test_outside_of_transactions_all_are_sent_in_one_go(sent, room, monkeypatch,
     replies = Reply.objects.bulk_create([Reply(message=message, text=str(number)) for number in range(10)])
     sent.take()
     flushes = []
-    flush = saves.flush
-    monkeypatch.setattr(saves, "flush", lambda due: flushes.append(len(due)) or flush(due))
+    flush = receivers.flush
+    monkeypatch.setattr(receivers, "flush", lambda due: flushes.append(len(due)) or flush(due))
     with django_assert_num_queries(1):
         broadcast_saved([*replies, message])
     assert flushes == [11]

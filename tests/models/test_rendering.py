@@ -1,0 +1,164 @@
+"""Fragments and signals: their place on the page, their template, language and time zone, and hooks."""
+
+from datetime import UTC, datetime
+
+import pytest
+from django.test import override_settings
+from django.utils import timezone, translation
+from pydantic import BaseModel
+
+from ds_broadcaster.models.rendering import guarded
+from tests.chat.models import Article, Job, Letter, LoudMessage, Message, Room
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+# Where it goes
+
+
+@pytest.mark.parametrize(
+    "target, mode, expected",
+    [
+        ("#list", "append", "#list:not(:has(#chat-room-7))"),
+        ("#list", "prepend", "#list:not(:has(#chat-room-7))"),
+        (" #a, #b ", "append", ":is(#a, #b):not(:has(#chat-room-7))"),
+        ("#list > .end", "before", "#list > .end:not(#chat-room-7, #chat-room-7 ~ *, :has(~ #chat-room-7))"),
+        ("#first", "after", "#first:not(#chat-room-7, #chat-room-7 ~ *, :has(~ #chat-room-7))"),
+        ("#list", "inner", "#list"),
+        ("#a, #b", "outer", "#a, #b"),
+        ("#list", "replace", "#list"),
+    ],
+)
+def test_what_a_page_already_shows_is_not_added_again(target, mode, expected):
+    assert guarded(target, mode, Room(pk=7)) == expected
+
+
+def test_without_a_target_a_created_object_replaces_its_element(sent):
+    Article.objects.create(title="a")
+    (event,) = sent.take()
+    assert (event.selector, event.mode) == (None, None)
+
+
+# Templates
+
+
+def test_context_has_the_object_by_its_own_and_its_models_names(sent, room, template):
+    template["chat/_message.html"] = "{{ object.text }} {{ message.text }} {{ loudmessage.text }} {{ letter.text }}."
+    Message.objects.create(room=room, text="m")
+    LoudMessage.objects.create(room=room, text="p")
+    Letter.objects.create(room=room, text="c")
+    assert sent.texts() == ["m m  .", "p p p .", "c c  c."]
+
+
+def test_own_template_comes_before_the_inherited_one(sent, room, template):
+    template["chat/_message.html"] = "parent"
+    template["chat/_letter.html"] = "child"
+    Letter.objects.create(room=room, text="")
+    LoudMessage.objects.create(room=room, text="")
+    assert sent.texts() == ["child", "parent"]
+
+
+def test_template_name_may_be_a_list_to_choose_from(sent, room, template, monkeypatch):
+    monkeypatch.setattr(Message, "broadcast_template_name", ["chat/none.html", "chat/some.html"])
+    template["chat/some.html"] = "some"
+    Message.objects.create(room=room, text="")
+    assert sent.texts() == ["some"]
+
+
+def test_template_that_renders_nothing_sends_nothing(sent, room, template):
+    template["chat/_message.html"] = "{% if object.likes %}liked{% endif %}\n"
+    message = Message.objects.create(room=room, text="")
+    message.save()
+    assert sent.take() == []
+
+
+def test_rendering_is_in_the_language_of_the_save(sent, room):
+    with translation.override("de"):
+        Message.objects.create(room=room, text="")
+    assert sent.texts() == ["0 Ja"]
+
+
+@override_settings(DS_BROADCASTER_LANGUAGE="fr")
+def test_rendering_is_in_the_language_of_the_setting(sent, room):
+    with translation.override("de"):
+        Message.objects.create(room=room, text="")
+        assert translation.get_language() == "de"
+    assert sent.texts() == ["0 Oui"]
+
+
+def test_hooks_run_in_the_language_too(sent, hooks):
+    hooks["created"] = hooks["deleted"] = lambda job: f"<p>{translation.gettext('Yes')}</p>"
+    with translation.override("de"):
+        job = Job.objects.create()
+        job.delete()
+    assert sent.texts() == ["Ja", "Ja"]
+
+
+def test_times_are_in_the_projects_zone_not_the_savers(sent, room, template):
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    template["chat/_message.html"] = "{{ object.at|date:'H:i' }}"
+    with timezone.override("Asia/Tokyo"), override_settings(TIME_ZONE="America/New_York"):
+        message = Message(room=room, text="")
+        message.at = noon
+        message.save()
+        assert timezone.get_current_timezone_name() == "Asia/Tokyo"
+    assert sent.texts() == ["07:00"]
+
+
+# What a project writes itself
+
+
+class Signals(BaseModel):
+    count: int
+
+
+@pytest.mark.parametrize("hook", ["created", "updated", "deleted"])
+@pytest.mark.parametrize(
+    "answer, expected",
+    [
+        (None, []),
+        ({"count": 1}, [("signals", '{"count":1}')]),
+        (Signals(count=1), [("signals", '{"count":1}')]),
+        ((None, {"count": 1}), [("signals", '{"count":1}')]),
+        (("<p>x</p>", Signals(count=1)), [("elements", "<p>x</p>"), ("signals", '{"count":1}')]),
+        ("<p>x</p>", [("elements", "<p>x</p>")]),
+    ],
+)
+def test_hooks_say_what_is_sent(sent, hooks, hook, answer, expected):
+    hooks.update(created=None, updated=None, deleted=None)
+    hooks[hook] = answer
+    job = Job.objects.create()
+    job.save()
+    job.delete()
+    assert [(event.type, event.html or event.signals) for event in sent.take()] == expected
+
+
+def test_empty_string_is_silent_for_a_saved_and_removes_a_deleted_object(sent, hooks):
+    hooks.update(created="", updated="", deleted=("", {"gone": True}))
+    job = Job.objects.create()
+    job.save()
+    assert sent.take() == []
+    key = job.pk
+    job.delete()
+    events = sent.take()
+    assert [(event.mode, event.selector, event.signals) for event in events] == [
+        ("remove", f"#chat-job-{key}", ""),
+        (None, None, '{"gone":true}'),
+    ]
+
+
+def test_deleted_hook_sees_the_key_of_what_is_gone(sent, hooks):
+    hooks["deleted"] = lambda job: f"<p>{job.pk}</p>"
+    job = Job.objects.create()
+    key = job.pk
+    sent.take()
+    job.delete()
+    (event,) = sent.take()
+    assert (event.html, event.mode, event.selector) == (f"<p>{key}</p>", None, None)
+
+
+def test_hook_that_returns_something_else_is_told_what_to_return(sent, hooks, errors):
+    hooks["created"] = 7
+    Job.objects.create()
+    ((_, error),) = errors()
+    assert str(error) == ("broadcast_created() must return HTML, a dict of signals, a tuple of both, or None, not int.")
