@@ -185,12 +185,15 @@ class _Batches:
     def add(self, number: int, events: Sequence[Event]) -> None:
         """Add the events of a change, and publish each full batch; one change may fill several."""
         for event in events:
+            size = len(event.payload)
+            if self._size + size > BATCH_BYTES:
+                self.publish()
             if not self._events:
                 self._begin = number
             self._end = number
             self._events.append(event)
-            self._size += len(event.payload)
-            if len(self._events) >= BATCH_EVENTS or self._size >= BATCH_BYTES:
+            self._size += size
+            if len(self._events) >= BATCH_EVENTS:
                 self.publish()
 
     def publish(self) -> None:

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Models of each kind: with all defaults, with fields that are news, with overrides, inherited, proxied, bound."""
+"""Models of each kind: with defaults, named fields, hooks and composite keys; inherited, proxied and bound ones."""
 
 import uuid
 
@@ -32,20 +32,20 @@ class Message(BroadcastOnSave):
 
 
 class LoudMessage(Message):
-    """A proxy: it shows the same element, by the same template."""
+    """A proxy: the same element and the same template."""
 
     class Meta:
         proxy = True
 
 
 class Letter(Message):
-    """A child with a table of its own, and without a template of its own."""
+    """A child with a table of its own, but no template."""
 
     stamp = models.CharField(max_length=20, default="")
 
 
 class Reply(BroadcastOnSave):
-    """Broadcast where its message's room is: the channel needs what a cascade deletes first."""
+    """Broadcast to the room of its message: a cascade must not delete the message first."""
 
     message = models.ForeignKey(Message, models.CASCADE)
     text = models.TextField()
@@ -61,7 +61,7 @@ class Reply(BroadcastOnSave):
 
 
 class Article(BroadcastOnSave):
-    """Only some fields are news."""
+    """Broadcast when one of the named fields changes."""
 
     title = models.CharField(max_length=50)
     views = models.IntegerField(default=0)
@@ -72,7 +72,7 @@ class Article(BroadcastOnSave):
     broadcast_fields = {"title", "tags", "room", "file"}  # noqa: RUF012
 
     class Meta:
-        # Or a system check asks the database, which tests without one run too.
+        # Without it a system check asks the database, even in tests without database access.
         required_db_features = {"supports_json_field"}  # noqa: RUF012
 
     def __str__(self):
@@ -83,7 +83,7 @@ class Article(BroadcastOnSave):
 
 
 class Job(BroadcastOnSave):
-    """What is sent is said by a function that a test sets."""
+    """Its hooks return what a test sets, a value or a function of the instance."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     state = models.CharField(max_length=20, default="new")
@@ -97,29 +97,29 @@ class Job(BroadcastOnSave):
         return self.state
 
     def broadcast_channel(self):
-        return self._say("channel", lambda: "jobs")
+        return self._result("channel", lambda: "jobs")
 
     def render_broadcast(self):
-        return self._say("render", lambda: f"<p>{self.state} {self.code}</p>")
+        return self._result("render", lambda: f"<p>{self.state} {self.code}</p>")
 
     def broadcast_created(self):
-        return self._say("created", super().broadcast_created)
+        return self._result("created", super().broadcast_created)
 
     def broadcast_updated(self):
-        return self._say("updated", super().broadcast_updated)
+        return self._result("updated", super().broadcast_updated)
 
     def broadcast_deleted(self):
-        return self._say("deleted", super().broadcast_deleted)
+        return self._result("deleted", super().broadcast_deleted)
 
-    def _say(self, what, default):
-        if what not in self.hooks:
+    def _result(self, hook, default):
+        if hook not in self.hooks:
             return default()
-        answer = self.hooks[what]
-        return answer(self) if callable(answer) else answer
+        result = self.hooks[hook]
+        return result(self) if callable(result) else result
 
 
 class Seat(BroadcastOnSave):
-    """Its key is made of two."""
+    """With a composite key."""
 
     pk = models.CompositePrimaryKey("room_id", "number")
     room = models.ForeignKey(Room, models.CASCADE)
@@ -140,7 +140,7 @@ class Seat(BroadcastOnSave):
 
 
 class Silent(BroadcastOnSave):
-    """Nobody is told."""
+    """Without a channel."""
 
     text = models.TextField(default="")
 
@@ -154,7 +154,7 @@ class Silent(BroadcastOnSave):
 
 
 class Note(models.Model):
-    """Somebody else's: tests bind it."""
+    """Not broadcast by itself: tests bind it."""
 
     text = models.TextField(default="")
     extra = models.TextField(default="")
@@ -165,6 +165,13 @@ class Note(models.Model):
 
 
 class StickyNote(Note):
+    class Meta:
+        proxy = True
+
+
+class UrgentNote(StickyNote):
+    """A proxy of a proxy."""
+
     class Meta:
         proxy = True
 

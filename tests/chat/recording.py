@@ -1,4 +1,4 @@
-"""What model broadcasts send, as a test reads it, and a page that applies it."""
+"""A recording of the events that are sent, and a page that applies them."""
 
 import re
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from tests.harness.sse import Event, SSEParser
 
 @dataclass(frozen=True)
 class Sent:
-    """One event: where it went, and what it says."""
+    """One event: its channel and content."""
 
     channel: str
     type: str
@@ -27,11 +27,13 @@ class Sent:
 
 @dataclass
 class Recording:
-    """Everything that was published; an error set as `fails` is raised instead."""
+    """The events that are published; an error set as `fails` is raised instead."""
 
     events: list[Sent] = field(default_factory=list)
     fails: BaseException | None = None
     attempts: int = 0
+    # The sizes of the events in each batch, in bytes.
+    batches: list[list[int]] = field(default_factory=list)
 
     def publish(self, channel, payload, facts=PLAIN):
         self.attempts += 1
@@ -49,7 +51,7 @@ class Recording:
         return len(self.events)
 
     def take(self):
-        """Return what was sent since the last time."""
+        """Return the events since the last call."""
         events, self.events = self.events, []
         return events
 
@@ -62,14 +64,21 @@ class Recording:
 
 
 def record(monkeypatch):
-    """Return what is published from now on, instead of publishing it."""
+    """Return a recording of the events that are published from now on."""
     recording = Recording()
+    publish_all = broadcast._broker.publish_all
+
+    def record_all(events):
+        recording.batches.append([len(each.payload) for each in events])
+        publish_all(events)
+
     monkeypatch.setattr(broadcast._broker, "publish", recording.publish)
+    monkeypatch.setattr(broadcast._broker, "publish_all", record_all)
     return recording
 
 
 class Page:
-    """As much of a browser as fragments with one element each need: a list, and what it shows by id."""
+    """As much of a browser as fragments of one element need: a list, and the text of each element by id."""
 
     def __init__(self, target="#messages"):
         self.target = target

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""A ROOT_URLCONF whose views save what they are asked to; the rest of the test project is served too."""
+"""A ROOT_URLCONF with views that save and delete messages, beside those of the test project."""
 
 import json
 
@@ -12,14 +12,14 @@ from ds_broadcaster.models.options import registered
 from tests.chat.models import Message, Room
 from tests.project import urls
 
-# Requests that tell their tab leave it out.
+# Leave out the tab that a request names.
 registered[Message].exclude_sender = True
 
 
 @csrf_exempt
 @transaction.atomic
 def post(request):
-    """Create messages with these texts in a room, all in one transaction; `undo` rolls it back."""
+    """Create messages with these texts in a room, in one transaction; `undo` rolls it back."""
     body = json.loads(request.body)
     messages = [Message.objects.create(room_id=body["room"], text=text) for text in body["texts"]]
     if body.get("undo"):
@@ -29,7 +29,7 @@ def post(request):
 
 @csrf_exempt
 async def edit(request, pk):
-    """Change a message's text, or delete it without one."""
+    """Change the text of a message; without a text delete the message."""
     message = await Message.objects.aget(pk=pk)
     if text := json.loads(request.body).get("text"):
         message.text = text

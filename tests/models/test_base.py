@@ -1,4 +1,4 @@
-"""BroadcastOnSave: what a save, a change and a deletion send, to whom, and in which words."""
+"""BroadcastOnSave: creations, updates and deletions, their channels, and errors."""
 
 import asyncio
 import importlib
@@ -63,7 +63,7 @@ def test_deleted_object_is_removed_without_rendering(sent, room, template):
     assert (event.channel, event.selector, event.mode) == (f"room-{room.pk}", f"#chat-message-{pk}", "remove")
 
 
-def test_queryset_delete_and_cascade_remove_everything_with_channels_from_before(sent, room):
+def test_queryset_delete_and_cascade_remove_elements_from_their_former_channels(sent, room):
     first, second = [Message.objects.create(room=room, text="") for _ in "ab"]
     reply = Reply.objects.create(message=first, text="")
     sent.take()
@@ -77,7 +77,7 @@ def test_queryset_delete_and_cascade_remove_everything_with_channels_from_before
     }
 
 
-def test_cascade_from_a_model_that_is_not_broadcast_removes_as_well(sent, room):
+def test_cascade_from_a_silent_model_removes_elements(sent, room):
     message = Message.objects.create(room=room, text="")
     sent.take()
     room.delete()
@@ -101,7 +101,7 @@ def test_fixture_is_silent(sent, room):
     assert sent.take() == []
 
 
-def test_key_taken_away_makes_a_created_copy(sent, room):
+def test_instance_saved_without_its_key_is_created_again(sent, room):
     message = Message.objects.create(room=room, text="a")
     sent.take()
     message.pk = None
@@ -120,7 +120,7 @@ async def test_async_saves_and_deletions_are_broadcast(sent):
     assert [event.mode for event in sent.take()] == ["append", None, "remove"]
 
 
-def test_saves_from_tasks_at_once_are_all_sent(sent, room):
+def test_saves_of_concurrent_tasks_are_all_sent(sent, room):
     async def create():
         await asyncio.gather(*[Message.objects.acreate(room_id=room.pk, text=str(number)) for number in range(5)])
 
@@ -141,7 +141,7 @@ def test_object_is_sent_to_several_channels(sent, hooks, answer):
     assert sorted(event.channel for event in events) == ["a", "a", "a", "b", "b", "b"]
 
 
-def test_lazy_string_is_no_channel_and_not_one_for_each_of_its_letters(sent, hooks, errors):
+def test_lazy_string_is_not_split_into_channels(sent, hooks, errors):
     hooks["channel"] = gettext_lazy("room")
     Job.objects.create()
     assert sent.attempts == 0
@@ -167,7 +167,7 @@ def test_object_without_a_channel_is_silent_and_not_rendered(sent, hooks, answer
 # Errors
 
 
-def test_template_error_is_logged_and_the_save_holds(sent, room, template, errors):
+def test_template_error_is_logged_and_does_not_break_the_save(sent, room, template, errors):
     message = Message.objects.create(room=room, text="")
     ((text, error),) = errors()
     assert text == f"chat.Message {message.pk} was created, but not broadcast (template: chat/_message.html)."
@@ -176,7 +176,7 @@ def test_template_error_is_logged_and_the_save_holds(sent, room, template, error
 
 
 @pytest.mark.parametrize("hook", ["channel", "created", "updated", "deleted"])
-def test_error_in_a_hook_is_logged_and_the_save_holds(sent, hooks, errors, hook):
+def test_hook_error_is_logged_and_does_not_break_the_save(sent, hooks, errors, hook):
     hooks[hook] = lambda job: 1 / 0
     job = Job.objects.create()
     job.state = "done"
@@ -197,7 +197,7 @@ def test_wrong_channel_is_logged(sent, hooks, errors):
 
 
 @pytest.mark.parametrize("error", [EventTooLarge(2, 1), BrokerUnavailable("down")])
-def test_error_of_the_broker_is_logged_and_the_save_holds(sent, room, errors, error):
+def test_broker_error_is_logged_and_does_not_break_the_save(sent, room, errors, error):
     sent.fails = error
     Message.objects.create(room=room, text="")
     assert [logged for _, logged in errors()] == [error]
@@ -227,7 +227,7 @@ def test_missing_channel_method_says_what_to_write(sent, monkeypatch, errors):
     assert str(error) == "Silent must define broadcast_channel()."
 
 
-# What is fetched again
+# Objects that are fetched again
 
 
 def test_expressions_are_fetched_before_rendering(sent, room, django_assert_num_queries):
@@ -243,13 +243,13 @@ def test_database_default_is_rendered(sent):
     assert sent.texts() == ["new ABC"]
 
 
-def test_joins_cost_one_query_for_a_whole_transaction(sent, room, django_assert_num_queries):
+def test_select_related_costs_one_query_a_transaction(sent, room, django_assert_num_queries):
     message = Message.objects.create(room=room, text="")
     with transaction.atomic():
         for number in range(20):
             Reply.objects.create(message_id=message.pk, text=str(number))
         sent.take()
-        # Twenty replies, and nothing more when they are rendered.
+        # Rendering twenty replies needs no further query.
     assert [event.text for event in sent.take() if event.channel == f"room-{room.pk}"] == [
         f"lobby: {number}" for number in range(20)
     ]
@@ -258,7 +258,7 @@ def test_joins_cost_one_query_for_a_whole_transaction(sent, room, django_assert_
 
 
 @pytest.mark.parametrize("size", [1, 2, 100])
-def test_what_is_fetched_comes_in_portions_that_every_database_takes(
+def test_objects_are_fetched_in_portions_that_all_databases_take(
     sent, room, monkeypatch, django_assert_num_queries, size
 ):
     message = Message.objects.create(room=room, text="m")
@@ -270,7 +270,7 @@ def test_what_is_fetched_comes_in_portions_that_every_database_takes(
     assert sent.texts() == [f"lobby: {number}" for number in range(5) for _ in range(2)]
 
 
-def test_object_with_a_key_of_two_parts_is_broadcast_by_the_same_rules(sent, room):
+def test_object_with_a_composite_key_is_broadcast(sent, room):
     element = f"chat-seat-_28_{room.pk}_2c__20_3_29_"
     Seat.objects.create(room=room, number="3")
     (created,) = sent.take()
@@ -286,7 +286,7 @@ def test_object_with_a_key_of_two_parts_is_broadcast_by_the_same_rules(sent, roo
     assert [event.selector for event in sent.take()] == [f"#{element}"]
 
 
-def test_object_that_is_gone_before_it_is_fetched_is_skipped(sent, room, errors):
+def test_object_deleted_before_it_is_fetched_is_skipped(sent, room, errors):
     message = Message.objects.create(room=room, text="")
     sent.take()
 
@@ -294,7 +294,7 @@ def test_object_that_is_gone_before_it_is_fetched_is_skipped(sent, room, errors)
         Reply.objects.filter(pk=instance.pk)._raw_delete("default")
 
     post_save.connect(take_away, sender=Reply)
-    # Receivers are called in order: ours must come after the one that takes the object away.
+    # Receivers are called in order: the one that takes the object away must come first.
     rules = registered[Reply]
     try:
         unwatch(Reply)
@@ -310,7 +310,7 @@ def test_object_that_is_gone_before_it_is_fetched_is_skipped(sent, room, errors)
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "archive"])
-def test_other_database_is_read_and_committed_by_its_own(sent):
+def test_object_of_another_database_is_fetched_there_after_its_commit(sent):
     room = Room.objects.using("archive").create(pk=77, name="vault")
     message = Message.objects.using("archive").create(room=room, text="")
     sent.take()
@@ -346,7 +346,7 @@ def test_save_of_a_child_is_one_broadcast_and_its_deletion_one_for_each_table(se
     assert {event.selector for event in sent.take()} == {f"#chat-letter-{key}", f"#chat-message-{key}"}
 
 
-# Who asked is left out
+# The tab that made the change
 
 
 def test_tab_that_made_the_change_is_left_out(sent, monkeypatch, rf):
@@ -357,14 +357,14 @@ def test_tab_that_made_the_change_is_left_out(sent, monkeypatch, rf):
     assert [event.tab for event in sent.take()] == ["tab-12345678", None]
 
 
-def test_tab_is_not_left_out_unless_the_model_says_so(sent, room, rf):
+def test_tab_is_left_out_only_where_the_model_excludes_it(sent, room, rf):
     with serving(rf.get("/", {"datastar": '{"broadcastTab": "tab-12345678"}'})):
         Message.objects.create(room=room, text="")
     assert [event.tab for event in sent.take()] == [None]
 
 
 @isolate_apps("tests.chat")
-def test_attribute_leaves_out_the_tab():
+def test_attribute_excludes_the_tab():
     class Shy(BroadcastOnSave):
         broadcast_exclude_sender = True
 
@@ -374,24 +374,24 @@ def test_attribute_leaves_out_the_tab():
     assert registered[Shy].exclude_sender
 
 
-# Cost for others, migrations, reloading
+# Other models, migrations, reloading
 
 
-def test_other_models_have_no_receivers_of_ours():
+def test_other_models_have_no_receivers():
     assert not post_save.has_listeners(Room)
     assert not post_save.has_listeners(Group)
     assert not post_init.has_listeners(Message)
     assert post_init.has_listeners(Article)
 
 
-def test_migrations_know_nothing_of_the_mixin():
+def test_migrations_do_not_contain_the_mixin():
     out = io.StringIO()
     call_command("makemigrations", "chat", dry_run=True, verbosity=3, stdout=out)
     assert 'name="Message"' in out.getvalue().replace("'", '"')
     assert "roadcast" not in out.getvalue()
 
 
-def test_models_of_a_migration_save_silently(sent, room):
+def test_historical_models_of_migrations_are_silent(sent, room):
     state = ProjectState()
     for model in (Room, Message):
         state.add_model(ModelState.from_model(model))

@@ -1,4 +1,4 @@
-"""bind_broadcasts: the same for models that are somebody else's."""
+"""bind_broadcasts: broadcasts of models of other apps."""
 
 import logging
 
@@ -14,7 +14,7 @@ from ds_broadcaster.models.bind import unbind_broadcasts
 from ds_broadcaster.models.checks import check_models, check_options
 from ds_broadcaster.models.options import registered
 from ds_broadcaster.streams.tabs import serving
-from tests.chat.models import LongNote, LoudMessage, Message, Note, Room, StickyNote
+from tests.chat.models import LongNote, LoudMessage, Message, Note, Room, StickyNote, UrgentNote
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -33,7 +33,7 @@ def bind(monkeypatch):
         unbind_broadcasts(model)
 
 
-def test_bound_model_is_broadcast_by_the_same_rules(sent, bind):
+def test_bound_model_is_broadcast_like_a_subclass(sent, bind):
     bind(Note, channel="notes", target="#notes", mode="prepend")
     note = Note.objects.create(text="a")
     note.text = "b"
@@ -86,7 +86,7 @@ def test_hooks_say_what_is_sent(sent, bind):
     ]
 
 
-def test_only_named_fields_are_news(sent, bind):
+def test_only_changes_of_named_fields_are_sent(sent, bind):
     bind(Note, channel="notes", fields={"text"})
     Note.objects.create(text="a")
     note = Note.objects.get()
@@ -100,7 +100,7 @@ def test_only_named_fields_are_news(sent, bind):
     assert sent.texts() == ["b"]
 
 
-def test_joins_are_fetched(sent, bind, django_assert_num_queries):
+def test_select_related_is_fetched(sent, bind, django_assert_num_queries):
     bind(Note, channel="notes", select_related=["room"], created=lambda note: f"<p>{note.room.name}</p>")
     room = Room.objects.create(name="lobby")
     with django_assert_num_queries(2):
@@ -152,21 +152,31 @@ def test_proxy_that_is_defined_later_is_covered(bind):
     assert Later not in registered
 
 
-def test_proxy_with_rules_of_its_own_keeps_them(sent, bind):
+def test_proxy_of_a_proxy_is_covered(sent, bind):
+    bind(Note, channel="notes")
+    urgent = UrgentNote.objects.create(text="u")
+    urgent.delete()
+    assert [(event.channel, event.mode) for event in sent.take()] == [("notes", None), ("notes", "remove")]
+    unbind_broadcasts(Note)
+    UrgentNote.objects.create(text="u").delete()
+    assert sent.take() == []
+
+
+def test_proxy_with_a_binding_of_its_own_keeps_it(sent, bind):
     bind(StickyNote, channel="sticky")
     bind(Note, channel="notes")
     StickyNote.objects.create()
     assert [event.channel for event in sent.take()] == ["sticky"]
 
 
-def test_user_of_django_may_be_bound(sent, bind):
+def test_djangos_user_can_be_bound(sent, bind):
     bind(User, channel="staff", created=lambda user: f"<p>{user.username}</p>", deleted=lambda user: None)
     user = User.objects.create(username="ann")
     user.delete()
     assert sent.texts() == ["ann"]
 
 
-def test_objects_of_which_nothing_is_known_are_sent_as_both(sent, bind):
+def test_objects_of_unknown_origin_are_updated_and_created(sent, bind):
     bind(Note, channel="notes", target="#notes")
     Note.objects.bulk_create([Note(text="a")])
     broadcast_saved(list(Note.objects.all()))
@@ -225,7 +235,7 @@ async def wait(note):
 
 
 @pytest.mark.parametrize("model", ["chat.Note", None, Note(), dict])
-def test_what_is_no_model_is_refused(model):
+def test_other_values_than_models_are_refused(model):
     with pytest.raises(TypeError, match=r"takes a model class, as in bind_broadcasts\(User, "):
         bind_broadcasts(model, channel="a")
 
@@ -288,7 +298,7 @@ def test_abstract_model_is_refused():
         bind_broadcasts(Abstract, channel="a")
 
 
-def test_channel_may_be_an_instance_several_or_nobody(sent, bind):
+def test_channel_may_be_an_instance_several_names_or_none(sent, bind):
     room = Room.objects.create(name="lobby")
     bind(Note, channel=room)
     Note.objects.create()
@@ -303,7 +313,7 @@ def test_channel_may_be_an_instance_several_or_nobody(sent, bind):
     assert sent.take() == []
 
 
-def test_checks_report_what_a_binding_could_not_know(bind):
+def test_checks_report_mistakes_that_only_a_loaded_project_shows(bind):
     bind(Group, channel="a", select_related=["user"], exclude_sender=True)
     found = check_options(registered[Group])
     assert [each.id.removeprefix("ds_broadcaster.") for each in found] == ["E011", "E015", "W010"]
@@ -313,7 +323,7 @@ def test_checks_report_what_a_binding_could_not_know(bind):
     )
 
 
-def test_checks_leave_alone_what_is_not_rendered_or_not_known(bind):
+def test_checks_skip_templates_that_are_not_rendered_or_not_known(bind):
     bind(Group, channel="a", created=lambda group: "", updated=lambda group: "")
     assert check_models() == []
     unbind_broadcasts(Group)

@@ -1,4 +1,4 @@
-"""What `manage.py check` says about models that are broadcast."""
+"""System checks of models that are broadcast."""
 
 import pytest
 from django.apps import apps
@@ -44,7 +44,7 @@ def test_missing_template_is_an_error_that_says_where_to_create_it():
 
 
 @pytest.mark.parametrize("hooks", [{"broadcast_created", "broadcast_updated"}, {"render_broadcast"}])
-def test_template_that_is_never_rendered_need_not_exist(hooks):
+def test_template_that_is_never_rendered_may_be_missing(hooks):
     assert checked(broadcast_template_name=None, **dict.fromkeys(hooks, lambda self: "")) == []
     assert checked(broadcast_template_name=None, broadcast_created=lambda self: "")[0][0] == "E011"
 
@@ -80,7 +80,7 @@ def test_missing_channel_is_an_error():
         ("broadcast_deleted", "E016"),
     ],
 )
-def test_value_in_the_place_of_a_method_is_an_error(method, number):
+def test_value_instead_of_a_method_is_an_error(method, number):
     expected = (number, f"Odd.{method} must be a method.", f"Write `def {method}(self): return 'room'`.")
     assert checked(**{method: "room"}) == [expected]
     assert checked(**{method: property(lambda self: lambda: "room")}) == []
@@ -133,7 +133,7 @@ def test_right_attributes_are_not_reported(settings):
     assert checked(broadcast_mode=property(lambda self: "inner"), broadcast_target=property(lambda self: "#x")) == []
 
 
-def test_checks_can_be_asked_about_some_apps_alone(monkeypatch):
+def test_checks_can_be_limited_to_some_apps(monkeypatch):
     monkeypatch.setattr(Message, "broadcast_mode", "x")
     names = {each.obj for each in check_models([apps.get_app_config("chat")])}
     assert names == {Message, LoudMessage, Letter}

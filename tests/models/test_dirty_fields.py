@@ -1,4 +1,4 @@
-"""Fields that are news: which updates of a model that names some are broadcast."""
+"""Dirty fields: the updates that are broadcast of a model that names fields."""
 
 import copy
 import pickle
@@ -18,7 +18,7 @@ def article(sent):
     return Article.objects.get()
 
 
-def test_full_save_is_news_when_a_named_field_changed(sent, article):
+def test_full_save_is_sent_if_a_named_field_changed(sent, article):
     article.views = 1
     article.save()
     assert sent.take() == []
@@ -29,7 +29,7 @@ def test_full_save_is_news_when_a_named_field_changed(sent, article):
     assert sent.take() == []
 
 
-def test_change_inside_a_mutable_value_is_news(sent, article):
+def test_change_inside_a_mutable_value_is_sent(sent, article):
     article.tags.append("y")
     article.save()
     assert len(sent.take()) == 1
@@ -41,12 +41,12 @@ def test_change_inside_a_mutable_value_is_news(sent, article):
     "update_fields, count",
     [(["title"], 1), (["views"], 0), (["room"], 1), (["room_id"], 1), (["views", "tags"], 1)],
 )
-def test_update_fields_decide_by_themselves(sent, article, update_fields, count):
+def test_update_fields_alone_decide(sent, article, update_fields, count):
     article.save(update_fields=update_fields)
     assert len(sent.take()) == count
 
 
-def test_change_that_was_not_saved_is_news_when_it_is(sent, article):
+def test_change_left_out_of_a_save_is_sent_with_the_next(sent, article):
     article.title = "b"
     article.save(update_fields=["views"])
     assert sent.take() == []
@@ -68,13 +68,13 @@ def test_file_is_compared_by_its_name(sent, article):
     assert sent.take() == []
 
 
-def test_expression_is_news(sent, article):
+def test_expression_is_sent(sent, article):
     article.title = Upper("title")
     article.save()
     assert sent.texts() == ["A"]
 
 
-def test_deferred_fields_are_not_loaded_and_not_news(sent, article, django_assert_num_queries):
+def test_deferred_fields_are_neither_loaded_nor_dirty(sent, article, django_assert_num_queries):
     with django_assert_num_queries(1):
         only = Article.objects.only("views").get()
     only.views = 5
@@ -90,12 +90,12 @@ def test_deferred_fields_are_not_loaded_and_not_news(sent, article, django_asser
     assert sent.texts() == ["b", "c"]
 
 
-def test_instance_made_by_hand_counts_as_changed(sent, article):
+def test_instance_constructed_with_a_key_counts_as_changed(sent, article):
     Article(pk=article.pk, title="a", tags=["x"]).save()
     assert len(sent.take()) == 1
 
 
-def test_save_over_another_row_is_news(sent, article):
+def test_save_over_another_row_is_sent(sent, article):
     other = Article.objects.create(title="b")
     sent.take()
     article.pk = other.pk
@@ -103,7 +103,7 @@ def test_save_over_another_row_is_news(sent, article):
     assert sent.texts() == ["a"]
 
 
-def test_refreshed_values_are_what_a_save_is_compared_with(sent, article):
+def test_saves_are_compared_with_refreshed_values(sent, article):
     Article.objects.update(title="theirs")
     article.refresh_from_db()
     article.save()
@@ -113,7 +113,7 @@ def test_refreshed_values_are_what_a_save_is_compared_with(sent, article):
     assert sent.texts() == ["a"]
 
 
-def test_lazily_loaded_field_is_not_news_and_does_not_hide_others(sent, article):
+def test_lazily_loaded_field_is_not_dirty_and_does_not_hide_others(sent, article):
     only = Article.objects.only("title").get()
     only.title = "b"
     assert only.tags == ["x"]
@@ -125,7 +125,7 @@ def test_lazily_loaded_field_is_not_news_and_does_not_hide_others(sent, article)
     assert sent.take() == []
 
 
-def test_copies_of_an_instance_remember_by_themselves(sent, article):
+def test_copies_of_an_instance_track_their_own_values(sent, article):
     twin = copy.copy(article)
     restored = pickle.loads(pickle.dumps(article))
     twin.title = "b"
@@ -137,7 +137,7 @@ def test_copies_of_an_instance_remember_by_themselves(sent, article):
     assert sent.texts() == ["c", "c"]
 
 
-def test_creation_and_deletion_are_always_news(sent):
+def test_creation_and_deletion_are_always_sent(sent):
     article = Article.objects.create(title="")
     article.delete()
     assert [event.mode for event in sent.take()] == [None, "remove"]

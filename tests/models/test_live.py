@@ -1,4 +1,4 @@
-"""Saves in a real server's views reach the pages that other browsers have open."""
+"""Saves in the views of a real server reach open pages."""
 
 import json
 
@@ -16,7 +16,7 @@ def site(start_server, settings):
     return start_server(settings={"ROOT_URLCONF": "tests.chat.site", "MIDDLEWARE": middleware})
 
 
-def test_room_follows_what_views_save(site, room):
+def test_pages_follow_the_saves_of_views(site, room):
     visitor = site.visitor()
     client = visitor.connect(f"room-{room.pk}")
     begun(client)
@@ -32,7 +32,7 @@ def test_room_follows_what_views_save(site, room):
     assert [message.text for message in Message.objects.all()] == ["<b>uno</b>"]
 
 
-def test_page_that_was_away_is_told_what_was_saved_meanwhile(site, room):
+def test_page_that_was_away_gets_the_saves_it_missed(site, room):
     visitor = site.visitor()
     client = visitor.connect(f"room-{room.pk}")
     begun(client)
@@ -44,7 +44,7 @@ def test_page_that_was_away_is_told_what_was_saved_meanwhile(site, room):
     assert [f">{number} 0" in event.elements for number, event in enumerate(client.events)] == [True] * 50
 
 
-def test_tab_that_saves_is_left_out(site, room):
+def test_saving_tab_is_left_out(site, room):
     visitor = site.visitor()
     mine, theirs = [
         visitor.connect(f"room-{room.pk}", datastar=json.dumps({"broadcastTab": f"{name}-12345678"}))

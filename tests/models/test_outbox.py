@@ -1,4 +1,4 @@
-"""Transactions: what survives one is merged and sent after it, and nothing else ever is."""
+"""The outbox: committed changes are merged and sent after the commit, and no others are."""
 
 import gc
 import logging
@@ -59,7 +59,7 @@ def test_rolled_back_savepoint_sends_nothing_of_its_own(sent, room):
                 first.save()
                 raise Failed
         except Failed as error:
-            kept.append(error)  # Its traceback knows every frame that it passed.
+            kept.append(error)  # Its traceback refers to the frames, and they to the objects.
         Message.objects.create(room=room, text="c")
     assert sent.texts() == ["a 0 Yes", "c 0 Yes"]
 
@@ -81,7 +81,7 @@ def test_failed_save_sends_nothing(sent, room):
     assert sent.take() == []
 
 
-def test_nothing_is_kept_of_what_was_sent_or_rolled_back(sent, room):
+def test_sent_and_rolled_back_changes_are_not_kept(sent, room):
     gc.collect()
     gc.disable()
     try:
@@ -103,7 +103,7 @@ def test_nothing_is_kept_of_what_was_sent_or_rolled_back(sent, room):
         gc.enable()
 
 
-def test_rolled_back_savepoints_of_a_long_transaction_leave_little_behind(sent, room):
+def test_rolled_back_savepoints_of_a_long_transaction_leave_little_memory(sent, room):
     with transaction.atomic():
         Message.objects.create(room=room, text="kept")
         for _ in range(500):
@@ -148,11 +148,11 @@ def test_transactions_of_threads_do_not_mix(sent):
     assert sorted(sent.texts()) == ["mine", "ours"]
 
 
-# In users' own tests
+# In the tests of projects
 
 
 class TestUsersTestCase(TestCase):
-    """Django's TestCase never commits; what setUp() saved must not come out of a later test's callbacks."""
+    """Django's TestCase never commits: callbacks of a test must not send the changes of setUp()."""
 
     @pytest.fixture(autouse=True)
     def _record(self, monkeypatch):
@@ -195,7 +195,7 @@ class TestUsersTestCase(TestCase):
         earlier[0]()
         assert self.sent.texts() == ["set up 0 Yes"]
 
-    def test_what_a_hook_saves_is_sent_too(self):
+    def test_saves_of_a_hook_are_sent(self):
         Job.hooks["created"] = lambda job: Message.objects.create(room=self.room, text="from a hook") and None
         try:
             with self.captureOnCommitCallbacks(execute=True):
@@ -208,7 +208,7 @@ class TestUsersTestCase(TestCase):
 # Merging
 
 
-def test_many_saves_of_one_object_are_one_render_of_the_last_state(sent, room, monkeypatch):
+def test_many_saves_of_one_object_render_its_last_state_once(sent, room, monkeypatch):
     renders = []
     render = Message.render_broadcast
     monkeypatch.setattr(Message, "render_broadcast", lambda self: renders.append(self) or render(self))
@@ -223,33 +223,34 @@ def test_many_saves_of_one_object_are_one_render_of_the_last_state(sent, room, m
     assert len(renders) == 1
 
 
-def test_many_changes_are_published_in_few_steps_and_one_that_fails_is_left_out(room, monkeypatch, caplog):
-    steps = []
-    monkeypatch.setattr(broadcast._broker, "publish_all", lambda events: steps.append(len(events)))
-    monkeypatch.setattr(outbox, "BATCH_BYTES", 40_000)
-    render = Message.render_broadcast
-    monkeypatch.setattr(Message, "render_broadcast", lambda self: 1 / 0 if self.text == "bad" else render(self))
+def test_many_changes_are_published_in_few_batches_of_limited_size(sent, room):
+    texts = [str(number) for number in range(250)] + [str(number) * 300_000 for number in range(6)]
     with transaction.atomic():
-        for number in range(250):
-            Message.objects.create(room=room, text="bad" if number == 50 else "x")
-        for _ in range(3):
-            Message.objects.create(room=room, text="x" * 30_000)
-    assert steps == [100, 100, 51, 1]
-    assert len([each for each in caplog.records if each.name == "ds_broadcaster"]) == 1
+        for text in texts:
+            Message.objects.create(room=room, text=text)
+    assert sent.texts() == [f"{text} 0 Yes" for text in texts]
+    assert all(len(batch) <= 100 and sum(batch) <= 1 << 20 for batch in sent.batches)
+    # 256 events are at least three batches, and 1.8 MB at least two.
+    assert len(sent.batches) <= 5
 
 
-def test_one_change_for_many_channels_is_published_in_steps_too(hooks, monkeypatch):
-    steps = []
-    monkeypatch.setattr(
-        broadcast._broker, "publish_all", lambda events: steps.append([each.channel for each in events])
-    )
+def test_event_larger_than_a_batch_is_published_by_itself(sent, room, settings):
+    settings.DS_BROADCASTER_MAX_EVENT_BYTES = 3 << 20
+    with transaction.atomic():
+        for text in ("a", "b" * (2 << 20), "c"):
+            Message.objects.create(room=room, text=text)
+    assert [text[0] for text in sent.texts()] == ["a", "b", "c"]
+    assert [len(batch) for batch in sent.batches] == [1, 1, 1]
+
+
+def test_events_of_one_change_for_many_channels_are_published_in_batches(sent, hooks):
     hooks["channel"] = channels = [f"user-{number}" for number in range(250)]
     Job.objects.create()
-    assert [len(step) for step in steps] == [100, 100, 50]
-    assert [channel for step in steps for channel in step] == channels
+    assert [event.channel for event in sent.take()] == channels
+    assert [len(batch) for batch in sent.batches] == [100, 100, 50]
 
 
-def test_what_a_hook_saves_comes_behind_what_was_saved_before_it(sent, hooks):
+def test_save_of_a_hook_comes_after_earlier_changes(sent, hooks):
     def created(job):
         if job.state == "other":
             Job.objects.get(pk=first.pk).save()
@@ -264,7 +265,7 @@ def test_what_a_hook_saves_comes_behind_what_was_saved_before_it(sent, hooks):
     assert sent.texts() == ["first", "first, saved by a hook", "other", "last"]
 
 
-def test_what_a_hook_saves_together_comes_behind_what_was_saved_before_it(sent, hooks):
+def test_transaction_of_a_hook_comes_after_earlier_changes(sent, hooks):
     def created(job):
         if job.state == "other":
             with transaction.atomic():
@@ -280,7 +281,7 @@ def test_what_a_hook_saves_together_comes_behind_what_was_saved_before_it(sent, 
     assert sent.texts() == ["first", "one more", "first, saved by a hook", "other"]
 
 
-def test_what_a_hook_sends_comes_behind_what_was_saved_before_it(sent, hooks):
+def test_broadcast_of_a_hook_comes_after_earlier_changes(sent, hooks):
     def created(job):
         broadcast("jobs", f"<p>sent by {job.state}</p>")
         return f"<p>{job.state}</p>"
@@ -351,7 +352,7 @@ def test_element_removed_from_several_channels_is_removed_from_each(sent, hooks)
     assert [(event.channel, event.mode) for event in sent.take()] == [("a", "remove"), ("b", "remove")]
 
 
-def test_order_is_that_of_the_first_change(sent, room):
+def test_objects_are_sent_in_the_order_of_their_first_changes(sent, room):
     with transaction.atomic():
         first = Message.objects.create(room=room, text="1")
         Message.objects.create(room=room, text="2")
@@ -369,7 +370,7 @@ def test_proxy_and_model_are_one_element(sent, room):
     assert sent.shapes() == [("append", "b 0 Yes")]
 
 
-def test_what_happens_to_an_instance_after_its_save_does_not_leak(sent, room):
+def test_changes_of_an_instance_after_its_save_do_not_leak(sent, room):
     with transaction.atomic():
         message = Message.objects.create(room=room, text="a")
         reply = Reply.objects.create(message=message, text="r")
@@ -384,7 +385,7 @@ def test_what_happens_to_an_instance_after_its_save_does_not_leak(sent, room):
     assert f'id="chat-message-{key}"' in events[0].html
 
 
-def test_what_is_loaded_stays_loaded(sent, room, django_assert_num_queries):
+def test_loaded_relations_stay_loaded(sent, room, django_assert_num_queries):
     with transaction.atomic():
         message = Message(room=room, text="a")
         message.save()
@@ -396,14 +397,14 @@ def test_what_is_loaded_stays_loaded(sent, room, django_assert_num_queries):
         del change
 
 
-def test_save_outside_of_transactions_is_not_copied(sent, monkeypatch):
+def test_instance_saved_outside_of_transactions_is_not_copied(sent, monkeypatch):
     seen = []
     monkeypatch.setattr(Job, "hooks", {"created": lambda job: seen.append(job)})
     job = Job.objects.create()
     assert seen[0] is job
 
 
-def test_language_is_that_of_the_save_not_of_the_commit(sent, room):
+def test_language_is_taken_from_the_save_not_from_the_commit(sent, room):
     with transaction.atomic():
         with translation.override("de"):
             Message.objects.create(room=room, text="a")
@@ -412,7 +413,7 @@ def test_language_is_that_of_the_save_not_of_the_commit(sent, room):
     assert sent.texts() == ["a 0 Ja", "b 0 Oui"]
 
 
-# What goes wrong
+# Errors
 
 
 def test_broker_that_is_down_is_asked_once(sent, room, caplog):
@@ -426,7 +427,39 @@ def test_broker_that_is_down_is_asked_once(sent, room, caplog):
     assert told == f"Some or all of 10 changes, from chat.Message {first} on, were saved, but not broadcast."
 
 
-def test_step_that_fails_leaves_the_others(hooks, monkeypatch, caplog):
+def test_broker_that_is_down_is_asked_once_for_hundreds_of_changes(sent, hooks, caplog):
+    rendered = []
+    hooks["created"] = lambda job: rendered.append(job) or "<p>x</p>"
+    sent.fails = BrokerUnavailable("down")
+    with transaction.atomic():
+        jobs = [Job.objects.create() for _ in range(350)]
+    assert sent.attempts == 1
+    # The first batch was full; the rest could not be sent either.
+    assert len(rendered) == 100
+    (told,) = [each.getMessage() for each in caplog.records if each.name == "ds_broadcaster"]
+    assert told == f"Some or all of 350 changes, from chat.Job {jobs[0].pk} on, were saved, but not broadcast."
+    assert Job.objects.count() == 350
+
+
+def test_broker_that_is_down_is_asked_once_for_one_change_to_hundreds_of_channels(sent, hooks, errors):
+    hooks["channel"] = [f"user-{number}" for number in range(350)]
+    sent.fails = BrokerUnavailable("down")
+    job = Job.objects.create()
+    assert sent.attempts == 1
+    assert errors() == [
+        (f"chat.Job {job.pk} was created, but not broadcast (template: chat/_job.html).", sent.fails),
+    ]
+
+
+def test_broker_that_is_back_is_asked_again(sent, room):
+    sent.fails = BrokerUnavailable("down")
+    Message.objects.create(room=room, text="lost")
+    sent.fails = None
+    Message.objects.create(room=room, text="sent")
+    assert sent.texts() == ["sent 0 Yes"]
+
+
+def test_failed_batch_does_not_stop_the_others(hooks, monkeypatch, caplog):
     def publish_all(events):
         steps.append(len(events))
         if len(steps) == 2:
@@ -442,7 +475,7 @@ def test_step_that_fails_leaves_the_others(hooks, monkeypatch, caplog):
     assert told.startswith("Some or all of 100 changes, from chat.Job ")
 
 
-def test_error_about_one_object_leaves_the_others(sent, hooks, caplog):
+def test_error_of_one_object_does_not_stop_the_others(sent, hooks, caplog):
     hooks["created"] = lambda job: 1 / 0 if job.state == "bad" else job.render_broadcast()
     with transaction.atomic():
         for state in ("good", "bad", "better"):
@@ -465,7 +498,7 @@ def test_error_while_fetching_is_logged(sent, room, caplog, monkeypatch):
     assert [each.exc_info[0] for each in caplog.records] == [ZeroDivisionError]
 
 
-def test_news_that_were_rolled_back_are_news_again(sent):
+def test_rolled_back_change_is_dirty_again(sent):
     article = Article.objects.create(title="a")
     sent.take()
     with transaction.atomic():
@@ -478,7 +511,7 @@ def test_news_that_were_rolled_back_are_news_again(sent):
     assert sent.take() == []
 
 
-def test_values_refreshed_within_a_transaction_may_be_taken_back_too(sent):
+def test_values_refreshed_in_a_transaction_may_be_rolled_back(sent):
     article = Article.objects.create(title="a")
     sent.take()
     with transaction.atomic():
@@ -490,7 +523,7 @@ def test_values_refreshed_within_a_transaction_may_be_taken_back_too(sent):
     assert sent.texts() == ["b"]
 
 
-def test_committed_news_are_not_news_again(sent):
+def test_committed_change_is_not_dirty_again(sent):
     article = Article.objects.create(title="a")
     sent.take()
     with transaction.atomic():
@@ -503,7 +536,7 @@ def test_committed_news_are_not_news_again(sent):
     assert sent.take() == []
 
 
-# All of it together
+# Everything together
 
 KEYS = (1, 2, 3)
 ACTS = st.sampled_from(["save", "delete", "touch"])

@@ -45,7 +45,7 @@ def test_saved_object_is_sent_as_updated(sent, room):
     assert sent.shapes() == [("outer", "a 0 Yes")]
 
 
-def test_loaded_object_that_became_another_is_created(sent, room):
+def test_loaded_object_with_a_new_key_is_sent_as_created(sent, room):
     message = Message.objects.create(room=room, text="a")
     message = Message.objects.get()
     sent.take()
@@ -55,7 +55,7 @@ def test_loaded_object_that_became_another_is_created(sent, room):
 
 
 @pytest.mark.parametrize("created, mode", [(True, "append"), (False, "outer")])
-def test_caller_may_say_which_it_is(sent, room, created, mode):
+def test_created_argument_decides(sent, room, created, mode):
     message = Message.objects.create(room=room, text="a")
     sent.take()
     broadcast_saved(message, created=created)
@@ -71,7 +71,7 @@ def test_generator_is_read_once(sent, room):
     assert sent.take() == []
 
 
-def test_it_waits_for_the_commit_and_merges(sent, room):
+def test_changes_wait_for_the_commit_and_are_merged(sent, room):
     with transaction.atomic():
         (message,) = Message.objects.bulk_create([Message(room=room, text="a")])
         broadcast_saved(message)
@@ -85,7 +85,7 @@ def test_it_waits_for_the_commit_and_merges(sent, room):
     assert sent.take() == []
 
 
-def test_outside_of_transactions_all_are_sent_in_one_go(sent, room, monkeypatch, django_assert_num_queries):
+def test_objects_outside_of_transactions_are_sent_in_one_go(sent, room, monkeypatch, django_assert_num_queries):
     message = Message.objects.create(room=room, text="m")
     replies = Reply.objects.bulk_create([Reply(message=message, text=str(number)) for number in range(10)])
     sent.take()
@@ -103,7 +103,7 @@ def test_outside_of_transactions_all_are_sent_in_one_go(sent, room, monkeypatch,
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "archive"])
-def test_objects_of_two_databases_with_one_key_are_two(sent):
+def test_objects_with_one_key_in_two_databases_are_not_merged(sent):
     messages = []
     for alias in ("default", "archive"):
         room = Room.objects.using(alias).create(pk=70, name=alias)
@@ -114,17 +114,17 @@ def test_objects_of_two_databases_with_one_key_are_two(sent):
 
 
 @pytest.mark.parametrize("wrong", [5, None, "text", object()])
-def test_what_is_no_object_of_a_model_is_refused(wrong):
+def test_single_value_of_another_type_is_refused(wrong):
     with pytest.raises(TypeError, match="broadcast_saved takes model instances"):
         broadcast_saved(wrong)
 
 
-def test_key_of_which_a_part_is_missing_is_none(room):
+def test_incomplete_composite_key_is_refused(room):
     with pytest.raises(ValueError, match="has no primary key"):
         broadcast_saved(Seat(room=room))
 
 
-def test_update_that_is_then_called_created_is_sent_as_both(sent, room):
+def test_update_reported_as_created_later_is_sent_as_both(sent, room):
     message = Message.objects.create(room=room, text="a")
     sent.take()
     with transaction.atomic():
@@ -133,7 +133,7 @@ def test_update_that_is_then_called_created_is_sent_as_both(sent, room):
     assert sent.shapes() == [("outer", "a 0 Yes"), ("append", "a 0 Yes")]
 
 
-def test_deletion_wins_over_what_is_said_to_be_updated(sent, room):
+def test_deletion_wins_over_a_later_update(sent, room):
     message = Message.objects.create(room=room, text="a")
     other = Message.objects.get()
     sent.take()
@@ -153,7 +153,7 @@ def test_objects_of_another_database_wait_for_its_commit(sent):
     assert len(sent.take()) == 1
 
 
-def test_fields_that_are_news_do_not_matter_and_are_remembered(sent):
+def test_objects_are_sent_whatever_changed_and_are_clean_afterwards(sent):
     (article,) = Article.objects.bulk_create([Article(title="a")])
     broadcast_saved(article)
     assert sent.texts() == ["a"]
@@ -183,7 +183,7 @@ def test_model_that_is_not_broadcast_says_what_to_write():
 
 
 @pytest.mark.parametrize("objects", [["a"], "a", [Message], [{"pk": 1}]])
-def test_what_is_no_object_is_refused(objects):
+def test_iterable_of_other_types_is_refused(objects):
     with pytest.raises(TypeError, match="broadcast_saved takes model instances, not "):
         broadcast_saved(objects)
 

@@ -1,4 +1,4 @@
-"""Fragments and signals: their place on the page, their template, language and time zone, and hooks."""
+"""Rendering: targets and modes, templates, language and time zone, hooks."""
 
 from datetime import UTC, datetime
 
@@ -13,7 +13,7 @@ from tests.chat.models import Article, Job, Letter, LoudMessage, Message, Room
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-# Where it goes
+# Targets and modes
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
         ("#list", "replace", "#list"),
     ],
 )
-def test_what_a_page_already_shows_is_not_added_again(target, mode, expected):
+def test_element_that_a_page_shows_is_not_added_again(target, mode, expected):
     assert guarded(target, mode, Room(pk=7)) == expected
 
 
@@ -42,7 +42,7 @@ def test_without_a_target_a_created_object_replaces_its_element(sent):
 # Templates
 
 
-def test_context_has_the_object_by_its_own_and_its_models_names(sent, room, template):
+def test_context_names_the_object_after_its_models(sent, room, template):
     template["chat/_message.html"] = "{{ object.text }} {{ message.text }} {{ loudmessage.text }} {{ letter.text }}."
     Message.objects.create(room=room, text="m")
     LoudMessage.objects.create(room=room, text="p")
@@ -86,7 +86,7 @@ def test_rendering_is_in_the_language_of_the_setting(sent, room):
     assert sent.texts() == ["0 Oui"]
 
 
-def test_hooks_run_in_the_language_too(sent, hooks):
+def test_hooks_run_in_the_language_of_the_save(sent, hooks):
     hooks["created"] = hooks["deleted"] = lambda job: f"<p>{translation.gettext('Yes')}</p>"
     with translation.override("de"):
         job = Job.objects.create()
@@ -94,7 +94,7 @@ def test_hooks_run_in_the_language_too(sent, hooks):
     assert sent.texts() == ["Ja", "Ja"]
 
 
-def test_times_are_in_the_projects_zone_not_the_savers(sent, room, template):
+def test_times_are_in_the_time_zone_of_the_project_not_of_the_request(sent, room, template):
     noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
     template["chat/_message.html"] = "{{ object.at|date:'H:i' }}"
     with timezone.override("Asia/Tokyo"), override_settings(TIME_ZONE="America/New_York"):
@@ -105,7 +105,7 @@ def test_times_are_in_the_projects_zone_not_the_savers(sent, room, template):
     assert sent.texts() == ["07:00"]
 
 
-# What a project writes itself
+# Hooks
 
 
 class Signals(BaseModel):
@@ -133,7 +133,7 @@ def test_hooks_say_what_is_sent(sent, hooks, hook, answer, expected):
     assert [(event.type, event.html or event.signals) for event in sent.take()] == expected
 
 
-def test_empty_string_is_silent_for_a_saved_and_removes_a_deleted_object(sent, hooks):
+def test_empty_string_sends_nothing_for_a_save_and_removes_a_deleted_object(sent, hooks):
     hooks.update(created="", updated="", deleted=("", {"gone": True}))
     job = Job.objects.create()
     job.save()
@@ -147,7 +147,7 @@ def test_empty_string_is_silent_for_a_saved_and_removes_a_deleted_object(sent, h
     ]
 
 
-def test_deleted_hook_sees_the_key_of_what_is_gone(sent, hooks):
+def test_deleted_hook_sees_the_key_of_the_object(sent, hooks):
     hooks["deleted"] = lambda job: f"<p>{job.pk}</p>"
     job = Job.objects.create()
     key = job.pk
@@ -157,7 +157,7 @@ def test_deleted_hook_sees_the_key_of_what_is_gone(sent, hooks):
     assert (event.html, event.mode, event.selector) == (f"<p>{key}</p>", None, None)
 
 
-def test_hook_that_returns_something_else_is_told_what_to_return(sent, hooks, errors):
+def test_result_of_another_type_says_what_to_return(sent, hooks, errors):
     hooks["created"] = 7
     Job.objects.create()
     ((_, error),) = errors()

@@ -12,7 +12,7 @@ from tests.chat.models import Article, Job, Letter, LoudMessage, Message
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_block_silences_everything(sent, room):
+def test_block_suppresses_all_models(sent, room):
     with suppress_broadcasts():
         message = Message.objects.create(room=room, text="a")
         Article.objects.create(title="a")
@@ -23,7 +23,7 @@ def test_block_silences_everything(sent, room):
     assert sent.texts() == ["b 0 Yes"]
 
 
-def test_block_silences_models_and_what_inherits_them(sent, room):
+def test_block_suppresses_models_and_their_subclasses(sent, room):
     with suppress_broadcasts(Message, Job):
         Message.objects.create(room=room, text="")
         LoudMessage.objects.create(room=room, text="")
@@ -44,14 +44,14 @@ def test_blocks_nest(sent, room):
     assert sent.texts() == ["b", "c 0 Yes"]
 
 
-def test_silence_ends_with_an_error(sent, room):
+def test_block_ends_with_an_error(sent, room):
     with pytest.raises(ZeroDivisionError), suppress_broadcasts():
         1 / 0  # noqa: B018
     Message.objects.create(room=room, text="a")
     assert len(sent.take()) == 1
 
 
-def test_silence_is_decided_when_it_is_saved(sent, room):
+def test_time_of_the_save_decides_not_that_of_the_commit(sent, room):
     with transaction.atomic():
         with suppress_broadcasts():
             Message.objects.create(room=room, text="silent")
@@ -62,7 +62,7 @@ def test_silence_is_decided_when_it_is_saved(sent, room):
     assert sent.take() == []
 
 
-def test_decorator_silences_each_call(sent, room):
+def test_decorator_suppresses_each_call(sent, room):
     @suppress_broadcasts(Message)
     def create(text, again=False):
         """Create it."""
@@ -75,7 +75,7 @@ def test_decorator_silences_each_call(sent, room):
     assert sent.take() == []
 
 
-async def test_decorator_silences_a_coroutine(sent):
+async def test_decorator_suppresses_a_coroutine(sent):
     @suppress_broadcasts()
     async def create():
         return await Article.objects.acreate(title="silent")
@@ -84,7 +84,7 @@ async def test_decorator_silences_a_coroutine(sent):
     assert sent.take() == []
 
 
-def test_tasks_are_silenced_by_themselves(sent):
+def test_block_of_one_task_does_not_suppress_another(sent):
     entered, created = asyncio.Event(), asyncio.Event()
 
     async def silent():
@@ -105,7 +105,7 @@ def test_tasks_are_silenced_by_themselves(sent):
     assert sent.texts() == ["loud"]
 
 
-def test_threads_are_silenced_by_themselves(sent):
+def test_block_does_not_suppress_other_threads(sent):
     def save():
         Article.objects.create(title="loud")
         connection.close()
@@ -125,7 +125,7 @@ def test_decorator_without_parentheses_says_what_to_write():
             pass
 
 
-def test_silenced_change_is_no_news_later(sent):
+def test_suppressed_change_is_not_dirty_later(sent):
     article = Article.objects.create(title="a")
     sent.take()
     article.title = "b"
