@@ -1,7 +1,7 @@
 """BroadcastOnSave, the model mixin: its attributes and methods become the Options of each subclass."""
 
 from collections.abc import Collection, Sequence
-from operator import attrgetter, methodcaller
+from operator import attrgetter
 from typing import Any, ClassVar, Self
 
 from django.core.exceptions import ImproperlyConfigured
@@ -94,16 +94,16 @@ class BroadcastOnSave(models.Model):
 
 def options_of(model: type[BroadcastOnSave]) -> Options:
     """Return the options that the attributes and methods of a subclass stand for."""
-    # Asked on each instance, which may have attributes of its own, and properties.
+    # Read from the instance, which may have attributes of its own and properties. methodcaller() would take longer.
     return Options(
         model,
-        channel=methodcaller("broadcast_channel"),
+        channel=lambda instance: instance.broadcast_channel(),
         template_name=attrgetter("broadcast_template_name"),
         target=attrgetter("broadcast_target"),
         mode=attrgetter("broadcast_mode"),
-        created=methodcaller("broadcast_created"),
-        updated=methodcaller("broadcast_updated"),
-        deleted=methodcaller("broadcast_deleted"),
+        created=lambda instance: instance.broadcast_created(),
+        updated=lambda instance: instance.broadcast_updated(),
+        deleted=lambda instance: instance.broadcast_deleted(),
         fields=model.broadcast_fields,
         select_related=model.broadcast_select_related,
         exclude_sender=model.broadcast_exclude_sender,

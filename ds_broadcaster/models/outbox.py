@@ -275,7 +275,7 @@ def refetch(changes: list[Change]) -> None:
     wanted: dict[tuple[Any, ...], list[Change]] = {}
     for change in changes:
         if change.kind is not DELETED and is_stale(change.options, change.instance):
-            key = (type(change.instance), change.using, tuple(change.options.select_related))
+            key = (type(change.instance), change.using, change.options.select_related)
             wanted.setdefault(key, []).append(change)
     for (model, using, joins), stale in wanted.items():
         found: dict[Any, Model] = {}

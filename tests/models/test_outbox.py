@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ds_broadcaster import BrokerUnavailable, broadcast
 from ds_broadcaster.models import outbox
 from ds_broadcaster.models.outbox import pending_of
-from tests.chat.models import Article, Job, LoudMessage, Message, Reply, Room
+from tests.chat.models import Article, Job, LoudMessage, Message, Reply, Room, Silent
 from tests.chat.recording import Page, record
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -223,12 +223,15 @@ def test_many_saves_of_one_object_render_its_last_state_once(sent, room, monkeyp
     assert len(renders) == 1
 
 
-def test_many_changes_are_published_in_few_batches_of_limited_size(sent, room):
+def test_many_changes_are_published_in_few_batches_of_limited_size(sent, room, monkeypatch, errors):
     texts = [str(number) for number in range(250)] + [str(number) * 300_000 for number in range(6)]
+    render = Message.render_broadcast
+    monkeypatch.setattr(Message, "render_broadcast", lambda self: 1 / 0 if self.text == "bad" else render(self))
     with transaction.atomic():
-        for text in texts:
+        for text in [*texts[:50], "bad", *texts[50:]]:
             Message.objects.create(room=room, text=text)
     assert sent.texts() == [f"{text} 0 Yes" for text in texts]
+    assert len(errors()) == 1
     assert all(len(batch) <= 100 and sum(batch) <= 1 << 20 for batch in sent.batches)
     # 256 events are at least three batches, and 1.8 MB at least two.
     assert len(sent.batches) <= 5
@@ -293,6 +296,15 @@ def test_broadcast_of_a_hook_comes_after_earlier_changes(sent, hooks):
     assert sent.texts() == ["sent by a", "a", "sent by b", "b"]
     broadcast("jobs", "<p>afterwards</p>")
     assert sent.texts() == ["afterwards"]
+
+
+def test_save_of_a_hook_without_a_channel_does_not_divide_batches(sent, hooks):
+    hooks["created"] = lambda job: Silent.objects.create() and "<p>x</p>"
+    with transaction.atomic():
+        for _ in range(3):
+            Job.objects.create()
+    assert [len(batch) for batch in sent.batches] == [3]
+    assert sent.texts() == ["x", "x", "x"]
 
 
 def test_many_saves_are_one_flush(sent, room, monkeypatch):
