@@ -94,22 +94,17 @@ def _check_model(model: Any, place: str) -> None:
 def _proxies(model: type[Model]) -> list[type[Model]]:
     found = []
     for each in model.__subclasses__():
-        if each._meta.proxy and each._meta.apps is model._meta.apps and not issubclass(each, BroadcastOnSave):
+        if each._meta.proxy and each._meta.apps is model._meta.apps:
             found += [each, *_proxies(each)]
     return found
-
-
-def _is_same_table(model: type[Model], other: type[Model]) -> bool:
-    return model._meta.concrete_model is other._meta.concrete_model
 
 
 def _prepared(sender: type[Model], **kwargs: Any) -> None:
     """Cover a proxy that is defined after its model was bound."""
     if sender._meta.proxy and sender not in registered:
         for each in lineage(sender)[1:]:
-            options = registered.get(each)
-            if options is not None and options.is_bound and _is_same_table(each, sender):
-                watch(sender, options)
+            if each in registered and each._meta.concrete_model is sender._meta.concrete_model:
+                watch(sender, registered[each])
                 return
 
 

@@ -9,7 +9,7 @@ from django.db import models, transaction
 from django.db.models.signals import post_init, post_save
 from django.test.utils import isolate_apps
 
-from ds_broadcaster import bind_broadcasts, broadcast_saved
+from ds_broadcaster import BroadcastOnSave, bind_broadcasts, broadcast_saved
 from ds_broadcaster.models.bind import unbind_broadcasts
 from ds_broadcaster.models.checks import check_models, check_options
 from ds_broadcaster.models.options import registered
@@ -169,6 +169,46 @@ def test_proxy_with_a_binding_of_its_own_keeps_it(sent, bind):
     assert [event.channel for event in sent.take()] == ["sticky"]
 
 
+def test_proxy_may_be_bound_after_its_model(sent, bind):
+    bind(Note, channel="notes")
+    bind(StickyNote, channel="sticky")
+    StickyNote.objects.create()
+    Note.objects.create()
+    assert [event.channel for event in sent.take()] == ["sticky", "notes"]
+
+
+@isolate_apps("tests.chat")
+def test_proxy_that_inherits_the_mixin_keeps_its_own_options(bind):
+    class Plain(models.Model):
+        class Meta:
+            app_label = "chat"
+
+    class Before(BroadcastOnSave, Plain):
+        class Meta:
+            app_label = "chat"
+            proxy = True
+
+    bind(Plain, channel="notes")
+
+    class Later(BroadcastOnSave, Plain):
+        class Meta:
+            app_label = "chat"
+            proxy = True
+
+    assert [registered[each].model for each in (Before, Later)] == [Before, Later]
+
+
+@isolate_apps("tests.chat")
+def test_proxies_of_another_registry_are_not_covered(bind):
+    class Historical(Note):
+        class Meta:
+            app_label = "chat"
+            proxy = True
+
+    bind(Note, channel="notes")
+    assert Historical not in registered
+
+
 def test_djangos_user_can_be_bound(sent, bind):
     bind(User, channel="staff", created=lambda user: f"<p>{user.username}</p>", deleted=lambda user: None)
     user = User.objects.create(username="ann")
@@ -272,6 +312,7 @@ def test_other_values_than_models_are_refused(model):
         ),
         ({"fields": [7]}, TypeError, "fields must be several names"),
         ({"select_related": "room"}, TypeError, "select_related must be several names"),
+        ({"select_related": ""}, TypeError, "select_related must be several names"),
         ({"select_related": [7]}, TypeError, "select_related must be several names"),
         ({"template_name": []}, TypeError, "template_name must be a name or several"),
         ({"template_name": dict}, TypeError, "template_name must be a value or a function of the instance"),
@@ -291,6 +332,12 @@ def test_wrong_argument_says_what_to_write(options, error, text):
     with pytest.raises(error, match=text):
         bind_broadcasts(Note, **{"channel": "a", **options})
     assert Note not in registered
+
+
+@pytest.mark.parametrize("name", ["groups", "logentry"])
+def test_relation_that_a_save_does_not_write_is_refused_as_a_field(name):
+    with pytest.raises(ValueError, match=f"fields: auth.User saves no field '{name}'. The fields are date_joined, "):
+        bind_broadcasts(User, channel="a", fields=[name])
 
 
 def test_abstract_model_is_refused():
@@ -321,6 +368,17 @@ def test_checks_report_mistakes_that_only_a_loaded_project_shows(bind):
     assert found[0].hint == (
         "Create auth/_group.html in a `templates` folder of your own, or give bind_broadcasts() a template_name."
     )
+
+
+def test_checks_report_a_binding_once_and_not_for_each_proxy(bind):
+    bind(Note, channel="a", exclude_sender=True)
+    assert [(each.obj, each.id) for each in check_models()] == [(Note, "ds_broadcaster.W010")]
+
+
+@pytest.mark.parametrize("hook", ["created", "updated"])
+def test_checks_report_the_template_that_one_hook_alone_renders(bind, hook):
+    bind(Group, channel="a", **{hook: lambda group: ""})
+    assert [each.id for each in check_models()] == ["ds_broadcaster.E011"]
 
 
 def test_checks_skip_templates_that_are_not_rendered_or_not_known(bind):

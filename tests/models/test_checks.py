@@ -2,6 +2,7 @@
 
 import pytest
 from django.apps import apps
+from django.core.checks import Error, Warning
 from django.db import models
 from django.test.utils import isolate_apps
 
@@ -29,6 +30,7 @@ def checked(**attributes):
         assert not registered[model].is_bound
         found = check_options(registered[model])
         assert {each.obj for each in found} <= {model}
+        assert all(isinstance(each, Warning if ".W" in each.id else Error) for each in found)
         return [(each.id.removeprefix("ds_broadcaster."), each.msg, each.hint) for each in found]
 
 
@@ -124,6 +126,21 @@ def test_wrong_attribute_is_reported(attributes, number, text):
     assert found_number == number
     assert text in found_text
     assert hint
+
+
+@isolate_apps("tests.chat")
+def test_lone_strings_do_not_break_saves():
+    class Odd(BroadcastOnSave):
+        room = models.ForeignKey(Room, models.CASCADE)
+        broadcast_fields = "room"
+        broadcast_select_related = "room"
+
+        class Meta:
+            app_label = "chat"
+
+    # All changes are broadcast, and the relation is fetched.
+    assert registered[Odd].fields is None
+    assert registered[Odd].select_related == ("room",)
 
 
 def test_right_attributes_are_not_reported(settings):
