@@ -236,9 +236,8 @@ def flush(changes: list[Change]) -> None:
             if events:
                 if batches is None:
                     batches = _Batches(changes)
-                    if len(changes) > 1:
-                        # For hooks that save or send something themselves.
-                        waiting.publish = batches.publish
+                    # For hooks that save or send something themselves.
+                    waiting.publish = batches.publish
                 batches.add(number, events)
                 if batches.has_given_up:
                     return
@@ -267,7 +266,7 @@ def merged(changes: Sequence[Change]) -> list[Change]:
             left[element] = change
         elif change.kind is not UPDATED or element not in removed:
             left[element] = change
-    return [change for change in left.values() if change.kind is not DELETED or change.channels]
+    return list(left.values())
 
 
 def refetch(changes: list[Change]) -> None:

@@ -298,6 +298,23 @@ def test_broadcast_of_a_hook_comes_after_earlier_changes(sent, hooks):
     assert sent.texts() == ["afterwards"]
 
 
+def test_broadcast_of_a_hook_comes_after_earlier_changes_also_after_a_transaction_of_another(sent, hooks):
+    def created(job):
+        if job.state == "b":
+            with transaction.atomic():
+                for state in ("one", "two"):
+                    Job.objects.create(state=state)
+        elif job.state == "c":
+            broadcast("jobs", "<p>sent by c</p>")
+        return f"<p>{job.state}</p>"
+
+    hooks["created"] = created
+    with transaction.atomic():
+        for state in ("a", "b", "c"):
+            Job.objects.create(state=state)
+    assert sent.texts() == ["a", "one", "two", "b", "sent by c", "c"]
+
+
 def test_save_of_a_hook_without_a_channel_does_not_divide_batches(sent, hooks):
     hooks["created"] = lambda job: Silent.objects.create() and "<p>x</p>"
     with transaction.atomic():
