@@ -4,8 +4,10 @@ import copy
 import pickle
 
 import pytest
+from django.db import transaction
 from django.db.models.functions import Upper
 
+from ds_broadcaster import suppress_broadcasts
 from tests.chat.models import Article
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -141,3 +143,22 @@ def test_creation_and_deletion_are_always_sent(sent):
     article = Article.objects.create(title="")
     article.delete()
     assert [event.mode for event in sent.take()] == [None, "remove"]
+
+
+def test_object_that_is_created_again_unchanged_is_sent(sent, article):
+    key = article.pk
+    article.delete()
+    sent.take()
+    article.pk = key
+    article.save()
+    assert sent.texts() == ["a"]
+
+
+def test_suppressed_change_is_sent_after_a_rollback(sent, article):
+    article.title = "b"
+    with transaction.atomic():
+        with suppress_broadcasts():
+            article.save()
+        transaction.set_rollback(True)
+    article.save()
+    assert sent.texts() == ["b"]
