@@ -2,10 +2,13 @@
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
+from django.core.files import File
 from django.db import transaction
-from django.db.models.functions import Upper
+from django.db.models import Value
+from django.db.models.functions import Concat, Upper
 
 from ds_broadcaster import suppress_broadcasts
 from tests.chat.models import Article
@@ -70,6 +73,56 @@ def test_file_is_compared_by_its_name(sent, article):
     assert sent.take() == []
 
 
+def test_open_file_does_not_make_its_field_dirty(sent, article):
+    article.title, article.file.name = "b", "a.txt"
+    with Path(__file__).open() as file:
+        article.file.file = File(file)
+        article.save()
+        assert sent.texts() == ["b"]
+        article.save()
+        assert sent.take() == []
+
+
+def test_missing_file_equals_an_empty_name(sent, article):
+    article.file = None
+    article.save()
+    assert sent.take() == []
+
+
+@pytest.mark.parametrize("method", ["__eq__", "__deepcopy__"])
+def test_value_that_cannot_be_compared_or_copied_counts_as_changed(sent, article, errors, method):
+    def fail(self, other):
+        raise TypeError
+
+    article.tags = type("Tags", (list,), {method: fail, "__hash__": None})(["y"])
+    article.save()
+    article.save()
+    assert sent.texts() == ["a", "a"]
+    assert errors() == []
+
+
+def test_same_expression_is_sent_each_time(sent, article):
+    for _ in range(2):
+        article.title = Concat("title", Value("!"))
+        article.save()
+    assert sent.texts() == ["a!", "a!!"]
+
+
+def test_update_fields_that_name_all_fields_are_sent_unchanged(sent, article):
+    article.save(update_fields=["title", "views", "tags", "room", "file"])
+    article.save(update_fields=["title", "views", "tags", "room_id", "file"])
+    assert sent.texts() == ["a", "a"]
+
+
+@pytest.mark.parametrize("name", ["room", "room_id"])
+def test_field_saved_by_either_name_is_clean_afterwards(sent, article, room, name):
+    article.room = room
+    article.save(update_fields=[name])
+    assert sent.texts() == ["a"]
+    article.save()
+    assert sent.take() == []
+
+
 def test_expression_is_sent(sent, article):
     article.title = Upper("title")
     article.save()
@@ -113,6 +166,13 @@ def test_saves_are_compared_with_refreshed_values(sent, article):
     article.title = "a"
     article.save()
     assert sent.texts() == ["a"]
+
+
+def test_fields_to_refresh_may_be_an_iterator(sent, article):
+    Article.objects.update(title="theirs")
+    article.refresh_from_db(fields=iter(["title"]))
+    article.save()
+    assert sent.take() == []
 
 
 def test_lazily_loaded_field_is_not_dirty_and_does_not_hide_others(sent, article):

@@ -162,3 +162,29 @@ def test_result_of_another_type_says_what_to_return(sent, hooks, errors):
     Job.objects.create()
     ((_, error),) = errors()
     assert str(error) == ("broadcast_created() must return HTML, a dict of signals, a tuple of both, or None, not int.")
+
+
+@pytest.mark.parametrize("wrong, name", [(("<p>", {}, {}), "tuple"), (["<p>"], "list")])
+def test_tuple_of_three_and_list_say_what_to_return(sent, hooks, errors, wrong, name):
+    hooks["created"] = wrong
+    Job.objects.create()
+    ((_, error),) = errors()
+    assert str(error).endswith(f"or None, not {name}.")
+
+
+def test_blank_html_removes_a_deleted_object(sent, hooks):
+    hooks["deleted"] = " \n"
+    job = Job.objects.create()
+    sent.take()
+    job.delete()
+    assert [event.mode for event in sent.take()] == ["remove"]
+
+
+def test_hook_may_return_an_object_that_renders_itself(sent, hooks):
+    class Card:
+        def __html__(self):
+            return "<p>card</p>"
+
+    hooks["created"] = Card()
+    Job.objects.create()
+    assert sent.texts() == ["card"]
