@@ -145,7 +145,7 @@ def split_fragment(fragment: Any, source: str) -> tuple[str | None, Mapping[str,
     found = type(fragment).__name__
     if isinstance(fragment, tuple):
         found += f" ({', '.join(type(each).__name__ for each in fragment)})"
-    raise TypeError(f"{source} must return HTML, a dict of signals, or a tuple of both, or None, not {found}.")
+    raise TypeError(f"{source} must return HTML, a dict of signals, a tuple of both, or None, not {found}.")
 
 
 def encode_fragment(fragment: object) -> bytes:

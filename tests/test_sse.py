@@ -346,7 +346,7 @@ def test_callback_may_return_html_signals_both_or_nothing():
 
 @pytest.mark.parametrize("fragment", [3, b"<p>", ["<p>", {}], ("<p>",), ("<p>", {}, {}), object()])
 def test_callback_that_returns_something_else_is_told_what_it_may(fragment):
-    with pytest.raises(TypeError, match="HTML, a dict of signals, or a tuple of both"):
+    with pytest.raises(TypeError, match="HTML, a dict of signals, a tuple of both, or None"):
         encode_fragment(fragment)
 
 

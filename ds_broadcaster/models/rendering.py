@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from ..conf import get_settings
 from ..ids import dom_id, single_line
-from ..sse import encode_elements, encode_remove, encode_signals
+from ..sse import encode_elements, encode_remove, encode_signals, split_fragment
 from .options import MODES, Options, mode_error
 
 # UPSERT: pages may or may not show the object, so send an update, then a create.
@@ -42,19 +42,19 @@ def _language_of(context: Context | None) -> AbstractContextManager[Any]:
 
 def _encode(options: Options, instance: Model, kind: str) -> Iterator[bytes]:
     if kind is DELETED:
-        html, signals = _parts(options, "deleted", options.deleted(instance))
+        html, signals = _parts(options, "deleted", instance)
         if html is not None:
             yield encode_elements(html) if html.strip() else encode_remove(f"#{dom_id(instance)}")
         if signals is not None:
             yield encode_signals(signals)
     if kind in (UPDATED, UPSERT):
-        html, signals = _parts(options, "updated", options.updated(instance))
+        html, signals = _parts(options, "updated", instance)
         if html and html.strip():
             yield encode_elements(html)
         if signals is not None:
             yield encode_signals(signals)
     if kind in (CREATED, UPSERT):
-        html, signals = _parts(options, "created", options.created(instance))
+        html, signals = _parts(options, "created", instance)
         if html and html.strip():
             yield _encode_created(options, instance, html)
         if signals is not None:
@@ -87,16 +87,5 @@ def guarded(target: str, mode: str, instance: Model) -> str:
     return (f":is({target})" if "," in target else target) + guard
 
 
-def _parts(options: Options, hook: str, fragment: Any) -> tuple[str | None, Mapping[str, Any] | BaseModel | None]:
-    if isinstance(fragment, (Mapping, BaseModel)):
-        return None, fragment
-    if isinstance(fragment, tuple) and len(fragment) == 2:
-        return fragment
-    if fragment is None or isinstance(fragment, str):
-        return fragment, None
-    if hasattr(fragment, "__html__"):
-        return str(fragment.__html__()), None
-    raise TypeError(
-        f"{options.name_of(hook)}() must return HTML, a dict of signals, a tuple of both, or None, "
-        f"not {type(fragment).__name__}."
-    )
+def _parts(options: Options, hook: str, instance: Model) -> tuple[str | None, Mapping[str, Any] | BaseModel | None]:
+    return split_fragment(getattr(options, hook)(instance), f"{options.name_of(hook)}()")

@@ -164,7 +164,7 @@ def test_result_of_another_type_says_what_to_return(sent, hooks, errors):
     assert str(error) == ("broadcast_created() must return HTML, a dict of signals, a tuple of both, or None, not int.")
 
 
-@pytest.mark.parametrize("wrong, name", [(("<p>", {}, {}), "tuple"), (["<p>"], "list")])
+@pytest.mark.parametrize("wrong, name", [(("<p>", {}, {}), "tuple (str, dict, dict)"), (["<p>"], "list")])
 def test_tuple_of_three_and_list_say_what_to_return(sent, hooks, errors, wrong, name):
     hooks["created"] = wrong
     Job.objects.create()
