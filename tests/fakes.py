@@ -113,7 +113,10 @@ class Store:
             raise BrokerUnavailable("It is away.")
         return self.remote.get(channel, [])
 
-    def holdings(self):
+    def online(self, channel, *, excluding=()):
+        return [(user, 1) for user in self.remote.get(channel, [])]
+
+    def holdings(self, *, excluding=()):
         return []
 
 

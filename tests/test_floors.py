@@ -116,7 +116,6 @@ def test_imports_go_downward(name):
     assert not above, f"{name or '__init__'} is on floor {FLOOR[room]}"
 
 
-@pytest.mark.xfail(reason="a broker's listener knows the broker", strict=True)
 def test_no_file_is_in_a_circle():
     assert circle_in({name: own_imports_of(name) for name in FILES}) == []
 

@@ -16,6 +16,7 @@ from .base import (
     Position,
     PresenceChange,
     PresenceDiff,
+    PresenceStore,
     ProcessHoldings,
     Receiver,
     frame,
@@ -37,6 +38,7 @@ __all__ = [
     "Position",
     "PresenceChange",
     "PresenceDiff",
+    "PresenceStore",
     "ProcessHoldings",
     "Receiver",
     "create_broker",
@@ -47,7 +49,7 @@ __all__ = [
 
 
 def create_broker(settings: Settings) -> Broker:
-    """Return a broker as DS_BROADCASTER_BROKER says; raises ImproperlyConfigured when it names none."""
+    """Return the broker that DS_BROADCASTER_BROKER names; raises ImproperlyConfigured when it names none."""
     backend = settings.broker.BACKEND
     try:
         broker_class = import_string(backend)

@@ -1,8 +1,12 @@
-"""What every broker does: carry, order, keep. Dispatching to clients is the hub's work, never the broker's."""
+"""The two interfaces of a broker: Broker carries events, orders and keeps them; PresenceStore knows who is online.
 
+Both carry between processes. Writing to clients is the hub's work, never theirs.
+"""
+
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from django.core.checks import CheckMessage
 
@@ -10,13 +14,16 @@ from ..conf import History
 from ..ids import format_id, parse_id
 from ..sse import PLAIN, Facts, Frame, make_frame
 
-# Seconds between a view that grants a stream and its opening, at the most: Django's middleware is all there is.
+T = TypeVar("T")
+
+# Seconds that commands are kept: a stream opens at most this long after its view granted it. Only Django's middleware
+# runs in between.
 COMMANDS_KEPT = 60
-# Seconds for which holds what a process says about who is there, so that one that dies leaves no ghosts. OPTIONS may
-# name another number as "lease".
+# Seconds that what a process tells about its users holds, so that a killed process leaves no ghosts. The option "lease"
+# overrides it.
 LEASE = 15.0
 
-# The name, which no channel can have, under which a command goes out that concerns every channel.
+# The channel of commands for every channel. No channel can have this name.
 EVERYWHERE = ""
 
 
@@ -27,17 +34,17 @@ class Command(NamedTuple):
     user_id: Any = None
 
     def concerns(self, user_id: Any) -> bool:
-        """Tell whether this is about the connections of a user (None: of somebody anonymous)."""
+        """Tell whether this is about a user's connections; None is an anonymous user."""
         if self.verb == "kill" or (self.verb == "recheck" and self.user_id is None):
             return True
         return user_id is not None and bool(user_id == self.user_id)
 
 
 class Position(NamedTuple):
-    """Where a client stands, by the id that it brought.
+    """A client's place in the order of events, found by its last event id.
 
-    It is at `cursor`; channels in `gaps` cannot serve it from there and begin at `granted`, the newest sequence. Both
-    are of this `epoch`.
+    It resumes after `cursor`. The channels in `gaps` no longer hold what follows the cursor and resume after `granted`,
+    the newest sequence. Both numbers belong to `epoch`.
     """
 
     epoch: str
@@ -47,10 +54,10 @@ class Position(NamedTuple):
 
 
 class PresenceChange(NamedTuple):
-    """What a hub tells of one user on one of its channels: the connections that the user has there now.
+    """A user's new number of connections on a channel of one hub.
 
-    0 is for somebody who is online by grace alone, and GONE for whoever no longer is. With a `user` of None it is
-    about all of the channel's connections together, anonymous ones too, and GONE when there is none.
+    0 is a user online by grace alone, GONE one who is offline. A `user` of None stands for all of the channel's
+    connections together, anonymous ones included; GONE when there are none.
     """
 
     channel: str
@@ -58,17 +65,16 @@ class PresenceChange(NamedTuple):
     connections: int
 
 
-# The connections of somebody whom a hub no longer counts as online.
+# The number of connections of a user whom a hub no longer counts as online.
 GONE = -1
 
 
 class PresenceDiff(NamedTuple):
-    """What a hub learns when it has told who is there.
+    """Joins and leaves across the cluster, each a (channel, user).
 
-    Those who `joined` a channel were on it in no process before, and those who `left` are on it in none any more: each
-    as (channel, user), and each told to one hub of all. `is_forgotten` when nothing was known of this hub, so that it
-    has to tell everything again; `next_end` are the seconds until the next lease of a process ends, should it not be
-    renewed.
+    Users who `joined` were on the channel in no process before; users who `left` are on it in none any more. Each is
+    told to one hub only. `is_forgotten` when the store knew nothing of this hub, which then tells everything again.
+    `next_end` is the seconds until the next lease ends, unless it is renewed.
     """
 
     joined: list[tuple[str, Any]]
@@ -78,14 +84,14 @@ class PresenceDiff(NamedTuple):
 
 
 class ProcessHoldings(NamedTuple):
-    """What one process holds: its name, and the connections on each of its channels."""
+    """A process's name, and the number of connections on each of its channels."""
 
     process: str
     channels: dict[str, int]
 
 
 class Event(NamedTuple):
-    """What is published: an encoded event, its channel, and its facts."""
+    """An encoded event to publish, its channel, and its facts."""
 
     channel: str
     payload: bytes
@@ -93,138 +99,181 @@ class Event(NamedTuple):
 
 
 class Receiver(Protocol):
-    """What a broker sees of a hub. Each method may be called from any thread and returns at once, unless said."""
+    """A hub, as brokers see it. Any thread may call these methods; they return at once, except throttle()."""
 
-    # The name of the process, which no other has or had.
+    # The name of the hub's process, unique over all processes and times.
     process: str
 
     def deliver(self, channel: str, sequence: int, item: Frame | Command) -> None:
-        """Take an event's frame, or a command, in the order of the sequences."""
+        """Take an event's frame or a command, in ascending order of the sequences."""
 
     def on_position(self, sequence: int) -> None:
-        """Take note that everything up to a sequence, on each channel that is carried here, was delivered."""
+        """Note that everything up to a sequence was delivered, on all subscribed channels."""
 
     def on_gap(self, channel: str) -> None:
-        """Have clients of a channel start anew: between what was delivered and what comes next some events are gone."""
+        """Have a channel's clients start anew: events between the last delivery and the next are lost."""
 
     def reset(self, epoch: str) -> None:
         """Have every client start anew: the sequences begin again, in another epoch."""
 
     def throttle(self) -> None:
-        """Make a publisher in another thread wait, a bounded time, while the hub is far behind."""
+        """Block a publisher in another thread for a bounded time while the hub is far behind."""
 
     def on_presence(self, channel: str) -> None:
-        """Show again who is there: the users that another process has on the channel changed."""
+        """Render a channel's presence again: another process has other users on it now."""
 
     def users(self, channel: str) -> list[Any]:
         """Return the user of each open connection on a channel."""
 
     def connections(self, channel: str) -> int:
-        """Return how many connections a channel has, anonymous ones included."""
+        """Return the number of connections on a channel, anonymous ones included."""
 
     def channels(self) -> list[str]:
         """Return the channels that have a connection."""
 
 
-class Broker(ABC):
-    """Carries events and commands between publishers and hubs.
+class PresenceStore(ABC):
+    """Keeps what each process tells about its users, for the others to see.
 
-    A sequence counts everything published, over all channels. `epoch` names the life of that counter: when the
-    counter begins anew, or history was lost, the epoch must change.
+    What a process has told holds for a lease, in seconds, and is renewed three times in that time.
+    """
+
+    def __init__(self, lease: float = LEASE) -> None:
+        self.lease = float(lease)
+
+    @abstractmethod
+    async def sync(self, receiver: Receiver, changes: Sequence[PresenceChange], lease: float) -> PresenceDiff:
+        """Store a hub's changes, extend its lease to `lease` seconds from now, and return the joins and leaves.
+
+        Every other hub subscribed to a changed channel gets on_presence(). Processes whose lease has ended are removed
+        by the next sync() of any process: their users have left, and hubs get on_presence() for their channels. Called
+        on the hub's loop, one call at a time. Raises BrokerUnavailable.
+        """
+
+    @abstractmethod
+    def online(self, channel: str, *, excluding: Collection[str] = ()) -> Iterable[tuple[Any, int]]:
+        """Return each user on a channel with their connections there, process by process.
+
+        Users online by grace have 0 connections. Leaves out the processes in `excluding`, and those whose lease has
+        ended. Called in a thread; may block. Raises BrokerUnavailable.
+        """
+
+    @abstractmethod
+    def holdings(self, *, excluding: Collection[str] = ()) -> list[ProcessHoldings]:
+        """Return what each process holds. See online()."""
+
+    def remote_users(self, receiver: Receiver, channel: str) -> list[Any]:
+        """Return the users online on a channel in other processes than the hub's. Called in a thread; may block."""
+        return [user for user, _ in self.online(channel, excluding=[receiver.process])]
+
+
+class Broker(ABC):
+    """Carries events and commands from publishers to hubs, in one order, and keeps the newest of them.
+
+    A sequence counts everything published, over all channels. `epoch` names one life of that counter: it must change
+    when the counter begins anew, and when history was lost.
+
+    Async twins have a default: run_sync() calls the sync method.
     """
 
     epoch: str
-    # Whether hubs in other processes share the channels. Where they do not, each tells for itself who joins and leaves.
-    is_shared = True
+    # None where hubs share nothing: each tells for itself who joins and leaves.
+    presence: PresenceStore | None = None
 
     def __init__(self, location: str | Sequence[str], options: Mapping[str, Any], history: History) -> None:
         self.location = location
         self.options = options
         self.limits = history
-        self.lease = float(options.get("lease", LEASE))
 
-    @property
-    def presence(self) -> "Broker | None":
-        """The store of the cluster's presence, None where hubs share nothing."""
-        return self if self.is_shared else None
+    async def run_sync(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a sync method for its async twin, in a thread. Override it for calls that need a certain thread, or none.
+
+        Runs in a copy of the caller's context.
+        """
+        return await asyncio.to_thread(function, *args)
 
     # Publishing: from any process and thread, with or without an event loop.
 
     @abstractmethod
     def publish(self, channel: str, payload: bytes, facts: Facts = PLAIN) -> int | None:
-        """Give an encoded event the next sequence, keep it, and carry it to every hub; return the sequence.
+        """Give an encoded event the next sequence, keep it with its facts, carry it to hubs; return the sequence.
 
-        Its facts are kept and carried with it.
-
-        None where a transaction that has not ended decides whether, and where, it takes its place. Raises
-        BrokerUnavailable, within a bounded time, when that is not possible.
+        None inside an open transaction: the sequence is assigned at commit. Raises BrokerUnavailable within a bounded
+        time.
         """
 
-    @abstractmethod
     async def apublish(self, channel: str, payload: bytes, facts: Facts = PLAIN) -> int | None:
         """See publish()."""
+        return await self.run_sync(self.publish, channel, payload, facts)
 
     def publish_all(self, events: Sequence[Event]) -> None:
-        """Publish one event after the other, as publish() would; in fewer steps where that saves time.
+        """Publish several events in their order. Override it where one step for all saves time.
 
-        Raises BrokerUnavailable, and some of them may be out.
+        Raises BrokerUnavailable; some events may have been published by then.
         """
         for event in events:
             self.publish(*event)
 
     @abstractmethod
     def command(self, channel: str, command: Command) -> None:
-        """Give a command the next sequence, keep it for commands(), and carry it to every hub like an event.
+        """Give a command the next sequence, keep it for commands(), and carry it to hubs like an event.
 
-        With EVERYWHERE in place of a channel it reaches every hub, whatever that is subscribed to. A "kill" also
-        drops the channel's history. Raises BrokerUnavailable.
+        A command on EVERYWHERE reaches every hub, whatever its subscriptions. A "kill" also drops the channel's
+        history. Raises BrokerUnavailable.
         """
 
-    @abstractmethod
     async def acommand(self, channel: str, command: Command) -> None:
         """See command()."""
+        await self.run_sync(self.command, channel, command)
 
-    @abstractmethod
-    async def commands(self, channel: str, after: int) -> list[Command]:
-        """Return the commands of the last COMMANDS_KEPT seconds, on this channel or EVERYWHERE, after a sequence.
-
-        A stream opens some time after its view granted it, and what was said about it meanwhile holds.
-        """
-
-    # Where clients stand.
-
-    @abstractmethod
-    def cursor(self) -> str:
-        """Return the id of now. Raises BrokerUnavailable."""
-
-    @abstractmethod
-    async def acursor(self) -> str:
-        """See cursor()."""
+    # Positions.
 
     @abstractmethod
     def locate(self, channels: Sequence[str], event_id: str | None) -> Position:
-        """Return where a client stands that comes with this id; without one, or with a foreign one, it stands at now.
+        """Return the position of a client with this event id; without one it is at now.
 
-        An id of another epoch, or of what this broker has not given out, is a gap on every channel. Raises
+        An id of another epoch, or one that this broker has not given out, is a gap on every channel. Raises
         BrokerUnavailable.
         """
 
-    @abstractmethod
     async def alocate(self, channels: Sequence[str], event_id: str | None) -> Position:
         """See locate()."""
+        return await self.run_sync(self.locate, channels, event_id)
+
+    def cursor(self) -> str:
+        """Return the event id of now. Raises BrokerUnavailable."""
+        now = self.locate((), None)
+        return format_id(now.epoch, now.granted)
+
+    async def acursor(self) -> str:
+        """See cursor()."""
+        return await self.run_sync(self.cursor)
+
+    # History: on the loop of a hub.
 
     @abstractmethod
     async def read(self, channel: str, cursor: int) -> list[tuple[int, Frame]]:
-        """Return every (sequence, frame) after `cursor` that is kept; raises Gap when some are gone."""
+        """Return every kept (sequence, frame) after `cursor`; raises Gap when some are gone."""
+
+    @abstractmethod
+    async def commands(self, channel: str, after: int) -> list[Command]:
+        """Return the commands of the last COMMANDS_KEPT seconds after a sequence, on this channel or EVERYWHERE.
+
+        A command given between the grant of a stream and its opening applies to the stream.
+        """
 
     def sweep(self) -> None:  # noqa: B027
-        """Drop what is too old; called about once a second by a hub that serves streams."""
+        """Drop what is too old; a hub with open streams calls this about once a second. Returns at once."""
 
     # Hubs.
 
     @abstractmethod
+    def receivers(self) -> Collection[Receiver]:
+        """Return the attached hubs. Any thread may call this."""
+
+    @abstractmethod
     def attach(self, receiver: Receiver) -> int:
-        """Begin to carry to a hub; return the newest sequence that it will not be given."""
+        """Begin to carry to a hub, on whose loop this is called; return the newest sequence that it will not get."""
 
     @abstractmethod
     def detach(self, receiver: Receiver) -> None:
@@ -232,55 +281,53 @@ class Broker(ABC):
 
     @abstractmethod
     async def subscribe(self, receiver: Receiver, channel: str) -> int:
-        """Begin to carry a channel to a hub; return a sequence after which nothing on it will be missed."""
+        """Begin to carry a channel to a hub; return a sequence after which the hub will miss nothing on it."""
 
     @abstractmethod
     async def unsubscribe(self, receiver: Receiver, channel: str) -> None:
         """Stop carrying a channel to a hub."""
 
-    async def sync(self, receiver: Receiver, changes: Sequence[PresenceChange], lease: float) -> PresenceDiff:
-        """Write down what changed on a hub, and that what it has told holds for `lease` seconds from now.
+    # The whole cluster. The hubs of this process know better than the store, which may not have their latest changes.
 
-        Every other hub that carries one of these channels is told by on_presence(). What a process had whose lease
-        ended is gone for everybody: with the next sync() of any process its users have left, and hubs are told.
-        Called on the hub's loop, one call at a time, three times in a lease or more often. Raises BrokerUnavailable.
-        """
-        return PresenceDiff([], [])
+    def users(self, channel: str) -> list[Any]:
+        """Return the user of each open connection on a channel, in all processes. Raises BrokerUnavailable."""
+        here = self.receivers()
+        found = [user for receiver in here for user in receiver.users(channel)]
+        if self.presence is not None:
+            for user, connections in self.presence.online(channel, excluding=_processes(here)):
+                found += [user] * connections
+        return found
 
-    def remote_users(self, receiver: Receiver, channel: str) -> list[Any]:
-        """Return the users that other hubs have told of as online on a channel. Called in a thread; may wait."""
-        return []
+    async def ausers(self, channel: str) -> list[Any]:
+        """See users()."""
+        return await self.run_sync(self.users, channel)
+
+    def channels(self) -> list[str]:
+        """Return the channels that have a connection, in all processes. Raises BrokerUnavailable."""
+        return list(dict.fromkeys(name for each in self.holdings() for name in each.channels))
+
+    async def achannels(self) -> list[str]:
+        """See channels()."""
+        return await self.run_sync(self.channels)
 
     def holdings(self) -> list[ProcessHoldings]:
-        """Return what each process holds, in all of them."""
-        return []
+        """Return what each process holds, those of this one first. Raises BrokerUnavailable."""
+        here = self.receivers()
+        found = [holdings_of(receiver) for receiver in here]
+        return found if self.presence is None else found + self.presence.holdings(excluding=_processes(here))
+
+    # Set-up.
 
     def check(self) -> list[CheckMessage]:
-        """Return what `manage.py check` says about how this broker is set up; asks nobody over a network."""
+        """Return messages for `manage.py check` about the settings; uses no network."""
         return []
 
     def close(self) -> None:  # noqa: B027
-        """Let go of what was opened; the broker is not used after that."""
-
-    @abstractmethod
-    def users(self, channel: str) -> list[Any]:
-        """Return the user of each open connection on a channel, in all processes."""
-
-    @abstractmethod
-    async def ausers(self, channel: str) -> list[Any]:
-        """See users()."""
-
-    @abstractmethod
-    def channels(self) -> list[str]:
-        """Return the channels that have a connection, in all processes."""
-
-    @abstractmethod
-    async def achannels(self) -> list[str]:
-        """See channels()."""
+        """Release all resources; the broker is not used after that."""
 
 
 def sequence_of(event_id: str | None, epoch: str, newest: int) -> int | None:
-    """Return the sequence that an id stands for; None when this epoch, which has come to `newest`, did not give it."""
+    """Return the sequence in an id; None for one that this epoch, now at `newest`, has not given out."""
     parsed = parse_id(event_id) if event_id else (epoch, newest)
     if parsed is None or parsed[0] != epoch or parsed[1] > newest:
         return None
@@ -288,10 +335,14 @@ def sequence_of(event_id: str | None, epoch: str, newest: int) -> int | None:
 
 
 def frame(epoch: str, sequence: int, payload: bytes, facts: Facts = PLAIN) -> Frame:
-    """Return an encoded event as hubs know it: its id comes first."""
+    """Return an encoded event as hubs take it: its id comes first."""
     return make_frame(format_id(epoch, sequence), payload, facts)
 
 
 def holdings_of(receiver: Receiver) -> ProcessHoldings:
     """Return what a hub of this process holds."""
     return ProcessHoldings(receiver.process, {name: receiver.connections(name) for name in receiver.channels()})
+
+
+def _processes(receivers: Iterable[Receiver]) -> list[str]:
+    return [receiver.process for receiver in receivers]

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -18,23 +18,11 @@ from ..conf import History
 from ..ids import format_id, new_epoch
 from ..log import Log
 from ..sse import PLAIN, Facts, Frame, make_frame
-from .base import (
-    COMMANDS_KEPT,
-    EVERYWHERE,
-    Broker,
-    Command,
-    Position,
-    ProcessHoldings,
-    Receiver,
-    holdings_of,
-    sequence_of,
-)
+from .base import COMMANDS_KEPT, EVERYWHERE, Broker, Command, Position, Receiver, T, sequence_of
 
 logger = logging.getLogger("ds_broadcaster")
 
-_WORKERS = re.compile(r"(?:^|\s)(?:--workers[= ]|-w[= ]?)(\d+)")
-
-# Over the cap the logs are cut to this share of it, so that cutting is not done again for each event.
+# Over the cap, logs are cut to this share of it, so that not every event has to cut.
 CUT_TO = 0.9
 
 WHAT_TO_SET = (
@@ -42,8 +30,20 @@ WHAT_TO_SET = (
     '"LOCATION": "redis://..."}, or to the PostgreSQL broker.'
 )
 
+_WORKERS = re.compile(r"(?:^|\s)(?:--workers[= ]|-w[= ]?)(\d+)")
 
-class _Given(NamedTuple):
+
+def worker_count() -> int:
+    """Return the number of worker processes that this server was told to run; 1 where nothing says so.
+
+    uvicorn, gunicorn, hypercorn and granian all take `--workers`, and a worker has its parent's arguments.
+    """
+    told = _WORKERS.search(" ".join(sys.argv[1:]))
+    number = told[1] if told is not None else os.environ.get("WEB_CONCURRENCY", "")
+    return int(number) if number.isdigit() else 1
+
+
+class _KeptCommand(NamedTuple):
     channel: str
     sequence: int
     given: float
@@ -51,13 +51,12 @@ class _Given(NamedTuple):
 
 
 class MemoryBroker(Broker):
-    """Carries within this process alone and keeps history in its memory.
+    """Carries within one process and keeps history in its memory.
 
-    One lock orders everything: a hub is handed events in the order of their sequences.
+    One lock orders everything: hubs get events in the order of their sequences. `clock` gives monotonic seconds.
     """
 
-    is_shared = False
-    # Whether an ASGI request was seen here. A shell, a cron job or a Celery worker has no clients, and never will.
+    # True after the first ASGI request. A shell, a cron job or a Celery worker has no clients, and never will.
     serves = False
 
     def __init__(
@@ -69,18 +68,21 @@ class MemoryBroker(Broker):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(location, options, history)
-        self._clock = clock
         self.epoch = new_epoch()
+        self._clock = clock
         self._lock = threading.Lock()
         self._sequence = 0
         self._logs: dict[str, Log] = {}
         self._size = 0
-        # The newest event that went with a log that is no longer here: below this, nothing is certain.
+        # The newest event in any dropped log: a channel without a log is complete only from here on.
         self._forgotten = 0
         self._receivers: list[Receiver] = []
-        self._commands: deque[_Given] = deque()
+        self._commands: deque[_KeptCommand] = deque()
         self._warned = False
-        self._swept = self._clock()
+        self._swept = clock()
+
+    async def run_sync(self, function: Callable[..., T], *args: Any) -> T:
+        return function(*args)  # Nothing here blocks.
 
     def publish(self, channel: str, payload: bytes, facts: Facts = PLAIN) -> int:
         with self._lock:
@@ -122,17 +124,14 @@ class MemoryBroker(Broker):
                 self._forget(channel)
             while self._commands and self._commands[0].given < now - COMMANDS_KEPT:
                 self._commands.popleft()
-            self._commands.append(_Given(channel, self._sequence, now, command))
+            self._commands.append(_KeptCommand(channel, self._sequence, now, command))
             for receiver in self._receivers:
                 receiver.deliver(channel, self._sequence, command)
-
-    async def acommand(self, channel: str, command: Command) -> None:
-        self.command(channel, command)
 
     async def commands(self, channel: str, after: int) -> list[Command]:
         names = (channel, EVERYWHERE)
         with self._lock:
-            # The newest stand last, and few streams take long to open.
+            # The newest are last, and few streams take long to open.
             newer = takewhile(lambda each: each.sequence > after, reversed(self._commands))
             return [each.command for each in newer if each.channel in names][::-1]
 
@@ -143,9 +142,6 @@ class MemoryBroker(Broker):
     def cursor(self) -> str:
         return format_id(self.epoch, self._sequence)
 
-    async def acursor(self) -> str:
-        return self.cursor()
-
     def locate(self, channels: Sequence[str], event_id: str | None) -> Position:
         granted = self._sequence
         cursor = sequence_of(event_id, self.epoch, granted)
@@ -154,11 +150,8 @@ class MemoryBroker(Broker):
         gaps = frozenset(name for name in channels if not self.covers(name, cursor))
         return Position(self.epoch, granted, granted if len(gaps) == len(channels) else cursor, gaps)
 
-    async def alocate(self, channels: Sequence[str], event_id: str | None) -> Position:
-        return self.locate(channels, event_id)
-
     def covers(self, channel: str, cursor: int) -> bool:
-        """Tell whether everything after `cursor` on this channel is still kept."""
+        """Tell whether a channel still has everything after `cursor`."""
         with self._lock:
             log = self._fresh_log(channel)
             return cursor >= self._forgotten if log is None else log.covers(cursor)
@@ -170,7 +163,7 @@ class MemoryBroker(Broker):
 
     def sweep(self) -> None:
         now = self._clock()
-        # A whole sweep costs a step for each channel, so it is spaced by a share of the age it looks for.
+        # A sweep visits every channel, so it runs at a fraction of the age it looks for.
         if now - self._swept < min(self.limits.max_age / 10, 30):
             return
         with self._lock:
@@ -178,6 +171,9 @@ class MemoryBroker(Broker):
             for channel in list(self._logs):
                 if self._fresh_log(channel, now) is not None and not self._logs[channel]:
                     self._forget(channel)
+
+    def receivers(self) -> Collection[Receiver]:
+        return self._receivers
 
     def attach(self, receiver: Receiver) -> int:
         if (workers := worker_count()) > 1:
@@ -188,7 +184,7 @@ class MemoryBroker(Broker):
                 WHAT_TO_SET,
             )
         with self._lock:
-            # A new list, because publish() goes through the old one after it let go of the lock.
+            # A new list: publish() iterates over the old one after releasing the lock.
             self._receivers = [*self._receivers, receiver]
             return self._sequence
 
@@ -202,37 +198,22 @@ class MemoryBroker(Broker):
     async def unsubscribe(self, receiver: Receiver, channel: str) -> None:
         pass
 
-    def users(self, channel: str) -> list[Any]:
-        return [user for receiver in self._receivers for user in receiver.users(channel)]
-
-    async def ausers(self, channel: str) -> list[Any]:
-        return self.users(channel)
-
-    def channels(self) -> list[str]:
-        return list(dict.fromkeys(name for receiver in self._receivers for name in receiver.channels()))
-
-    async def achannels(self) -> list[str]:
-        return self.channels()
-
-    def holdings(self) -> list[ProcessHoldings]:
-        return [holdings_of(each) for each in self._receivers]
-
     def _fresh_log(self, channel: str, now: float | None = None) -> Log | None:
-        """Return the channel's log without what has grown too old."""
+        """Return a channel's log, trimmed to the limits."""
         log = self._logs.get(channel)
         if log is not None:
             self._size -= log.trim(self.limits, self._clock() if now is None else now)
         return log
 
     def _forget(self, channel: str) -> None:
-        """Drop a channel's log; cursors from before are gaps from now on."""
+        """Drop a channel's log: older cursors become gaps."""
         log = self._logs.pop(channel, None)
         if log is not None:
             self._size -= log.size
             self._forgotten = max(self._forgotten, log.last)
 
     def _cut(self) -> None:
-        """Drop the oldest events of all channels until the cap is kept."""
+        """Drop the oldest events of all channels until they fit the cap."""
         heap = [(log.oldest(), channel) for channel, log in self._logs.items() if log]
         heapq.heapify(heap)
         while heap and self._size > self.limits.max_total_bytes * CUT_TO:
@@ -246,17 +227,7 @@ class MemoryBroker(Broker):
                 self._forget(channel)
 
 
-def worker_count() -> int:
-    """Return how many worker processes the server of this process was told to run; 1 where it was not.
-
-    uvicorn, gunicorn, hypercorn and granian all take `--workers`, and a worker has the arguments of its parent.
-    """
-    told = _WORKERS.search(" ".join(sys.argv[1:]))
-    number = told[1] if told is not None else os.environ.get("WEB_CONCURRENCY", "")
-    return int(number) if number.isdigit() else 1
-
-
 def notice_request(sender: type, **kwargs: Any) -> None:
-    """Remember that this process serves pages; receives Django's request_started."""
+    """Note that this process serves pages; receives Django's request_started."""
     if issubclass(sender, ASGIHandler):
         MemoryBroker.serves = True

@@ -1,4 +1,4 @@
-"""Events, commands and users as bytes or text: what brokers write down, with the types that must come back."""
+"""Events, commands and users as bytes or text, as brokers store them; types survive."""
 
 import json
 import uuid
@@ -16,27 +16,27 @@ def encoded(channel: str) -> bytes:
 
 
 def decoded(name: bytes) -> str:
-    """Return the channel that encoded() was given."""
+    """Undo encoded()."""
     return name.decode("utf-8", "surrogatepass")
 
 
 def pack_event(payload: bytes, facts: Facts) -> bytes:
-    """Return an encoded event and its facts as bytes: a line of facts, empty for most, before the event."""
-    line = b"" if facts == PLAIN else json.dumps(_told(facts), separators=(",", ":")).encode()
+    """Return an encoded event and its facts as bytes: first a line of facts, which is empty for most events."""
+    line = b"" if facts == PLAIN else json.dumps(_named(facts), separators=(",", ":")).encode()
     return line + b"\n" + payload
 
 
 def unpack_event(packed: bytes) -> tuple[bytes, Facts]:
-    """Return the encoded event and the facts that pack_event() was given."""
+    """Undo pack_event()."""
     line, _, payload = packed.partition(b"\n")
     if not line:
         return payload, PLAIN
-    told = json.loads(line)
-    # A newer process may tell of facts that this one does not know.
-    return payload, Facts(**{name: told[name] for name in Facts._fields if name in told})
+    named = json.loads(line)
+    # Facts unknown here come from a newer process.
+    return payload, Facts(**{name: named[name] for name in Facts._fields if name in named})
 
 
-def _told(facts: Facts) -> dict[str, Any]:
+def _named(facts: Facts) -> dict[str, Any]:
     return {name: value for name, value in facts._asdict().items() if value != getattr(PLAIN, name)}
 
 
@@ -46,18 +46,18 @@ def pack_command(channel: str, command: Command) -> bytes:
 
 
 def unpack_command(text: bytes) -> tuple[str, Command]:
-    """Return the channel and the command that pack_command() was given."""
+    """Undo pack_command()."""
     channel, verb, user = json.loads(text)
     return channel, Command(verb, _typed(user))
 
 
 def pack_user(user: Any) -> str:
-    """Return a user's id as text, the same for equal ones."""
+    """Return a user's id as text, the same text for equal ids."""
     return json.dumps(_plain(user))
 
 
 def unpack_user(text: str | bytes) -> Any:
-    """Return the id that pack_user() was given."""
+    """Undo pack_user()."""
     return _typed(json.loads(text))
 
 

@@ -1,13 +1,13 @@
-"""For tests: the contract that every broker keeps, as a test class.
+"""The contract that every broker keeps, as a test class.
 
-A broker is born through it:
+Subclass it to test a broker:
 
     class TestMyBroker(BrokerContract):
         def make_broker(self, **history):
             return MyBroker(self.location, {}, History(**history))
 
-Each call of make_broker() in one test stands for one more process on the same cluster: what one publishes all others
-carry. Between two tests nothing may be left.
+Each call of make_broker() in a test stands for one more process on the same cluster: each publishes to all others.
+Nothing may remain from one test to the next.
 """
 
 from .events import EventsContract
@@ -15,7 +15,7 @@ from .presence import PresenceContract
 
 
 class BrokerContract(EventsContract, PresenceContract):
-    """What every broker does. Subclass it, say how to make one, and run it with pytest."""
+    """What every broker does. Define make_broker() in a subclass, and run it with pytest."""
 
 
 __all__ = ["BrokerContract"]

@@ -1,19 +1,24 @@
-"""What all parts of the contract need: processes that share a broker."""
+"""What all parts of the contract share: processes on one broker, and tests that run on a loop."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from functools import wraps
 from typing import Any, TypeVar
 
 from django.db import connections
 
-from ..brokers import Broker
+from ..brokers import LEASE, Broker, PresenceChange, PresenceDiff
 from ..ids import parse_id
+from .receiver import RecordingReceiver
 
 T = TypeVar("T")
+C = TypeVar("C", bound="Cluster")
+
+EVENT = b"x\n\n"
 
 
 async def apart(function: Callable[..., T], *args: Any) -> T:
-    """Call what may wait in a thread, as views and presence callbacks do; what it opens there is closed."""
+    """Call a function that may block in a thread, as for views and presence callbacks; close its connections."""
 
     def call() -> T:
         try:
@@ -24,32 +29,88 @@ async def apart(function: Callable[..., T], *args: Any) -> T:
     return await asyncio.to_thread(call)
 
 
+class Process:
+    """A process of a test: a broker, and a hub that it carries to."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.receiver = RecordingReceiver()
+        broker.attach(self.receiver)
+
+    async def subscribe(self, *channels: str) -> int:
+        """Subscribe to channels; return a sequence after which nothing on them is missed."""
+        return max([await self.broker.subscribe(self.receiver, channel) for channel in channels])
+
+    async def publish(self, channel: str, payload: bytes = EVENT) -> int:
+        """Publish outside any transaction; return the sequence."""
+        return await apart(publish, self.broker, channel, payload)
+
+    async def set_users(self, channel: str, *users: Any, lease: float = LEASE) -> PresenceDiff:
+        """Have these users on a channel, each as often as named, and tell the presence store, if there is one."""
+        return await self.sync(self.receiver.set_users(channel, *users), lease)
+
+    async def sync(self, changes: Sequence[PresenceChange] = (), lease: float = LEASE) -> PresenceDiff:
+        """Tell the presence store, if there is one."""
+        if self.broker.presence is None:
+            return PresenceDiff([], [])
+        return await self.broker.presence.sync(self.receiver, changes, lease)
+
+    async def remote_users(self, channel: str) -> list[Any]:
+        """Return the users that other processes have on a channel, sorted."""
+        assert self.broker.presence is not None
+        return sorted(await apart(self.broker.presence.remote_users, self.receiver, channel))
+
+
 class Cluster:
-    """Makes brokers, as many as a test has processes."""
+    """Makes as many brokers as a test has processes."""
 
     def make_broker(self, **history: Any) -> Broker:
         """Return a broker that is one more process on the same cluster; `history` are fields of conf.History."""
-        raise NotImplementedError("make_broker() must return the broker that is to be tested.")
+        raise NotImplementedError("make_broker() must return the broker to test.")
 
     def interrupt(self) -> None:
-        """Cut every connection that the brokers have to what is between them, where there is any."""
+        """Cut every connection of the brokers to their server. Override it where there are any."""
 
     def run(self, test: Coroutine[Any, Any, T]) -> T:
-        """Run what needs an event loop, as a hub has one."""
+        """Run a coroutine on an event loop, as a hub has one."""
         return asyncio.run(test)
 
-    def publish(self, broker: Broker, channel: str, payload: bytes = b"x\n\n") -> int:
-        """Publish outside of any transaction, and return the sequence."""
-        sequence = broker.publish(channel, payload)
-        assert sequence is not None, "publish() must return the sequence where no transaction is open."
-        return sequence
+    def start(self, **history: Any) -> Process:
+        """Start one more process; called on a loop."""
+        return Process(self.make_broker(**history))
 
-    def epoch_of(self, broker: Broker) -> str:
-        """Return the epoch that ids are of now."""
-        parsed = parse_id(broker.cursor())
-        assert parsed is not None, f"{broker.cursor()!r} is no id."
-        return parsed[0]
 
-    async def apublish(self, broker: Broker, channel: str, payload: bytes = b"x\n\n") -> int:
-        """See publish()."""
-        return await apart(self.publish, broker, channel, payload)
+def on_loop(test: Callable[[C], Coroutine[Any, Any, None]]) -> Callable[[C], None]:
+    """Run an async test with Cluster.run()."""
+
+    @wraps(test)
+    def run(self: C) -> None:
+        self.run(test(self))
+
+    return run
+
+
+def between_processes(test: Callable[[C, Process, Process], Coroutine[Any, Any, None]]) -> Callable[[C], None]:
+    """Run an async test of presence with two processes. Brokers without a presence store have nothing to test."""
+
+    async def run(self: C) -> None:
+        one, other = self.start(), self.start()
+        if one.broker.presence is not None:
+            await test(self, one, other)
+
+    run.__name__, run.__qualname__, run.__doc__ = test.__name__, test.__qualname__, test.__doc__
+    return on_loop(run)
+
+
+def publish(broker: Broker, channel: str, payload: bytes = EVENT) -> int:
+    """Publish outside any transaction; return the sequence."""
+    sequence = broker.publish(channel, payload)
+    assert sequence is not None, "publish() must return the sequence where no transaction is open."
+    return sequence
+
+
+def epoch_of(broker: Broker) -> str:
+    """Return the epoch of the id of now."""
+    parsed = parse_id(broker.cursor())
+    assert parsed is not None, f"{broker.cursor()!r} is no id."
+    return parsed[0]

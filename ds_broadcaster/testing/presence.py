@@ -1,203 +1,154 @@
-"""The contract, second part: who is there, in all processes. A broker that is alone has little to do for it."""
+"""The contract, second part: who is online, in all processes. Brokers without a presence store have little to do."""
 
 import asyncio
 from typing import Any
 from uuid import UUID
 
-from ..brokers import GONE, LEASE, Broker, PresenceChange, ProcessHoldings
-from .cluster import Cluster, apart
-from .receiver import ATTENDED, RecordingReceiver
+from ..brokers import GONE, LEASE, PresenceChange, PresenceDiff, ProcessHoldings
+from .cluster import Cluster, Process, apart, between_processes, on_loop, publish
+from .receiver import PRESENCE
 
 
 class PresenceContract(Cluster):
-    """What a broker does with what hubs tell of who is there.
+    """How a broker answers who is online, and what its presence store keeps."""
 
-    Where its hubs share nothing (`is_shared` is False) it has nothing to write down: they know.
-    """
+    @on_loop
+    async def test_users_and_channels_are_those_of_the_hubs(self) -> None:
+        """A user with two tabs counts twice, and a user who has left does not count."""
+        process = self.start()
+        # Only a presence store knows what other processes have.
+        brokers = [process.broker] if process.broker.presence is None else [process.broker, self.make_broker()]
+        await process.subscribe("a")
+        await process.set_users("a", 1, 1, 2)
+        for broker in brokers:
+            assert sorted(await broker.ausers("a")) == [1, 1, 2]
+            assert sorted(await apart(broker.users, "a")) == [1, 1, 2]
+            assert await broker.achannels() == ["a"]
+            assert await apart(broker.channels) == ["a"]
+            assert await broker.ausers("empty") == []
+            assert await apart(broker.holdings) == [ProcessHoldings(process.receiver.process, {"a": 3})]
+        await process.set_users("a")
+        process.broker.detach(process.receiver)
+        for broker in brokers:
+            assert (await broker.ausers("a"), await broker.achannels()) == ([], [])
 
-    def test_users_and_channels_are_those_of_the_hubs(self) -> None:
-        """Somebody with two tabs counts twice, and nobody who has gone counts."""
+    @on_loop
+    async def test_users_keep_their_types(self) -> None:
+        """Views compare them with primary keys."""
+        users = [7, "7", "seven: \u00fc \ud800", UUID(int=7)]
+        process = self.start()
+        await process.set_users("a", *users)
+        broker = process.broker if process.broker.presence is None else self.make_broker()
+        assert set(await broker.ausers("a")) == set(users)
 
-        async def test() -> None:
-            broker, ear = self.make_broker(), RecordingReceiver()
-            broker.attach(ear)
-            await broker.subscribe(ear, "a")
-            await broker.sync(ear, ear.becomes("a", 1, 1, 2), LEASE)
-            for each in (broker, self.make_broker()):
-                assert sorted(await each.ausers("a")) == [1, 1, 2]
-                assert sorted(await apart(each.users, "a")) == [1, 1, 2]
-                assert await each.achannels() == ["a"]
-                assert await apart(each.channels) == ["a"]
-                assert await each.ausers("nobody") == []
-                assert await apart(each.holdings) == [ProcessHoldings(ear.process, {"a": 3})]
-            await broker.sync(ear, ear.becomes("a"), LEASE)
-            broker.detach(ear)
-            for each in (broker, self.make_broker()):
-                assert (await each.ausers("a"), await each.achannels()) == ([], [])
+    @between_processes
+    async def test_joins_and_leaves_are_told_once_in_all_processes(self, one: Process, other: Process) -> None:
+        """A user with a tab on each of two machines joins once, and leaves with the last."""
 
-        self.run(test())
+        async def told(process: Process, *users: Any) -> tuple[list[Any], list[Any]]:
+            diff = await process.set_users("a", *users)
+            return diff.joined, diff.left
 
-    def test_users_keep_their_types(self) -> None:
-        """They are compared with the primary keys that views have."""
+        assert await told(one, 1) == ([("a", 1)], [])
+        assert await told(one, 1, 1) == ([], [])
+        assert await told(other, 1) == ([], [])
+        assert await told(one) == ([], [])
+        assert await told(other) == ([], [("a", 1)])
+        assert await told(one, 1) == ([("a", 1)], [])
 
-        async def test() -> None:
-            broker, ear = self.make_broker(), RecordingReceiver()
-            broker.attach(ear)
-            people = [7, "7", "seven: \u00fc \ud800", UUID(int=7)]
-            await broker.sync(ear, ear.becomes("a", *people), LEASE)
-            assert set(await self.make_broker().ausers("a")) == set(people)
-            broker.detach(ear)
-
-        self.run(test())
-
-    def test_joins_and_leaves_are_told_once_in_all_processes(self) -> None:
-        """A user who has a tab on each of two machines came once, and leaves with the last."""
-
-        async def test() -> None:
-            one, other = self.make_broker(), self.make_broker()
-            if not one.is_shared:
-                return
-            first, second = RecordingReceiver(), RecordingReceiver()
-            one.attach(first)
-            other.attach(second)
-
-            async def told(broker: Broker, ear: RecordingReceiver, *users: Any) -> tuple[list[Any], list[Any]]:
-                answer = await broker.sync(ear, ear.becomes("a", *users), LEASE)
-                return answer.joined, answer.left
-
-            assert await told(one, first, 1) == ([("a", 1)], [])
-            assert await told(one, first, 1, 1) == ([], [])
-            assert await told(other, second, 1) == ([], [])
-            assert await told(one, first) == ([], [])
-            assert await told(other, second) == ([], [("a", 1)])
-            assert await told(one, first, 1) == ([("a", 1)], [])
-
-        self.run(test())
-
-    def test_who_is_online_by_grace_is_elsewhere_but_has_no_connection(self) -> None:
+    @between_processes
+    async def test_user_online_by_grace_is_remote_but_has_no_connection(self, one: Process, other: Process) -> None:
         """A reload is not a leave, whichever process it goes to."""
+        await one.set_users("a", 1, 2)
+        one.receiver.set_users("a", 2)
+        diff = await one.sync([PresenceChange("a", None, 1), PresenceChange("a", 1, 0)])
+        assert diff.left == []
+        assert await other.remote_users("a") == [1, 2]
+        assert await one.remote_users("a") == []
+        assert await other.broker.ausers("a") == [2]
+        assert (await other.set_users("a", 1)).joined == []
+        diff = await one.sync([PresenceChange("a", None, 1), PresenceChange("a", 1, GONE)])
+        assert diff.left == []
 
-        async def test() -> None:
-            one, other = self.make_broker(), self.make_broker()
-            if not one.is_shared:
-                return
-            first, second = RecordingReceiver(), RecordingReceiver()
-            one.attach(first)
-            other.attach(second)
-            await one.sync(first, first.becomes("a", 1, 2), LEASE)
-            first.becomes("a", 2)
-            answer = await one.sync(first, [PresenceChange("a", None, 1), PresenceChange("a", 1, 0)], LEASE)
-            assert answer.left == []
-            assert sorted(await apart(other.remote_users, second, "a")) == [1, 2]
-            assert await apart(one.remote_users, first, "a") == []
-            assert await other.ausers("a") == [2]
-            answer = await other.sync(second, second.becomes("a", 1), LEASE)
-            assert answer.joined == []
-            answer = await one.sync(first, [PresenceChange("a", None, 1), PresenceChange("a", 1, GONE)], LEASE)
-            assert answer.left == []
+    @between_processes
+    async def test_other_hubs_are_told_of_joins_and_leaves(self, one: Process, other: Process) -> None:
+        """They render presence for their pages."""
+        await other.subscribe("a")
+        for users in ([1], []):
+            other.receiver.heard.clear()
+            await one.set_users("a", *users)
+            await other.receiver.hears("a", PRESENCE)
 
-        self.run(test())
+    @between_processes
+    async def test_join_during_a_lost_connection_is_noticed(self, one: Process, other: Process) -> None:
+        """A lost connection may have lost this news as well."""
+        await other.subscribe("a")
+        await apart(self.interrupt)
+        await one.set_users("a", 1)
+        await other.receiver.hears("a", PRESENCE)
+        assert await other.remote_users("a") == [1]
 
-    def test_other_hubs_are_told_that_somebody_came_or_went(self) -> None:
-        """They show their pages who is there."""
+    @between_processes
+    async def test_dead_process_leaves_no_ghosts_longer_than_its_lease(self, dying: Process, living: Process) -> None:
+        """A killed process says nothing more, so what it told holds for a limited time."""
+        await living.subscribe("a")
+        await dying.set_users("a", 1, 2, lease=0.3)
+        diff = await living.set_users("a", 2)
+        assert diff.left == []
+        living.receiver.heard.clear()
+        dying.broker.detach(dying.receiver)
+        await _expire(diff, 0.3)
+        assert await living.broker.ausers("a") == [2]
+        assert await living.remote_users("a") == []
+        # The next sync() of any process tells the leave, with or without changes; only one of them does.
+        third = self.start()
+        diffs = [await third.sync(), await living.sync()]
+        assert [diff.left for diff in diffs] == [[("a", 1)], []]
+        await living.receiver.hears("a", PRESENCE)
+        holdings = await apart(living.broker.holdings)
+        assert sorted(holdings) == sorted(
+            [ProcessHoldings(living.receiver.process, {"a": 1}), ProcessHoldings(third.receiver.process, {})]
+        )
 
-        async def test() -> None:
-            one, other = self.make_broker(), self.make_broker()
-            if not one.is_shared:
-                return
-            first, second = RecordingReceiver(), RecordingReceiver()
-            one.attach(first)
-            other.attach(second)
-            await other.subscribe(second, "a")
-            for users in ([1], []):
-                second.heard.clear()
-                await one.sync(first, first.becomes("a", *users), LEASE)
-                await second.hears("a", ATTENDED)
+    @between_processes
+    async def test_users_of_a_dead_process_stay_online_where_they_have_another_tab(
+        self, dying: Process, living: Process
+    ) -> None:
+        """The process that removes the dead one may be the one that still has them."""
+        await dying.set_users("a", 1, 2, lease=0.3)
+        diff = await living.set_users("a", 2)
+        dying.broker.detach(dying.receiver)
+        await _expire(diff, 0.3)
+        diff = await living.sync()
+        assert (diff.joined, diff.left) == ([], [("a", 1)])
+        assert await living.broker.ausers("a") == [2]
 
-        self.run(test())
+    @between_processes
+    async def test_process_taken_for_dead_tells_everything_again(self, one: Process, other: Process) -> None:
+        """It was cut off, not dead: its later changes are not all that it has."""
+        assert (await one.set_users("a", 1, lease=0.1)).is_forgotten
+        diff = await one.set_users("b", 2, lease=0.1)
+        assert not diff.is_forgotten
+        await _expire(diff, 0.1)
+        assert (await other.sync()).left == [("a", 1), ("b", 2)]
+        diff = await one.sync()
+        assert diff.is_forgotten
+        assert diff.next_end <= LEASE
 
-    def test_who_came_while_nothing_was_heard_is_noticed(self) -> None:
-        """A connection that was lost may have lost this news as well."""
+    @on_loop
+    async def test_position_moves_on_with_events_of_other_channels(self) -> None:
+        """A client of quiet channels moves on with the others, so that its cursor does not grow old."""
+        process = self.start()
+        await process.subscribe("a")
+        last = await process.publish("a")
+        newest = await apart(publish, self.make_broker(), "quiet")
+        await process.sync()
+        await process.receiver.hears("a", last)
+        if process.broker.presence is not None:
+            await process.receiver.reaches(newest)
 
-        async def test() -> None:
-            one, other = self.make_broker(), self.make_broker()
-            if not one.is_shared:
-                return
-            first, second = RecordingReceiver(), RecordingReceiver()
-            one.attach(first)
-            other.attach(second)
-            await other.subscribe(second, "a")
-            await apart(self.interrupt)
-            await one.sync(first, first.becomes("a", 1), LEASE)
-            await second.hears("a", ATTENDED)
-            assert await apart(other.remote_users, second, "a") == [1]
 
-        self.run(test())
-
-    def test_dead_process_leaves_no_ghosts_longer_than_its_lease(self) -> None:
-        """Whoever is killed says nothing any more, so what it said holds for a time only."""
-
-        async def test() -> None:
-            one, other = self.make_broker(), self.make_broker()
-            if not one.is_shared:
-                return
-            dying, living = RecordingReceiver(), RecordingReceiver()
-            one.attach(dying)
-            other.attach(living)
-            await other.subscribe(living, "a")
-            await one.sync(dying, dying.becomes("a", 1, 2), 0.3)
-            answer = await other.sync(living, living.becomes("a", 2), LEASE)
-            assert answer.left == []
-            assert 0 < answer.next_end <= 0.3
-            living.heard.clear()
-            one.detach(dying)
-            await asyncio.sleep(answer.next_end)
-            assert await other.ausers("a") == [2]
-            assert await apart(other.remote_users, living, "a") == []
-            # The next who has something to say, or nothing, finds it out; one of them, and once.
-            third = RecordingReceiver()
-            broker = self.make_broker()
-            broker.attach(third)
-            answers = [await broker.sync(third, [], LEASE), await other.sync(living, [], LEASE)]
-            assert [answer.left for answer in answers] == [[("a", 1)], []]
-            await living.hears("a", ATTENDED)
-            shares = await apart(other.holdings)
-            assert sorted(shares) == sorted(
-                [ProcessHoldings(living.process, {"a": 1}), ProcessHoldings(third.process, {})]
-            )
-
-        self.run(test())
-
-    def test_process_that_was_taken_for_dead_tells_everything_again(self) -> None:
-        """It was cut off, not dead: what it says changed is not all that it has."""
-
-        async def test() -> None:
-            one, other = self.make_broker(), self.make_broker()
-            if not one.is_shared:
-                return
-            first, second = RecordingReceiver(), RecordingReceiver()
-            one.attach(first)
-            other.attach(second)
-            assert (await one.sync(first, first.becomes("a", 1), 0.1)).is_forgotten
-            assert not (await one.sync(first, first.becomes("b", 2), 0.1)).is_forgotten
-            await asyncio.sleep(0.1)
-            assert (await other.sync(second, [], LEASE)).left == [("a", 1), ("b", 2)]
-            assert (await one.sync(first, [], LEASE)).is_forgotten
-
-        self.run(test())
-
-    def test_everything_up_to_here_is_said_to_be_heard(self) -> None:
-        """A client whose channels are quiet moves on with the others, so that its cursor does not grow old."""
-
-        async def test() -> None:
-            broker, ear = self.make_broker(), RecordingReceiver()
-            broker.attach(ear)
-            await broker.subscribe(ear, "a")
-            last = await self.apublish(broker, "a")
-            newest = await self.apublish(self.make_broker(), "quiet")
-            await broker.sync(ear, [], LEASE)
-            await ear.hears("a", last)
-            if broker.is_shared:
-                await ear.reaches(newest)
-
-        self.run(test())
+async def _expire(diff: PresenceDiff, lease: float) -> None:
+    """Wait for the end of the next lease, which is this one."""
+    assert 0 < diff.next_end <= lease, f"next_end must be within the lease of {lease} s, not {diff.next_end}."
+    await asyncio.sleep(diff.next_end)

@@ -1,4 +1,4 @@
-"""A hub's place in the tests of a broker."""
+"""A hub's stand-in in the tests of a broker."""
 
 import asyncio
 import threading
@@ -10,20 +10,22 @@ from ..ids import new_epoch
 
 # Seconds that an event may take from one process to another.
 PATIENCE = 5
-# What stands in place of a sequence where an RecordingReceiver was told something that has none.
-MISSED, RESET, ATTENDED = -1, -2, -3
+# In place of a sequence, for calls that have none: on_gap(), reset() and on_presence().
+GAP, RESET, PRESENCE = -1, -2, -3
 
 
 class RecordingReceiver:
-    """A receiver that remembers: what a broker sees of a hub, for one process of a test."""
+    """A receiver that remembers what it was told, for one process of a test."""
 
     def __init__(self) -> None:
-        self.process = f"ear:{new_epoch()}"
+        self.process = f"recording:{new_epoch()}"
         self.heard: list[tuple[str, int, Frame | Command]] = []
-        # The newest sequence up to which everything was said to be heard.
-        self.reached_to = 0
+        # The newest sequence of on_position().
+        self.position = 0
         self._present: dict[str, list[Any]] = {}
         self._more = threading.Condition()
+
+    # The protocol of brokers.Receiver.
 
     def deliver(self, channel: str, sequence: int, item: Frame | Command) -> None:
         with self._more:
@@ -32,11 +34,11 @@ class RecordingReceiver:
 
     def on_position(self, sequence: int) -> None:
         with self._more:
-            self.reached_to = max(self.reached_to, sequence)
+            self.position = max(self.position, sequence)
             self._more.notify_all()
 
     def on_gap(self, channel: str) -> None:
-        self.deliver(channel, MISSED, Command("missed"))
+        self.deliver(channel, GAP, Command("gap"))
 
     def reset(self, epoch: str) -> None:
         self.deliver(EVERYWHERE, RESET, Command("reset"))
@@ -45,7 +47,7 @@ class RecordingReceiver:
         pass
 
     def on_presence(self, channel: str) -> None:
-        self.deliver(channel, ATTENDED, Command("attended"))
+        self.deliver(channel, PRESENCE, Command("presence"))
 
     def users(self, channel: str) -> list[Any]:
         return list(self._present.get(channel, ()))
@@ -56,12 +58,10 @@ class RecordingReceiver:
     def channels(self) -> list[str]:
         return [channel for channel, users in self._present.items() if users]
 
-    async def reaches(self, sequence: int) -> None:
-        """Wait until everything up to this sequence was said to be heard; raises AssertionError when it is not."""
-        await self.until(lambda: self.reached_to >= sequence, f"Nothing was said of {sequence}")
+    # For tests.
 
-    def becomes(self, channel: str, *users: Any) -> list[PresenceChange]:
-        """Have these users on a channel, each as often as they are named; return what a hub tells of that."""
+    def set_users(self, channel: str, *users: Any) -> list[PresenceChange]:
+        """Have these users on a channel, each as often as named; return what a hub tells about the change."""
         before = {*self._present.get(channel, ())}
         self._present[channel] = list(users)
         changes = [PresenceChange(channel, None, len(users) or GONE)]
@@ -71,15 +71,23 @@ class RecordingReceiver:
         """Return the sequences heard on a channel, in their order."""
         return [sequence for name, sequence, _ in list(self.heard) if name == channel]
 
+    def frames(self, channel: str) -> list[Frame]:
+        """Return the frames heard on a channel, in their order."""
+        return [item for name, _, item in list(self.heard) if name == channel and isinstance(item, Frame)]
+
     async def hears(self, channel: str, sequence: int) -> None:
-        """Wait until this sequence has come; raises AssertionError when it does not."""
+        """Wait for a sequence on a channel; raises AssertionError when it does not come."""
         await self.until(lambda: sequence in self.sequences(channel), f"{sequence} on {channel!r} did not arrive")
 
+    async def reaches(self, sequence: int) -> None:
+        """Wait for on_position() with this sequence or a later one; raises AssertionError when it does not come."""
+        await self.until(lambda: self.position >= sequence, f"No position {sequence}")
+
     async def until(self, condition: Callable[[], object], complaint: str) -> None:
-        """Wait until something that it hears makes a condition true; raises AssertionError when nothing does."""
+        """Wait until a condition about what was heard is true; raises AssertionError when it stays false."""
 
         def wait() -> bool:
             with self._more:
                 return bool(self._more.wait_for(condition, PATIENCE))
 
-        assert await asyncio.to_thread(wait), f"{complaint} within {PATIENCE} s; there was {self.heard}."
+        assert await asyncio.to_thread(wait), f"{complaint} within {PATIENCE} s; heard {self.heard}."

@@ -129,10 +129,10 @@ def test_channel_that_was_never_sent_to_has_no_gap():
 
 def test_event_larger_than_the_history_is_carried_and_is_a_gap_for_the_rest():
     broker = make_broker(max_bytes=1000)
-    ear = RecordingReceiver()
-    broker.attach(ear)
+    receiver = RecordingReceiver()
+    broker.attach(receiver)
     broker.publish("a", b"x" * 2000)
-    assert [sequence for _, sequence, _ in ear.heard] == [1]
+    assert [sequence for _, sequence, _ in receiver.heard] == [1]
     assert not broker.covers("a", 0)
     assert broker.covers("a", 1)
 
@@ -214,18 +214,18 @@ def test_cap_over_all_channels_drops_the_oldest_first():
 def test_hubs_are_told_everything_from_where_they_came_in():
     broker = make_broker()
     broker.publish("a", b"before")
-    ear, late = RecordingReceiver(), RecordingReceiver()
-    assert broker.attach(ear) == 1
+    receiver, late = RecordingReceiver(), RecordingReceiver()
+    assert broker.attach(receiver) == 1
     broker.publish("a", b"x")
     broker.command("a", Command("kill"))
     assert broker.attach(late) == 3
     run(broker.acommand("b", Command("disconnect", 7)))
-    broker.detach(ear)
+    broker.detach(receiver)
     broker.publish("a", b"y")
-    assert [(channel, sequence) for channel, sequence, _ in ear.heard] == [("a", 2), ("a", 3), ("b", 4)]
-    assert [item for *_, item in ear.heard[1:]] == [Command("kill"), Command("disconnect", 7)]
+    assert [(channel, sequence) for channel, sequence, _ in receiver.heard] == [("a", 2), ("a", 3), ("b", 4)]
+    assert [item for *_, item in receiver.heard[1:]] == [Command("kill"), Command("disconnect", 7)]
     assert [sequence for _, sequence, _ in late.heard] == [4, 5]
-    assert ear.throttled == 1
+    assert receiver.throttled == 1
     assert late.throttled == 1
 
 
@@ -247,8 +247,8 @@ def test_subscriber_misses_nothing_after_the_sequence_it_is_given():
 
 def test_threads_that_publish_at_once_are_heard_in_one_order():
     broker = make_broker(max_events=10_000)
-    ear = RecordingReceiver()
-    broker.attach(ear)
+    receiver = RecordingReceiver()
+    broker.attach(receiver)
     ready = threading.Barrier(4)
 
     def publish(name):
@@ -261,9 +261,9 @@ def test_threads_that_publish_at_once_are_heard_in_one_order():
         thread.start()
     for thread in threads:
         thread.join()
-    assert [sequence for _, sequence, _ in ear.heard] == list(range(1, 2001))
+    assert [sequence for _, sequence, _ in receiver.heard] == list(range(1, 2001))
     history = run(broker.read("room", 0))
-    assert history == [(sequence, frame) for _, sequence, frame in ear.heard]
+    assert history == [(sequence, frame) for _, sequence, frame in receiver.heard]
     for name in (b"a", b"b", b"c", b"d"):
         payloads = [frame.data.split(b"\n")[1] for _, frame in history]
         own = [payload.rsplit(b" ", 1)[1] for payload in payloads if payload.startswith(name)]

@@ -1,4 +1,4 @@
-"""What listens to a server connects again: soon, and less and less often to one that does not keep it."""
+"""A listener reconnects: at once after a steady connection, ever more slowly to a server that drops it."""
 
 import asyncio
 
@@ -9,13 +9,13 @@ from tests.fakes import VirtualLoop
 
 
 class Listening(Listener):
-    """Its connections last so many seconds; it counts them."""
+    """Counts its connections, which last so many seconds each."""
 
     def __init__(self, lasting):
         super().__init__("The server", (LookupError,))
         self.lasting = lasting
         self.connections = 0
-        self.is_let_go = False
+        self.is_cleaned_up = False
 
     async def subscribe(self, channel):
         raise NotImplementedError
@@ -23,20 +23,20 @@ class Listening(Listener):
     async def unsubscribe(self, channel):
         raise NotImplementedError
 
-    def forget(self):
+    def reset(self):
         raise NotImplementedError
 
-    async def hear(self):
+    async def listen(self):
         self.connections += 1
         await asyncio.sleep(self.lasting)
         raise LookupError
 
-    async def let_go(self):
-        self.is_let_go = True
+    async def cleanup(self):
+        self.is_cleaned_up = True
 
 
 @pytest.mark.parametrize("lasting, at_least, at_most", [(0, 12, 25), (0.05, 12, 25), (2, 27, 30)])
-def test_connection_is_tried_again_less_often_where_it_does_not_last(lasting, at_least, at_most, caplog):
+def test_connection_is_tried_less_often_where_it_does_not_last(lasting, at_least, at_most, caplog):
     loop = VirtualLoop()
     made = []
     try:
@@ -46,7 +46,7 @@ def test_connection_is_tried_again_less_often_where_it_does_not_last(lasting, at
         assert at_least <= listener.connections <= at_most
         listener.close()
         loop.settle()
-        assert listener.is_let_go
+        assert listener.is_cleaned_up
     finally:
         loop.close_down()
-    assert "The connection to The server is lost" in caplog.text
+    assert "Lost the connection to The server" in caplog.text

@@ -21,7 +21,7 @@ from ds_broadcaster.brokers.postgres.session import TIMEOUT
 from ds_broadcaster.conf import History
 from ds_broadcaster.exceptions import BrokerUnavailable, Gap
 from ds_broadcaster.testing.cluster import apart
-from ds_broadcaster.testing.receiver import ATTENDED, MISSED, RESET, RecordingReceiver
+from ds_broadcaster.testing.receiver import GAP, PRESENCE, RESET, RecordingReceiver
 from tests.harness.postgres import PgBouncer, PostgresServer
 from tests.harness.server import Server
 from tests.live import BARE, open_many, until
@@ -80,19 +80,19 @@ def listening(broker, test, channels="a"):
     """Run a test with an RecordingReceiver that listens to these channels, and return the RecordingReceiver."""
 
     async def run():
-        ear = RecordingReceiver()
-        broker.attach(ear)
+        receiver = RecordingReceiver()
+        broker.attach(receiver)
         for channel in channels:
-            await broker.subscribe(ear, channel)
-        await test(ear)
-        broker.detach(ear)
-        return ear
+            await broker.subscribe(receiver, channel)
+        await test(receiver)
+        broker.detach(receiver)
+        return receiver
 
     return asyncio.run(run())
 
 
-def payloads(ear, channel="a"):
-    return [item.data.partition(b"\n")[2] for name, _, item in ear.heard if name == channel]
+def payloads(receiver, channel="a"):
+    return [item.data.partition(b"\n")[2] for name, _, item in receiver.heard if name == channel]
 
 
 # Transactions
@@ -110,8 +110,8 @@ def test_several_events_wait_for_their_transaction_in_their_order(broker):
             assert stored(broker) == []
         return broker.publish("a", b"5\n\n")
 
-    async def test(ear):
-        await ear.hears("a", await apart(publish))
+    async def test(receiver):
+        await receiver.hears("a", await apart(publish))
 
     assert payloads(listening(broker, test)) == [b"%d\n\n" % number for number in range(6)]
 
@@ -131,12 +131,12 @@ def test_event_is_sent_if_its_transaction_commits_and_when_it_does(broker):
             raise ValueError
         return broker.publish("a", b"last\n\n")
 
-    async def test(ear):
+    async def test(receiver):
         last = await apart(publish)
-        await ear.hears("a", last)
+        await receiver.hears("a", last)
 
-    ear = listening(broker, test)
-    assert payloads(ear) == [b"first\n\n", b"second\n\n", b"last\n\n"]
+    receiver = listening(broker, test)
+    assert payloads(receiver) == [b"first\n\n", b"second\n\n", b"last\n\n"]
 
 
 def stored(broker):
@@ -167,12 +167,12 @@ def test_events_are_in_the_order_of_the_commits(broker):
         thread.join()
         return broker.publish("a", b"last\n\n")
 
-    async def test(ear):
-        await ear.hears("a", await apart(publish))
+    async def test(receiver):
+        await receiver.hears("a", await apart(publish))
 
-    ear = listening(broker, test)
-    assert payloads(ear) == [b"committed first\n\n", b"began first\n\n", b"last\n\n"]
-    assert ear.sequences("a") == sorted(ear.sequences("a"))
+    receiver = listening(broker, test)
+    assert payloads(receiver) == [b"committed first\n\n", b"began first\n\n", b"last\n\n"]
+    assert receiver.sequences("a") == sorted(receiver.sequences("a"))
 
 
 def test_whatever_overlaps_each_reader_hears_every_commit_once_and_ascending(broker):
@@ -190,22 +190,22 @@ def test_whatever_overlaps_each_reader_hears_every_commit_once_and_ascending(bro
                 names = [b"%b/%d\n\n" % (name, each) for each in range(part + 1)]
                 transaction.on_commit(lambda names=names: committed.extend(names), using=ALIAS)
 
-    async def test(ear):
+    async def test(receiver):
         await asyncio.gather(*(apart(publish, number) for number in range(8)))
-        await ear.hears("a", await apart(broker.publish, "a", b"end\n\n"))
-        await ear.hears("b", await apart(broker.publish, "b", b"end\n\n"))
+        await receiver.hears("a", await apart(broker.publish, "a", b"end\n\n"))
+        await receiver.hears("b", await apart(broker.publish, "b", b"end\n\n"))
 
-    ear = listening(broker, test, "ab")
-    assert sorted(payloads(ear) + payloads(ear, "b")) == sorted([*committed, b"end\n\n", b"end\n\n"])
-    sequences = [sequence for _, sequence, _ in ear.heard]
+    receiver = listening(broker, test, "ab")
+    assert sorted(payloads(receiver) + payloads(receiver, "b")) == sorted([*committed, b"end\n\n", b"end\n\n"])
+    sequences = [sequence for _, sequence, _ in receiver.heard]
     assert sequences == sorted(set(sequences))
 
 
 def test_event_may_be_longer_than_a_notification(broker):
     payload = b"x" * 1_000_000 + b"\n\n"
 
-    async def test(ear):
-        await ear.hears("a", await apart(broker.publish, "a", payload))
+    async def test(receiver):
+        await receiver.hears("a", await apart(broker.publish, "a", payload))
 
     assert payloads(listening(broker, test)) == [payload]
 
@@ -257,7 +257,7 @@ def test_publishers_and_foreign_keys_do_not_wait_for_each_other_for_good(broker,
     for thread in threads:
         thread.join()
     assert errors == []
-    assert [payload.partition(b"\n")[2] for _, payload in stored(broker)] == [b"y\n\n", b"x\n\n"]
+    assert [frame.data.partition(b"\n")[2] for _, frame in stored(broker)] == [b"y\n\n", b"x\n\n"]
 
 
 def test_first_transaction_that_asks_for_a_cursor_keeps_nobody_waiting(broker):
@@ -357,32 +357,32 @@ def test_killed_channel_stays_forgotten_when_the_command_is_trimmed(database):
 def test_what_is_trimmed_before_a_listener_has_read_it_is_a_gap(database, behind):
     with new_broker(max_events=5) as broker:
 
-        async def test(ear):
-            async with broker._listeners[ear]._fetching:  # As in a process that is busy with something else.
+        async def test(receiver):
+            async with broker._listeners[receiver]._fetching:  # As in a process that is busy with something else.
                 for number in range(behind):
                     await apart(broker.publish, "a", b"%d\n\n" % number)
                 await apart(broker.publish, "b", b"x\n\n")
                 await broker._sweep()
-            await ear.hears("b", await apart(broker.publish, "b", b"y\n\n"))
+            await receiver.hears("b", await apart(broker.publish, "b", b"y\n\n"))
 
-        ear = listening(broker, test, "ab")
-        assert MISSED not in ear.sequences("b")
+        receiver = listening(broker, test, "ab")
+        assert GAP not in receiver.sequences("b")
         if behind > 5:
-            assert ear.sequences("a")[0] == MISSED
+            assert receiver.sequences("a")[0] == GAP
         else:
-            assert len(payloads(ear)) == behind
+            assert len(payloads(receiver)) == behind
 
 
 def test_commands_that_are_too_old_to_be_read_again_are_made_up_for(broker, database):
-    async def test(ear):
-        async with broker._listeners[ear]._fetching:
+    async def test(receiver):
+        async with broker._listeners[receiver]._fetching:
             await apart(broker.command, EVERYWHERE, Command("recheck", 7))
             database.call("update ds_broadcaster_event set created = created - interval '1 hour'")
             await broker._sweep()
-        await ear.hears("a", await apart(broker.publish, "a", b"x\n\n"))
+        await receiver.hears("a", await apart(broker.publish, "a", b"x\n\n"))
 
-    ear = listening(broker, test)
-    assert Command("recheck") in [item for _, _, item in ear.heard]
+    receiver = listening(broker, test)
+    assert Command("recheck") in [item for _, _, item in receiver.heard]
 
 
 def test_burst_is_read_in_parts_that_come_in_time(broker, monkeypatch):
@@ -390,9 +390,9 @@ def test_burst_is_read_in_parts_that_come_in_time(broker, monkeypatch):
     monkeypatch.setattr(listener, "BATCH_BYTES", 1000)
     monkeypatch.setattr(listener, "BATCH", 20)
 
-    async def test(ear):
+    async def test(receiver):
         fetched = []
-        session = broker._listeners[ear].session
+        session = broker._listeners[receiver]._session
         fetch = session.fetch
 
         async def watched(statement, parameters=None):
@@ -408,11 +408,11 @@ def test_burst_is_read_in_parts_that_come_in_time(broker, monkeypatch):
 
         monkeypatch.setattr(session, "fetch", watched)
         await apart(publish)
-        await ear.hears("a", await apart(broker.publish, "a", b"x\n\n"))
+        await receiver.hears("a", await apart(broker.publish, "a", b"x\n\n"))
         assert all(len(part) <= 20 and sum(part[:-1]) < 1000 for part in fetched)
 
-    ear = listening(broker, test)
-    assert [len(payload) for payload in payloads(ear)] == [*sizes, 3]
+    receiver = listening(broker, test)
+    assert [len(payload) for payload in payloads(receiver)] == [*sizes, 3]
 
 
 def test_hub_assumes_the_role_of_the_project(broker, database):
@@ -427,17 +427,17 @@ def test_hub_assumes_the_role_of_the_project(broker, database):
     connections[ALIAS].close()
     connections.settings[ALIAS] |= {"USER": "visitor", "PASSWORD": "x", "OPTIONS": {"assume_role": "owner"}}
 
-    async def test(ear):
-        await ear.hears("a", await apart(broker.publish, "a", b"x\n\n"))
+    async def test(receiver):
+        await receiver.hears("a", await apart(broker.publish, "a", b"x\n\n"))
 
     listening(broker, test)
 
 
 @pytest.mark.parametrize("rubbish", ["", "r", "exyz", "r a xyz", "?"])
 def test_listening_goes_on_whatever_others_notify(broker, database, caplog, rubbish):
-    async def test(ear):
+    async def test(receiver):
         database.call(f"notify {statements.TOPIC}, '{rubbish}'")
-        await ear.hears("a", await apart(broker.publish, "a", b"x\n\n"))
+        await receiver.hears("a", await apart(broker.publish, "a", b"x\n\n"))
 
     listening(broker, test)
     assert not caplog.records
@@ -451,7 +451,7 @@ def test_listening_begins_however_much_others_are_told_meanwhile(broker, databas
             while not done.is_set():
                 connection.execute(statements.NOTIFY, (statements.TOPIC, "e" + statements.key_of("other").hex()))
 
-    async def test(ear):
+    async def test(receiver):
         pass
 
     telling = threading.Thread(target=tell_others)
@@ -469,21 +469,21 @@ def test_listening_begins_however_much_others_are_told_meanwhile(broker, databas
 
 
 def test_restart_in_the_middle_of_publishing_loses_nothing_that_was_acknowledged(django_db_blocker):
-    async def test(ear):
+    async def test(receiver):
         with Publisher(broker) as publisher:
             for trouble in (server.restart, server.cut, lambda: (server.stop(), server.start())):
                 await apart(publisher.goes_on)
                 await apart(trouble)
             await apart(publisher.goes_on)
-        await ear.hears("a", publisher.acknowledged[-1])
-        assert set(publisher.acknowledged) <= set(ear.sequences("a"))
+        await receiver.hears("a", publisher.acknowledged[-1])
+        assert set(publisher.acknowledged) <= set(receiver.sequences("a"))
         assert publisher.refused
 
     with PostgresServer() as server:
         database = server.database().migrate(INSTALLED_APPS=APPS)
         with used(database, django_db_blocker.unblock), new_broker(max_events=1_000_000) as broker:
-            ear = listening(broker, test)
-            heard = [each for each in ear.sequences("a") if each != ATTENDED]
+            receiver = listening(broker, test)
+            heard = [each for each in receiver.sequences("a") if each != PRESENCE]
             assert heard == sorted(set(heard))
 
 
@@ -500,7 +500,7 @@ def test_process_without_requests_publishes_again_when_the_server_is_back(server
 
 
 def test_replica_that_takes_over_has_what_was_acknowledged_and_clients_start_anew(django_db_blocker):
-    async def test(ear):
+    async def test(receiver):
         with Publisher(broker) as publisher:
             await apart(publisher.goes_on)
             before = broker.epoch
@@ -510,12 +510,12 @@ def test_replica_that_takes_over_has_what_was_acknowledged_and_clients_start_ane
             replica.call("select pg_reload_conf()")
             acknowledged = len(publisher.acknowledged)
             await apart(publisher.goes_on)
-        await ear.hears("", RESET)
+        await receiver.hears("", RESET)
         assert broker.epoch != before
         history = [number for number, _ in await broker.read("a", 0)]
         assert set(publisher.acknowledged[:acknowledged]) <= set(history)
         later = await apart(broker.publish, "a", b"x\n\n")
-        await ear.hears("a", later)
+        await receiver.hears("a", later)
 
     with PostgresServer() as primary:
         database = primary.database().migrate(INSTALLED_APPS=APPS)
@@ -544,8 +544,8 @@ def test_nothing_is_sent_in_bounded_time_while_the_server_is_away_or_frozen(djan
 def test_nobody_waits_for_long_for_a_server_that_is_frozen(django_db_blocker):
     """A hub may ask twice, because its connection alone may be dead."""
 
-    async def test(ear):
-        for ask in (lambda: broker.read("a", 0), lambda: broker.subscribe(ear, "b")):
+    async def test(receiver):
+        for ask in (lambda: broker.read("a", 0), lambda: broker.subscribe(receiver, "b")):
             await broker.read("a", 0)
             server.freeze()
             try:
@@ -576,18 +576,18 @@ def test_thread_does_not_wait_for_a_loop_that_has_ended(broker):
     """It would keep the process from ending."""
 
     async def begin():
-        broker.attach(ear)
-        await broker.subscribe(ear, "a")
+        broker.attach(receiver)
+        await broker.subscribe(receiver, "a")
 
-    ear = RecordingReceiver()
+    receiver = RecordingReceiver()
     loop = asyncio.new_event_loop()
     loop.run_until_complete(begin())
     try:
-        with pytest.raises(BrokerUnavailable, match="Nobody answered"):
-            broker.remote_users(ear, "a")
-        broker.detach(ear)
+        with pytest.raises(BrokerUnavailable, match="did not answer in time"):
+            broker.presence.remote_users(receiver, "a")
+        broker.detach(receiver)
         with pytest.raises(BrokerUnavailable, match="about to stop"):
-            broker.remote_users(ear, "a")
+            broker.presence.remote_users(receiver, "a")
     finally:
         loop.run_until_complete(asyncio.sleep(0.1))
         loop.close()
@@ -596,11 +596,11 @@ def test_thread_does_not_wait_for_a_loop_that_has_ended(broker):
 def test_pooler_in_transaction_mode_publishes_and_listening_says_what_it_needs(
     server, template, django_db_blocker, caplog, settings
 ):
-    async def unheard(ear):
+    async def unheard(receiver):
         await asyncio.sleep(0)
 
-    async def heard(ear):
-        await ear.hears("a", await apart(publish))
+    async def heard(receiver):
+        await receiver.hears("a", await apart(publish))
 
     def publish():
         broker.publish("a", b"x\n\n")
@@ -610,7 +610,7 @@ def test_pooler_in_transaction_mode_publishes_and_listening_says_what_it_needs(
 
     database = server.database(like=template)
     with PgBouncer(server) as pooler, used(database.at(pooler), django_db_blocker.unblock):
-        with new_broker() as broker, pytest.raises(BrokerUnavailable, match="nothing is heard"):
+        with new_broker() as broker, pytest.raises(BrokerUnavailable, match="no connection listens"):
             listening(broker, unheard)
         assert "pgbouncer, in between? Name an entry of DATABASES" in caplog.text
         with database.used_as("direct"), new_broker({"listen": "direct"}) as broker:

@@ -17,7 +17,7 @@ from ds_broadcaster.brokers.redis.scripts import JUMP
 from ds_broadcaster.conf import History
 from ds_broadcaster.exceptions import BrokerUnavailable, Gap
 from ds_broadcaster.ids import parse_id
-from ds_broadcaster.testing.receiver import ATTENDED, MISSED, RESET, RecordingReceiver
+from ds_broadcaster.testing.receiver import GAP, PRESENCE, RESET, RecordingReceiver
 from tests.harness.programs import wait_until
 from tests.harness.redis import RedisCluster, RedisSentinel, RedisServer
 from tests.publishing import Publisher
@@ -69,10 +69,10 @@ def gaps(broker, event_id):
 )
 def test_server_is_reached_as_its_url_says(options):
     async def test():
-        ear = RecordingReceiver()
-        broker.attach(ear)
-        await broker.subscribe(ear, "a")
-        await ear.hears("a", await asyncio.to_thread(broker.publish, "a", b"x\n\n"))
+        receiver = RecordingReceiver()
+        broker.attach(receiver)
+        await broker.subscribe(receiver, "a")
+        await receiver.hears("a", await asyncio.to_thread(broker.publish, "a", b"x\n\n"))
 
     with RedisServer(**options) as server, broker_at(server.url) as broker:
         asyncio.run(test())
@@ -133,14 +133,14 @@ def test_projects_in_databases_of_their_own_do_not_meet(server):
     """What Redis publishes it tells the clients of all its databases."""
 
     async def test():
-        ear = RecordingReceiver()
-        one.attach(ear)
-        await one.subscribe(ear, "a")
+        receiver = RecordingReceiver()
+        one.attach(receiver)
+        await one.subscribe(receiver, "a")
         for broker in (other, one):
             newest = await asyncio.to_thread(broker.publish, "a", b"x\n\n")
-        await ear.hears("a", newest)
-        assert len(ear.heard) == 1
-        one.detach(ear)
+        await receiver.hears("a", newest)
+        assert len(receiver.heard) == 1
+        one.detach(receiver)
 
     url = server.url.removesuffix("/0")
     with broker_at(f"{url}/0") as one, broker_at(f"{url}/1") as other:
@@ -221,9 +221,10 @@ def test_cap_over_all_channels_is_kept(server, channel):
 
 def test_cap_over_all_channels_is_kept_within_a_step_too(server, channel):
     with broker_at(server.url, {"prefix": channel}, max_total_bytes=2000) as broker:
-        before = [Event(name, b"x" * 398 + b"\n\n") for name in "zyxwv"]
-        broker.publish_all([*before, Event("b", b"x" * 998 + b"\n\n")])
-        assert int(server.call("HGET", f"{broker.prefix}:state", "total")) <= 2000
+        # With its line of facts, an event is a byte longer: 400 and 1000.
+        before = [Event(name, b"x" * 397 + b"\n\n") for name in "zyxwv"]
+        broker.publish_all([*before, Event("b", b"x" * 997 + b"\n\n")])
+        assert int(server.call("HGET", broker.session.key_of("state"), "total")) <= 2000
         assert broker.locate(["z", "y", "x", "w", "v", "b"], id_of(broker, 0)).gaps == {"z", "y", "x"}
 
 
@@ -248,17 +249,17 @@ def test_server_that_lost_its_last_events_never_gives_a_sequence_twice():
     """A restart from an older file, or a replica that takes over behind its primary."""
 
     async def test():
-        ear, quiet = RecordingReceiver(), RecordingReceiver()
+        receiver, quiet = RecordingReceiver(), RecordingReceiver()
         with broker_at(server.url) as broker, broker_at(server.url) as other:
-            broker.attach(ear)
+            broker.attach(receiver)
             other.attach(quiet)
-            await broker.subscribe(ear, "a")
+            await broker.subscribe(receiver, "a")
             await other.subscribe(quiet, "b")
             known = await asyncio.to_thread(publish, broker, 5)
             epoch = parse_id(await broker.acursor())[0]
             shutil.copytree(files, older)
             lost = await asyncio.to_thread(publish, broker, 3)
-            await ear.hears("a", lost[-1])
+            await receiver.hears("a", lost[-1])
             server.stop()
             shutil.rmtree(files)
             older.rename(files)
@@ -266,10 +267,10 @@ def test_server_that_lost_its_last_events_never_gives_a_sequence_twice():
             newest = await asyncio.to_thread(publish, broker, 2)
             assert newest[0] > JUMP > max(lost)
             # Whoever has what was lost is told so, and nobody else.
-            await ear.hears("a", MISSED)
+            await receiver.hears("a", GAP)
             await quiet.hears("b", await asyncio.to_thread(other.publish, "b", b"x\n\n"))
-            assert MISSED not in quiet.sequences("b")
-            assert RESET not in ear.sequences("")
+            assert GAP not in quiet.sequences("b")
+            assert RESET not in receiver.sequences("")
             assert gaps(broker, f"{epoch}-{lost[0]}") is gaps(broker, f"{epoch}-{lost[-1]}") is True
             assert gaps(broker, f"{epoch}-{known[-1]}") is gaps(broker, f"{epoch}-{known[0]}") is False
             assert [number for number, _ in await broker.read("a", known[-1])] == newest
@@ -285,13 +286,13 @@ STATE = "{ds_broadcaster}:state"
 # Sentinel and cluster
 
 
-async def hears_all_of(ear, broker, acknowledged):
+async def hears_all_of(receiver, broker, acknowledged):
     """Wait until all this has come; behind a gap, whoever returns reads it in the history."""
-    await ear.until(lambda: {MISSED, acknowledged[-1]} & {*ear.sequences("a")}, "the last event, or a gap")
-    heard = [each for each in ear.sequences("a") if each != ATTENDED]
-    if MISSED in heard:
+    await receiver.until(lambda: {GAP, acknowledged[-1]} & {*receiver.sequences("a")}, "the last event, or a gap")
+    heard = [each for each in receiver.sequences("a") if each != PRESENCE]
+    if GAP in heard:
         # Something was heard that was never acknowledged, and the next primary does not know of it.
-        heard = heard[: heard.index(MISSED)]
+        heard = heard[: heard.index(GAP)]
         known = [each for each in heard if each in acknowledged]
         heard = known + [number for number, _ in await broker.read("a", known[-1])]
     assert heard == sorted(set(heard))
@@ -302,16 +303,16 @@ async def hears_all_of(ear, broker, acknowledged):
 @pytest.mark.parametrize("trouble", ["stop", "freeze"])
 def test_sentinel_failover_loses_nothing_that_was_acknowledged(trouble):
     async def test():
-        ear = RecordingReceiver()
-        listening.attach(ear)
-        await listening.subscribe(ear, "a")
+        receiver = RecordingReceiver()
+        listening.attach(receiver)
+        await listening.subscribe(receiver, "a")
         with Publisher(publishing) as publisher:
             await asyncio.to_thread(publisher.goes_on)
             former = servers.primary
             getattr(former, trouble)()
             await asyncio.to_thread(servers.wait_for_failover, former)
             await asyncio.to_thread(publisher.goes_on)
-        await hears_all_of(ear, listening, publisher.acknowledged)
+        await hears_all_of(receiver, listening, publisher.acknowledged)
         assert publisher.refused
         if trouble == "freeze":
             former.thaw()
@@ -334,23 +335,23 @@ def test_event_that_too_few_replicas_have_is_not_acknowledged():
 @pytest.mark.slow
 def test_cluster_goes_on_when_its_slot_moves_and_when_its_node_dies():
     async def test():
-        ear = RecordingReceiver()
-        listening.attach(ear)
-        await listening.subscribe(ear, "a")
+        receiver = RecordingReceiver()
+        listening.attach(receiver)
+        await listening.subscribe(receiver, "a")
         with Publisher(publishing) as publisher:
             await asyncio.to_thread(publisher.goes_on)
             home = nodes.node_of(STATE)
             target = next(node for node in nodes.masters if node is not home)
             await asyncio.to_thread(nodes.move, STATE, target)
             await asyncio.to_thread(publisher.goes_on)
-        await hears_all_of(ear, listening, publisher.acknowledged)
+        await hears_all_of(receiver, listening, publisher.acknowledged)
         dead = nodes.node_of(STATE)
         dead.stop()
         await asyncio.to_thread(nodes.wait_for_failover, dead)
         await asyncio.to_thread(wait_until, lambda: published(publishing), "the cluster to take events", 10)
         with Publisher(publishing) as publisher:
             await asyncio.to_thread(publisher.goes_on)
-        await hears_all_of(ear, listening, publisher.acknowledged)
+        await hears_all_of(receiver, listening, publisher.acknowledged)
 
     with RedisCluster(replicas=1) as nodes:
         options = {"cluster": True}
@@ -370,8 +371,8 @@ def published(broker):
 
 def test_subscriber_who_gives_up_takes_nothing_from_the_next_one(broker):
     async def test():
-        ear = RecordingReceiver()
-        broker.attach(ear)
+        receiver = RecordingReceiver()
+        broker.attach(receiver)
         asked = asyncio.Barrier(3)
         answer = asyncio.Event()
 
@@ -382,66 +383,66 @@ def test_subscriber_who_gives_up_takes_nothing_from_the_next_one(broker):
             return place
 
         locate_at_once, broker.alocate = broker.alocate, locate
-        first, next_one = (asyncio.create_task(broker.subscribe(ear, "a")) for _ in range(2))
+        first, next_one = (asyncio.create_task(broker.subscribe(receiver, "a")) for _ in range(2))
         await asked.wait()
         first.cancel()
         sequence = await asyncio.to_thread(broker.publish, "a", b"x\n\n")
         await asyncio.sleep(0.2)
-        assert not ear.heard
+        assert not receiver.heard
         answer.set()
         assert await next_one < sequence
-        await ear.hears("a", sequence)
-        broker.detach(ear)
+        await receiver.hears("a", sequence)
+        broker.detach(receiver)
 
     asyncio.run(test())
 
 
 def test_channel_that_is_let_go_of_while_a_connection_begins_is_carried_no_longer(server, broker, monkeypatch):
     async def test():
-        ear = RecordingReceiver()
-        broker.attach(ear)
+        receiver = RecordingReceiver()
+        broker.attach(receiver)
         for channel in ("a", "b"):
-            await broker.subscribe(ear, channel)
-        listener = broker._listeners[ear]
+            await broker.subscribe(receiver, channel)
+        listener = broker._listeners[receiver]
         catch_up = listener._catch_up
 
         async def catch_up_slowly(channels):
             await catch_up(channels)
-            await broker.unsubscribe(ear, "b")
+            await broker.unsubscribe(receiver, "b")
 
         monkeypatch.setattr(listener, "_catch_up", catch_up_slowly)
         server.cut()
-        await ear.hears("a", await asyncio.to_thread(broker.publish, "a", b"x\n\n"))
-        topics = {broker.topic_of(b""), broker.topic_of(b"a")}
+        await receiver.hears("a", await asyncio.to_thread(broker.publish, "a", b"x\n\n"))
+        topics = {broker.session.topic_of(b""), broker.session.topic_of(b"a")}
         await asyncio.to_thread(wait_until, lambda: topics_of(server, broker) == topics, "the topic to be let go of")
-        broker.detach(ear)
+        broker.detach(receiver)
 
     asyncio.run(test())
 
 
 def topics_of(server, broker):
-    return {each for each in server.call("pubsub", "channels") if each.startswith(broker.topic_of(b""))}
+    return {each for each in server.call("pubsub", "channels") if each.startswith(broker.session.topic_of(b""))}
 
 
 def test_commands_that_are_too_old_to_be_read_again_are_made_up_for(server, broker, monkeypatch):
     """A minute without the broker: whoever was to go by then is asked for once more."""
 
     async def test():
-        ear = RecordingReceiver()
-        broker.attach(ear)
-        await broker.subscribe(ear, "a")
-        await ear.hears("a", await asyncio.to_thread(broker.publish, "a", b"x\n\n"))
-        listener = broker._listeners[ear]
+        receiver = RecordingReceiver()
+        broker.attach(receiver)
+        await broker.subscribe(receiver, "a")
+        await receiver.hears("a", await asyncio.to_thread(broker.publish, "a", b"x\n\n"))
+        listener = broker._listeners[receiver]
         listener._heard_at -= 120
         server.cut()
-        await ear.hears("", listener._head)
-        assert Command("recheck") in [item for name, _, item in ear.heard if name == ""]
+        await receiver.hears("", listener._head)
+        assert Command("recheck") in [item for name, _, item in receiver.heard if name == ""]
 
     asyncio.run(test())
 
 
 def test_errors_of_redis_py_are_none_of_the_users(broker, monkeypatch):
-    monkeypatch.setattr(broker.servers, "client", Broken())
+    monkeypatch.setattr(broker.session.topology, "client", Broken())
     with pytest.raises(BrokerUnavailable, match="NOPERM"):
         broker.publish("a", b"x\n\n")
 

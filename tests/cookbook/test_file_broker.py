@@ -15,7 +15,7 @@ from ds_broadcaster import BrokerUnavailable
 from ds_broadcaster.brokers import EVERYWHERE, Command
 from ds_broadcaster.conf import History
 from ds_broadcaster.exceptions import Gap
-from ds_broadcaster.testing.receiver import MISSED, RESET, RecordingReceiver
+from ds_broadcaster.testing.receiver import GAP, RESET, RecordingReceiver
 from tests.brokers.test_cluster import LEASE, all_have, ended, shows
 from tests.harness.server import ROOT, Server
 from tests.live import begun, until
@@ -41,16 +41,16 @@ def make_broker(folder):
 
 def test_folder_that_was_removed_has_every_client_start_anew(make_broker, folder):
     async def test():
-        broker, other, ear = make_broker(), make_broker(), RecordingReceiver()
-        broker.attach(ear)
-        await broker.subscribe(ear, "a")
+        broker, other, receiver = make_broker(), make_broker(), RecordingReceiver()
+        broker.attach(receiver)
+        await broker.subscribe(receiver, "a")
         before = await asyncio.to_thread(other.publish, "a", b"x\n\n")
-        await ear.hears("a", before)
+        await receiver.hears("a", before)
         id_before = other.cursor()
         (folder / "journal").unlink()
-        await ear.hears(EVERYWHERE, RESET)
+        await receiver.hears(EVERYWHERE, RESET)
         assert broker.locate(["a"], id_before).gaps == {"a"}
-        await ear.hears("a", await asyncio.to_thread(other.publish, "a", b"y\n\n"))
+        await receiver.hears("a", await asyncio.to_thread(other.publish, "a", b"y\n\n"))
 
     asyncio.run(test())
 
@@ -81,13 +81,13 @@ def test_journal_is_cut_and_whoever_kept_up_misses_nothing(make_broker, folder):
 
 def test_process_that_was_stopped_while_the_journal_was_cut_is_told_what_it_missed(make_broker):
     async def test():
-        broker, ear = make_broker(max_total_bytes=20_000), RecordingReceiver()
+        broker, receiver = make_broker(max_total_bytes=20_000), RecordingReceiver()
         await broker.acursor()
         await asyncio.to_thread(fill, make_broker(max_total_bytes=20_000))
-        broker.attach(ear)
-        broker._wanted[ear].add("a")
-        await ear.hears("a", MISSED)
-        await ear.until(lambda: Command("recheck") in [item for *_, item in ear.heard], "No recheck")
+        broker.attach(receiver)
+        broker._wanted[receiver].add("a")
+        await receiver.hears("a", GAP)
+        await receiver.until(lambda: Command("recheck") in [item for *_, item in receiver.heard], "No recheck")
         with pytest.raises(Gap):
             await broker.read("a", 1)
 
@@ -115,7 +115,7 @@ def test_what_the_files_refuse_is_told_in_time(make_broker, folder):
     with (folder / "lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         begin = time.monotonic()
-        with pytest.raises(BrokerUnavailable, match="does not let go"):
+        with pytest.raises(BrokerUnavailable, match="does not release"):
             broker.publish("a", b"x\n\n")
         assert time.monotonic() - begin < 2
         # Whoever only reads waits for nobody.

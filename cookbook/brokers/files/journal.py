@@ -1,4 +1,4 @@
-"""The file that everybody appends to."""
+"""The file that all processes append to."""
 
 import contextlib
 import fcntl
@@ -11,18 +11,18 @@ from typing import NamedTuple
 from ds_broadcaster import BrokerUnavailable
 from ds_broadcaster.ids import new_epoch
 
-# Seconds until a writer who holds up the others is given up.
+# Seconds to wait for another writer.
 PATIENCE = 1.5
 # Bytes of the first line.
 HEAD = 100
 
-# What the machine's last start is known by, where it tells.
+# The id of the machine's last start, where it has one.
 _boot = Path("/proc/sys/kernel/random/boot_id")
 BOOT = _boot.read_text().strip() if _boot.exists() else ""
 
 
 class Head(NamedTuple):
-    """The first line: the epoch, the start of the machine, and how many bytes of records came before this file's."""
+    """The first line: the epoch, the machine's start, and the bytes of records cut from this file so far."""
 
     epoch: str
     boot: str
@@ -30,7 +30,7 @@ class Head(NamedTuple):
 
 
 class Record(NamedTuple):
-    """Every other line: an "event", a "command", or a "roster" that changed; `at` is when it was written."""
+    """Any other line: an "event", a "command", or a change of "presence"; `at` is the time of writing."""
 
     sequence: int
     channel: str
@@ -40,7 +40,7 @@ class Record(NamedTuple):
 
 
 class Journal:
-    """Records in the order in which they were written. The sequence of each is how many bytes there were behind it."""
+    """Records in the order of writing. A record's sequence is the number of bytes up to its end."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -49,20 +49,20 @@ class Journal:
     # --8<-- [start:write]
     @contextlib.contextmanager
     def turn(self):
-        """Let one thread of one process write, and the others wait; raises BrokerUnavailable when that takes long."""
+        """Let one thread of one process write at a time; raises BrokerUnavailable after PATIENCE seconds."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         deadline = time.monotonic() + PATIENCE
-        # Closing the file ends the turn. So does the end of the process, whatever ends it.
+        # Closing the file ends the turn, and so does the end of the process, however it ends.
         with (self.folder / "lock").open("w") as lock:
             while not _is_locked(lock):
                 if time.monotonic() > deadline:
-                    raise BrokerUnavailable(f"Another process does not let go of {lock.name}.")
+                    raise BrokerUnavailable(f"Another process does not release {lock.name}.")
                 time.sleep(0.001)
             self._mend()
             yield
 
     def append(self, channel, kind, text, limit):
-        """Write a record, in one's turn, and return its sequence. Of a file over the limit the older half goes."""
+        """Write a record in a turn(), and return its sequence. A file over the limit loses its older half."""
         line = json.dumps([channel, kind, time.time(), text]).encode() + b"\n"
         if self._path.stat().st_size > limit:
             self._cut()
@@ -74,12 +74,12 @@ class Journal:
         return base + end - HEAD
 
     def _mend(self):
-        """Leave a file that can be appended to."""
+        """Repair or create the file, so that it can be appended to."""
         with contextlib.suppress(FileNotFoundError), self._path.open("r+b") as file:
-            # A machine that loses its power may lose the last records, and must not give their sequences again.
+            # A loss of power may lose the last records, whose sequences must not be given again.
             if _head(file).boot == BOOT:
                 file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # Somebody died while writing. Nobody has read it.
+                if file.read(1) != b"\n":  # A process died while writing. No process has read it.
                     file.seek(0)
                     file.truncate(file.read().rindex(b"\n") + 1)
                 return
@@ -98,23 +98,34 @@ class Journal:
 
     # --8<-- [start:read]
     def read(self, epoch, position):
-        """Return the head, and the records behind a position of this epoch: all of them if there is another by now."""
+        """Return the head and the records after a position; all records when the epoch is another by now."""
         with contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
             head = _head(file)
             if head.boot == BOOT:
                 begin = max(position, head.base) if epoch == head.epoch else head.base
                 file.seek(HEAD + begin - head.base)
-                # Behind the last line break is what somebody is writing at this moment.
+                # After the last line break comes a record that is being written.
                 return head, list(_records(begin, file.read().split(b"\n")[:-1]))
-        with self.turn():  # Which leaves a file to read.
+        with self.turn():  # Creates the file.
             pass
         return self.read(epoch, position)
 
     # --8<-- [end:read]
 
 
+@contextlib.contextmanager
+def asking():
+    """Raise BrokerUnavailable for what the file system refuses."""
+    try:
+        yield
+    except BrokerUnavailable:  # An OSError too.
+        raise
+    except OSError as error:
+        raise BrokerUnavailable(f"The broker's files could not be used: {error}") from error
+
+
 def write(path, content):
-    """Put a file in the place of another, in one step for whoever reads it."""
+    """Replace a file's content, in one step for readers."""
     new = path.with_suffix(".new")
     new.write_bytes(content)
     new.replace(path)

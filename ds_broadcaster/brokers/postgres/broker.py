@@ -1,4 +1,4 @@
-"""The broker itself: publishing on Django's connection, and what threads and hubs ask."""
+"""The PostgreSQL broker: publishing on Django's connection, in the project's transactions. See listener.py for hubs."""
 
 import asyncio
 import contextlib
@@ -16,38 +16,27 @@ from ...conf import History
 from ...exceptions import BrokerUnavailable, Gap
 from ...ids import parse_id
 from ...sse import PLAIN, Facts, Frame
-from ..base import (
-    COMMANDS_KEPT,
-    EVERYWHERE,
-    Command,
-    Event,
-    Position,
-    PresenceChange,
-    PresenceDiff,
-    ProcessHoldings,
-    Receiver,
-    frame,
-)
-from ..network import NetworkBroker, T
-from ..packing import decoded, encoded, pack_command, pack_event, unpack_command, unpack_event, unpack_user
+from ..base import COMMANDS_KEPT, EVERYWHERE, LEASE, Command, Event, Position, Receiver, T, frame
+from ..network import NetworkBroker
+from ..packing import encoded, pack_command, pack_event, unpack_command, unpack_event
 from . import statements
 from .listener import PostgresListener
-from .presence import sync
-from .session import TIMEOUT, Session, asking, bounded
+from .presence import PostgresPresence
+from .session import Session, Sessions, ask, asking, bounded
 
 # Seconds between two sweeps of a process.
 SWEEP_INTERVAL = 10
-# And that one may take. A table that has become too long for it would grow without end.
+# Seconds for one sweep: a table too long to be swept in this time would grow without end.
 SWEEP_PATIENCE = 120
 
 
 class PostgresBroker(NetworkBroker):
     """Carries over a PostgreSQL database of the project; needs "ds_broadcaster.contrib.postgres" in INSTALLED_APPS.
 
-    LOCATION is an alias in DATABASES, "default" without one. What is sent inside of a transaction on that database is
-    sent if it commits, when it commits. Of OPTIONS it takes:
+    LOCATION is an alias in DATABASES, "default" by default. Events sent inside a transaction on that database are
+    published at its commit. OPTIONS may have:
 
-    - `listen`: the alias by which hubs reach the server, where LOCATION goes through a pooler in transaction mode;
+    - `listen`: the alias by which hubs reach the server where LOCATION goes through a pooler in transaction mode;
     - `lease`: see LEASE.
     """
 
@@ -56,7 +45,7 @@ class PostgresBroker(NetworkBroker):
     def __init__(self, location: str | Sequence[str], options: Mapping[str, Any], history: History) -> None:
         super().__init__(location, options, history)
         self._alias = _checked_alias("LOCATION", location or DEFAULT_DB_ALIAS)
-        self.listening_alias = _checked_alias("OPTIONS['listen']", options.get("listen", self._alias))
+        self._listening_alias = _checked_alias("OPTIONS['listen']", options.get("listen", self._alias))
         if unknown := options.keys() - {"listen", "lease"}:
             raise ImproperlyConfigured(
                 f"DS_BROADCASTER_BROKER['OPTIONS'] of the PostgreSQL broker may have listen and lease, not "
@@ -67,9 +56,15 @@ class PostgresBroker(NetworkBroker):
                 'The PostgreSQL broker needs its tables: add "ds_broadcaster.contrib.postgres" to INSTALLED_APPS, and '
                 "run `manage.py migrate`."
             )
+        self._sessions = Sessions(self._listening_alias)
+        self.presence = PostgresPresence(self._alias, self._sessions, options.get("lease", LEASE))
         self._limits = statements.limits_of(history)
         self._swept = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run_sync(self, function: Callable[..., T], *args: Any) -> T:
+        # In the thread where an async view's queries run, and in its transaction.
+        return await sync_to_async(function)(*args)
 
     # Publishing.
 
@@ -94,49 +89,41 @@ class PostgresBroker(NetworkBroker):
                 cursor.execute(statements.PUBLISH, values)
             return int(cursor.fetchall()[-1][0])
 
-    async def commands(self, channel: str, after: int) -> list[Command]:
-        keys = [statements.key_of(channel), statements.key_of(EVERYWHERE)]
-        async with self._session() as session:
-            rows = await session.fetch(statements.COMMANDS, (keys, after, COMMANDS_KEPT))
-        return [unpack_command(payload)[1] for (payload,) in rows]
-
-    # Where clients stand.
+    # Positions and history.
 
     def locate(self, channels: Sequence[str], event_id: str | None) -> Position:
         parsed = parse_id(event_id) if event_id else None
         epoch, sequence = parsed or ("", 0)
         parameters = {**self._limits, "cursor": sequence, "keys": [statements.key_of(each) for each in channels]}
-        [(now, granted, covered)] = self._ask(statements.LOCATE, parameters)
+        [(now, granted, covered)] = ask(self._alias, statements.LOCATE, parameters)
         if now is None:
-            self._ask(statements.BEGIN, ())
-            [(now, granted, covered)] = self._ask(statements.LOCATE, parameters)
-        self.know(now)
+            ask(self._alias, statements.BEGIN, ())
+            [(now, granted, covered)] = ask(self._alias, statements.LOCATE, parameters)
+        self.on_epoch(now)
         if not event_id:
             return Position(now, granted, granted)
         is_foreign = epoch != now or sequence > granted
         gaps = frozenset(name for name, is_there in zip(channels, covered, strict=True) if is_foreign or not is_there)
         return Position(now, granted, granted if len(gaps) == len(channels) else sequence, gaps)
 
-    async def ask_where(self, session: Session, keys: list[bytes], cursor: int) -> Any:
-        """Return the epoch, the newest sequence, and for each key whether its channel covers the cursor."""
-        return (await session.fetch(statements.LOCATE, {**self._limits, "cursor": cursor, "keys": keys}))[0]
-
-    async def begin(self, session: Session) -> None:
-        """Begin the line of sequences, where nobody has."""
-        await session.fetch(statements.BEGIN)
-
     async def read(self, channel: str, cursor: int) -> list[tuple[int, Frame]]:
         parameters = {**self._limits, "cursor": cursor, "key": statements.key_of(channel)}
-        async with self._session() as session:
+        async with self._sessions.current() as session:
             rows = await session.fetch(statements.READ, parameters)
         if not rows[0][1]:
             raise Gap(f"{channel!r} no longer holds what came after {cursor}.")
-        self.know(rows[0][0])
+        self.on_epoch(rows[0][0])
         return [
             (number, frame(epoch, number, *unpack_event(packed)))
             for epoch, _, number, packed in rows
             if number is not None
         ]
+
+    async def commands(self, channel: str, after: int) -> list[Command]:
+        keys = [statements.key_of(channel), statements.key_of(EVERYWHERE)]
+        async with self._sessions.current() as session:
+            rows = await session.fetch(statements.COMMANDS, (keys, after, COMMANDS_KEPT))
+        return [unpack_command(payload)[1] for (payload,) in rows]
 
     def sweep(self) -> None:
         now = time.monotonic()
@@ -147,10 +134,10 @@ class PostgresBroker(NetworkBroker):
             task.add_done_callback(self._tasks.discard)
 
     async def _sweep(self) -> None:
-        # On a connection of its own: on the hub's, what is published meanwhile would wait.
-        session = Session(self.listening_alias, SWEEP_PATIENCE)
+        # On a connection of its own: on the hub's, new events would wait.
+        session = Session(self._listening_alias, SWEEP_PATIENCE)
         try:
-            with contextlib.suppress(BrokerUnavailable):  # Nobody waits for it, and the next one is not far.
+            with contextlib.suppress(BrokerUnavailable):  # The next sweep is not far.
                 async with session.transaction() as connection:
                     cursor = await connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (statements.TRIM_LOCK,))
                     is_mine = await cursor.fetchone()
@@ -158,6 +145,16 @@ class PostgresBroker(NetworkBroker):
                         await connection.execute(statements.TRIM, self._limits)
         finally:
             await session.close()
+
+    # Hubs.
+
+    def create_listener(self, receiver: Receiver) -> PostgresListener:
+        session = self._sessions.create(receiver)
+        return PostgresListener(receiver, session, self._listening_alias, self._limits, self.on_epoch)
+
+    def detach(self, receiver: Receiver) -> None:
+        super().detach(receiver)
+        self._sessions.discard(receiver)
 
     def check(self) -> list[CheckMessage]:
         options = connections.settings[self._alias].get("OPTIONS", {})
@@ -171,78 +168,9 @@ class PostgresBroker(NetworkBroker):
             )
         ]
 
-    # Hubs.
-
-    def listen(self, receiver: Receiver) -> PostgresListener:
-        return PostgresListener(self, receiver)
-
-    async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        # In the one where an async view's queries run, and in its transaction.
-        return await sync_to_async(function)(*args)
-
-    # Who is there.
-
-    async def sync(self, receiver: Receiver, changes: Sequence[PresenceChange], lease: float) -> PresenceDiff:
-        async with self._session() as session:
-            answer: PresenceDiff = await session.asked(lambda: self._sync(session, receiver, changes, lease))
-            return answer
-
-    async def _sync(
-        self, session: Session, receiver: Receiver, changes: Sequence[PresenceChange], lease: float
-    ) -> PresenceDiff:
-        async with session.transaction() as connection:
-            return await sync(connection, receiver.process, changes, lease)
-
-    def users_but(self, channel: str, processes: list[str]) -> list[Any]:
-        rows = self._ask(statements.USERS, (statements.key_of(channel), processes))
-        return [unpack_user(who) for who, connections in rows for _ in range(connections)]
-
-    def remote_users(self, receiver: Receiver, channel: str) -> list[Any]:
-        # On the hub's own connection: a presence callback that needs no database is not to open one.
-        listener = self._listeners.get(receiver)
-        if listener is None or listener.loop.is_closed():
-            raise BrokerUnavailable("The process is about to stop.")
-        coroutine = listener.session.fetch(statements.USERS, (statements.key_of(channel), [receiver.process]))
-        try:
-            # A loop that ends meanwhile answers nobody.
-            rows = asyncio.run_coroutine_threadsafe(coroutine, listener.loop).result(3 * TIMEOUT)
-        except TimeoutError as error:
-            raise BrokerUnavailable("Nobody answered who is elsewhere.") from error
-        return [unpack_user(who) for who, _ in rows]
-
-    def holdings_but(self, processes: list[str]) -> list[ProcessHoldings]:
-        found: dict[str, dict[str, int]] = {}
-        for process, channel, count in self._ask(statements.SHARES, (processes,)):
-            held = found.setdefault(process, {})
-            if channel is not None:
-                held[decoded(channel)] = count
-        return [ProcessHoldings(process, held) for process, held in found.items()]
-
-    def _ask(self, statement: str, parameters: Any) -> list[Any]:
-        with asking(self._alias) as connection, connection.cursor() as cursor:
-            # A transaction is its owner's, who may have waited for longer than that before.
-            limit = bounded(connection.connection) if connection.get_autocommit() else contextlib.nullcontext()
-            with limit:
-                cursor.execute(statement, parameters)
-            return cursor.fetchall() if cursor.description is not None else []
-
-    @contextlib.asynccontextmanager
-    async def _session(self) -> Any:
-        """Give the session of the hub on this loop, or one for the moment."""
-        loop = asyncio.get_running_loop()
-        found = next((each.session for each in self._listeners.values() if each.loop is loop), None)
-        if found is not None:
-            yield found
-            return
-        session = Session(self.listening_alias)
-        try:
-            yield session
-        finally:
-            await session.close()
-
 
 def _checked_alias(argument: str, alias: Any) -> str:
-    """Return the alias of a PostgreSQL database; raises ImproperlyConfigured for everything else."""
+    """Return the alias of a PostgreSQL database; raises ImproperlyConfigured for anything else."""
     if not isinstance(alias, str) or alias not in connections.settings:
         raise ImproperlyConfigured(
             f"DS_BROADCASTER_BROKER: {argument} must be an alias in DATABASES for the PostgreSQL broker, such as "

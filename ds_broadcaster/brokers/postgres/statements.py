@@ -1,6 +1,6 @@
-"""What the PostgreSQL broker asks its database; the tables are those of contrib.postgres.
+"""The SQL of the PostgreSQL broker, on the tables of contrib.postgres.
 
-A channel's name may be too long for an index, so its `key` stands for it: see key_of().
+A channel's name may be too long for an index, so a `key` stands for it: see key_of().
 """
 
 from hashlib import blake2b
@@ -10,27 +10,27 @@ from ...log import FRAME_OVERHEAD
 from ..base import COMMANDS_KEPT
 from ..packing import encoded
 
-# What is waited for with LISTEN. Its messages are "e<key>" for an event, and "r<process> <key>" for a roster.
+# The topic of LISTEN. Its messages are "e<key>" for an event and "r<process> <key>" for a change of presence.
 TOPIC = "ds_broadcaster"
 
-# Advisory locks are numbers that a database's users agree on; the publishers' one is in the migration.
+# Advisory locks are numbers that a database's users agree on; the migration has the publishers' lock.
 SHARE_LOCK = 0x64735F62_02
 TRIM_LOCK = 0x64735F62_03
 
 
 def key_of(channel: str) -> bytes:
-    """Return what stands for a channel."""
+    """Return the key of a channel."""
     return blake2b(encoded(channel), digest_size=16).digest()
 
 
-# A sequence is a promise of one server. A replica that takes over goes on in another timeline, and may not have had
-# the last that its predecessor gave out. NULL where the table is empty.
+# A replica that takes over continues in another timeline, and may lack its predecessor's last sequences: so the epoch
+# names the timeline. NULL where the table is empty.
 _EPOCH = """(
     SELECT state.epoch || 't' || lower(ltrim(left(pg_walfile_name(pg_current_wal_lsn()), 8), '0'))
     FROM ds_broadcaster_state state
 )"""
 
-# The newest sequence that has committed. What the sequence itself says may be on its way still.
+# The newest committed sequence; the counter itself may be ahead.
 _HEAD = """(
     SELECT greatest((SELECT max(sequence) FROM ds_broadcaster_event), state.trimmed)
     FROM ds_broadcaster_state state
@@ -38,21 +38,20 @@ _HEAD = """(
 
 BEGIN = "SELECT ds_broadcaster_begin()"
 
-# One or several, as an array of each column.
+# The items to publish, as an array for each column.
 _ITEMS = """
 unnest(%s::bytea[], %s::bytea[], %s::text[], %s::bytea[]) WITH ORDINALITY AS item(key, channel, verb, payload)
 """
 
 PUBLISH = f"SELECT ds_broadcaster_publish(key, channel, verb, payload) FROM {_ITEMS} ORDER BY ordinality"
 
-# For a transaction that goes on: a trigger gives them their sequences when that commits.
+# Inside an open transaction: a trigger assigns the sequences at commit.
 PUBLISH_LATER = f"""
 INSERT INTO ds_broadcaster_event (key, channel, verb, payload, created)
 SELECT key, channel, verb, payload, clock_timestamp() FROM {_ITEMS} ORDER BY ordinality
 """
 
-# Whether everything behind a cursor on a channel is there, and within the limits: these hold whether what exceeds them
-# was trimmed already or not.
+# Whether everything after a cursor on a channel is there and within the limits, whether or not the excess was trimmed.
 _COVERED = """(
     coalesce(
         (SELECT floor.sequence FROM ds_broadcaster_floor floor WHERE floor.key = asked.key),
@@ -118,8 +117,8 @@ ORDER BY event.sequence
 
 NOTIFY = "SELECT pg_notify(%s, %s)"
 
-# Deletes what exceeds the limits and remembers where its channels begin now, in one step for whoever reads. Publishers
-# only add rows, and wait for none of these.
+# Deletes what exceeds the limits and stores where its channels begin now, in one step for readers. Publishers only add
+# rows, and wait for none of this.
 TRIM = """
 WITH ranked AS (
     SELECT id, verb, created,
@@ -149,7 +148,7 @@ UPDATE ds_broadcaster_state SET
 WHERE EXISTS (SELECT FROM dropped) OR EXISTS (SELECT FROM old)
 """
 
-# Who is there.
+# Presence.
 
 BURY = """
 DELETE FROM ds_broadcaster_process WHERE ends <= clock_timestamp() AND name <> %s RETURNING name
@@ -179,7 +178,7 @@ WHERE holding.process = %s AND holding.key = told.key AND holding.who = told.who
 RETURNING holding.key, holding.channel, holding.who
 """
 
-# Of these users on these channels, those whom no other living process has.
+# Of these users on these channels, those whom no other process has.
 ALONE = """
 SELECT told.key, told.who FROM unnest(%s::bytea[], %s::text[]) AS told(key, who)
 WHERE NOT EXISTS (

@@ -1,68 +1,67 @@
-"""How a process that serves streams hears what is published on Redis: one connection, on the loop of its hub."""
+"""How a process that serves streams hears of events on Redis: one connection, on the loop of its hub."""
 
 import asyncio
 import contextlib
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import redis
 
 from ...exceptions import BrokerUnavailable, Gap
 from ...sse import Frame
 from ..base import COMMANDS_KEPT, EVERYWHERE, LEASE, Command, Receiver, frame
-from ..network import Listener
+from ..network import Listener, NetworkBroker
 from ..packing import decoded, encoded, unpack_command, unpack_event
+from .session import Session
 from .topology import TIMEOUT
 
-if TYPE_CHECKING:
-    from .broker import RedisBroker
-
-# Seconds. After half of it in silence the server is asked whether it is still there, and has one more to say so.
+# Seconds. A connection silent for half of this is pinged, and ended after twice this in silence.
 PING = 1.5
-# Messages after which other tasks have their turn, however many more are waiting.
+# Messages in a row before other tasks get a turn.
 IN_A_ROW = 100
 
 
 class RedisListener(Listener):
-    """One connection that listens for a hub: what it hears goes to the hub, in the order of the server."""
+    """One connection, whose messages go to a hub in the server's order."""
 
-    def __init__(self, broker: "RedisBroker", receiver: Receiver) -> None:
+    def __init__(self, receiver: Receiver, broker: NetworkBroker, session: Session) -> None:
         super().__init__("Redis", (redis.RedisError,))
-        self._broker = broker
         self._receiver = receiver
-        self._prefix = len(broker.topic_of(b""))
-        # The channels that are carried here, each with the last sequence that the hub has; None while it is not known.
+        self._broker = broker
+        self._session = session
+        self._prefix = len(session.topic_of(b""))
+        # The subscribed channels, each with the last sequence that the hub has; None while it is unknown.
         self._last: dict[str, int | None] = {}
-        # Whether the server has confirmed a channel, on the connection that there is now.
+        # Whether the server has confirmed a channel's subscription on the present connection.
         self._confirmed: dict[str, asyncio.Future[None]] = {}
-        # What comes for a channel whose subscriber does not know yet where it begins.
+        # Messages for a channel whose subscriber does not know its first sequence yet.
         self._early: dict[str, list[tuple[int, Frame | Command]]] = {}
-        # The newest sequence that was heard, and when anything was.
+        # The newest sequence heard, and the time of the newest message.
         self._head = 0
         self._heard_at = self.loop.time()
         self._connection: Any = None
-        # How many connections there were.
-        self._begun = 0
+        # The number of connections so far.
+        self._connected = 0
 
     async def subscribe(self, channel: str) -> int:
         if channel not in self._confirmed:
             self._confirmed[channel] = self.loop.create_future()
             self._last[channel] = None
-            await self._say("SUBSCRIBE", channel)
-        # One that goes on from that of a subscriber before, who may be gone first and would let go of what comes now.
+            await self._send("SUBSCRIBE", channel)
+        # Continue an earlier subscriber's list: that one may give up first, and must not release what arrives now.
         early = self._early[channel] = list(self._early.get(channel, ()))
         try:
             async with asyncio.timeout(2 * TIMEOUT):
                 while True:
                     await asyncio.shield(self._confirmed[channel])
-                    begun = self._begun
+                    connected = self._connected
                     granted = (await self._broker.alocate((), None)).granted
-                    if begun == self._begun:  # What was lost with a connection is read again only from a known place.
+                    if connected == self._connected:  # Catching up after a reconnect needs a known sequence.
                         break
         except TimeoutError as error:
-            raise BrokerUnavailable("Redis could not be reached: nothing is heard of it.") from error
+            raise BrokerUnavailable("Redis could not be reached: the subscription is not confirmed.") from error
         finally:
-            # A turn later: whoever asked has to take note of the sequence first.
+            # A turn later: the caller has to note the sequence first.
             self.loop.call_soon(self._release, channel, early)
         self._last[channel] = max(self._last[channel] or 0, granted)
         return granted
@@ -70,14 +69,14 @@ class RedisListener(Listener):
     async def unsubscribe(self, channel: str) -> None:
         self._confirmed.pop(channel, None)
         self._last.pop(channel, None)
-        await self._say("UNSUBSCRIBE", channel)
+        await self._send("UNSUBSCRIBE", channel)
 
-    async def _say(self, verb: str, channel: str) -> None:
+    async def _send(self, verb: str, channel: str) -> None:
         if self._connection is not None:
             try:
                 await self._connection.send_command(verb, self._topic(channel))
             except (redis.RedisError, OSError):
-                await self._hang_up()  # Which ends the wait for messages, and begins anew with what is wanted by then.
+                await self._disconnect()  # The next connection subscribes to every channel in _last.
 
     def _release(self, channel: str, early: list[tuple[int, Frame | Command]]) -> None:
         if self._early.get(channel) is early:
@@ -87,19 +86,19 @@ class RedisListener(Listener):
 
     # The connection.
 
-    async def hear(self) -> None:
-        connection = await asyncio.to_thread(self._broker.servers.listening)
+    async def listen(self) -> None:
+        connection = await asyncio.to_thread(self._session.topology.new_connection)
         try:
             await self._begin(connection)
-            await self._listen(connection)
+            await self._take_messages(connection)
         finally:
             self._connection = None
             await connection.disconnect()
 
     async def _begin(self, connection: Any) -> None:
-        """Subscribe to everything, then bring the hub up to date on what it missed meanwhile."""
+        """Subscribe to all channels, then bring the hub up to date."""
         wanted = [EVERYWHERE, *self._last]
-        heard = []
+        messages = []
         async with asyncio.timeout(2 * TIMEOUT):
             await connection.connect()
             await connection.send_command("SUBSCRIBE", *map(self._topic, wanted))
@@ -109,25 +108,25 @@ class RedisListener(Listener):
                 if message[0] == b"subscribe":
                     waiting -= 1
                 else:
-                    heard.append(message)
+                    messages.append(message)
         await self._catch_up([channel for channel in wanted if self._last.get(channel) is not None])
-        # Channels that were asked for meanwhile.
         self._connection = connection
-        self._begun += 1
+        self._connected += 1
+        # Channels that were added meanwhile.
         for channel in [each for each in self._last if each not in wanted]:
             await connection.send_command("SUBSCRIBE", self._topic(channel))
         for channel in wanted:
             self._confirm(channel)
-            if self._begun > 1:
-                self._receiver.on_presence(channel)  # Who came and went meanwhile was not heard either.
-        for message in heard:
-            self._hear(*message)
+            if self._connected > 1:
+                self._receiver.on_presence(channel)  # Changes of presence were missed too.
+        for message in messages:
+            self._take(*message)
         for channel in wanted:
-            if channel != EVERYWHERE and channel not in self._last:  # Let go of meanwhile.
+            if channel != EVERYWHERE and channel not in self._last:  # Removed meanwhile.
                 await connection.send_command("UNSUBSCRIBE", self._topic(channel))
 
     async def _catch_up(self, channels: list[str]) -> None:
-        """Hand over what was published on these channels while nothing was heard."""
+        """Deliver what was published on these channels while there was no connection."""
         missed: list[tuple[int, str, Frame | Command]] = []
         for channel in channels:
             last = self._last.get(channel)
@@ -138,28 +137,28 @@ class RedisListener(Listener):
                     self._receiver.on_gap(channel)
         if self._head:
             if self.loop.time() - self._heard_at > COMMANDS_KEPT - LEASE:
-                # Some are forgotten by now. Whoever was to go is no longer let in.
+                # Some commands may be gone by now. A recheck refuses the users whom they would have put out.
                 self._receiver.deliver(EVERYWHERE, self._head, Command("recheck"))
             known = {EVERYWHERE, *channels}
-            commands = await asyncio.to_thread(self._broker.commands_since, self._head)
+            commands = await asyncio.to_thread(self._session.commands_after, self._head)
             missed += [each for each in commands if each[1] in known]
-        # In one line, as they would have come: a stream of several channels has one cursor for all of them.
+        # In the order of publishing: a stream of several channels has one cursor for all of them.
         for sequence, channel, item in sorted(missed, key=lambda each: each[0]):
-            self._hand_over(channel, sequence, item)
+            self._deliver(channel, sequence, item)
 
-    async def _listen(self, connection: Any) -> None:
-        """Hear what comes, until the connection ends."""
+    async def _take_messages(self, connection: Any) -> None:
+        """Take messages until the connection ends."""
         watch = self.loop.create_task(self._watch(connection), context=Context())
         try:
             while True:
                 for _ in range(IN_A_ROW):
-                    self._hear(*await connection.read_response())
+                    self._take(*await connection.read_response())
                 await asyncio.sleep(0)
         finally:
             watch.cancel()
 
     async def _watch(self, connection: Any) -> None:
-        """End a connection that is dead, though nobody has said so."""
+        """End a connection that is dead without an error."""
         while True:
             await asyncio.sleep(PING)
             silence = self.loop.time() - self._heard_at
@@ -170,23 +169,23 @@ class RedisListener(Listener):
                 with contextlib.suppress(redis.RedisError, OSError):
                     await connection.send_command("PING")
 
-    async def _hang_up(self) -> None:
+    async def _disconnect(self) -> None:
         if self._connection is not None:
             await self._connection.disconnect()
 
-    # What is heard.
+    # Messages.
 
-    def _hear(self, kind: bytes, topic: bytes, data: Any = b"") -> None:
+    def _take(self, kind: bytes, topic: bytes, data: Any = b"") -> None:
         self._heard_at = self.loop.time()
         if kind == b"message":
             name = decoded(topic[self._prefix :])
             epoch, number, rest = data.split(b" ", 2)
-            self._broker.know(epoch.decode())
+            self._broker.on_epoch(epoch.decode())
             sequence = int(number)
             if rest[:1] == b"e":
-                self._hand_over(name, sequence, frame(epoch.decode(), sequence, *unpack_event(rest[1:])))
+                self._deliver(name, sequence, frame(epoch.decode(), sequence, *unpack_event(rest[1:])))
             elif rest[:1] == b"c":
-                self._hand_over(name, sequence, unpack_command(rest[1:])[1])
+                self._deliver(name, sequence, unpack_command(rest[1:])[1])
             elif rest[:1] == b"h":
                 self._head = max(self._head, sequence)
                 self._receiver.on_position(sequence)
@@ -200,7 +199,7 @@ class RedisListener(Listener):
         if future is not None and not future.done():
             future.set_result(None)
 
-    def _hand_over(self, channel: str, sequence: int, item: Frame | Command) -> None:
+    def _deliver(self, channel: str, sequence: int, item: Frame | Command) -> None:
         last = self._last.get(channel)
         if last is not None and sequence <= last:
             return
@@ -212,10 +211,10 @@ class RedisListener(Listener):
         else:
             self._receiver.deliver(channel, sequence, item)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self._head = 0
         for channel in list(self._last):
             self._last[channel] = None
 
     def _topic(self, channel: str) -> bytes:
-        return self._broker.topic_of(encoded(channel))
+        return self._session.topic_of(encoded(channel))

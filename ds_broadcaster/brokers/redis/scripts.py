@@ -1,35 +1,35 @@
-"""What the Redis broker does on the server, each in one atomic step: the scripts in lua/.
+"""The scripts in lua/: each runs on the server in one atomic step.
 
-The keys, in one slot of a cluster because of the braces in the prefix:
+The keys; the braces in the prefix keep them in one slot of a cluster:
 
-    {p}:state         epoch, seq (the newest sequence), forgotten (the newest event of all histories that are gone),
-                      total (the bytes in all histories), run (the server that all this was written on),
-                      and what the last change of servers may have lost: lost_from, lost_to, and unsure
+    {p}:state         epoch, seq (the newest sequence), forgotten (the newest event of any dropped history), total (the
+                      bytes in all histories), run (the server that wrote all this), and the sequences that the last
+                      change of servers may have lost: lost_from, lost_to, and unsure
     {p}:last          channel -> its newest sequence
-    {p}:floor         channel -> the newest sequence that its history no longer holds
+    {p}:floor         channel -> the newest sequence dropped from its history
     {p}:size          channel -> the bytes in its history
     {p}:times         channels by the time of their newest event
-    {p}:commands      commands of the last minute, by their sequence
+    {p}:commands      the commands of the last minute, by sequence
     {p}:processes     the processes that serve streams, by the end of their lease
-    {p}:r:<process>   what one of them holds: channel -> its connections
+    {p}:r:<process>   what a process holds: channel -> its connections
     {p}:u:<process>:<channel>   user -> their connections
     {p}:h:<channel>   the history: a stream whose ids are the sequences, with time and payload
 
-Every script takes the first five keys, and as its first argument a fresh epoch.
+Every script takes the first five keys, and a fresh epoch as its first argument.
 """
 
 import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-# Events that one server may have given out and another, which took its place, not know of.
+# More sequences than a server can have given out that its successor does not know of.
 JUMP = 1_000_000
 
 _FOLDER = Path(__file__).parent / "lua"
 
 
 class Script(NamedTuple):
-    """A script and the name that the server knows it by."""
+    """A script and its name on the server."""
 
     text: str
     sha: str

@@ -1,4 +1,4 @@
-"""Where Redis is: what LOCATION and OPTIONS say, as clients to publish with and connections to listen on."""
+"""Where Redis is: LOCATION and OPTIONS as a client to ask with and connections to listen on."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -15,23 +15,23 @@ from redis.connection import parse_url
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-# Seconds in which a server must answer; to connect and to be answered takes twice that at the most.
+# Seconds that a server has to answer; connecting and asking together take at most twice this.
 TIMEOUT = 0.9
-# Seconds for each of the sentinels, which are asked in turn.
+# Seconds for each sentinel; they are asked in turn.
 SENTINEL_TIMEOUT = 0.25
-# Connections that the threads of a process share. A crowd that opens its streams at once asks from as many threads,
-# and with 16 of them 50 streams were once too many on a busy machine.
+# Connections that a process's threads share. Streams that open at once ask from as many threads; with 16 connections,
+# 50 streams were once too many on a busy machine.
 CONNECTIONS = 64
 
 EXAMPLE = "redis://127.0.0.1:6379/0"
 
 
-class Servers:
+class Topology:
     """One Redis server, the primary that sentinels know of, or a cluster.
 
-    `location` is a URL, or a list of them: those of the sentinels with `sentinel`, the name of what they watch, or
-    those of some nodes of a `cluster`. `options` go to redis-py's connections. `key` is one that all keys share a
-    slot with. Raises ImproperlyConfigured for what makes no sense.
+    `location` is a URL, or a list of URLs: the sentinels' with `sentinel`, the name of the primary that they watch, or
+    those of some nodes of a `cluster`. `options` go to redis-py's connections. `key` stands for the slot of all keys.
+    Raises ImproperlyConfigured for a location that makes no sense.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class Servers:
             raise ImproperlyConfigured("DS_BROADCASTER_BROKER['OPTIONS'] must name a sentinel or a cluster, not both.")
         if len(urls) != 1 and sentinel is None and not cluster:
             raise ImproperlyConfigured(
-                "DS_BROADCASTER_BROKER['LOCATION'] names several servers: say in OPTIONS what they are, "
-                '{"sentinel": "mymaster"} with the name that sentinels know the primary by, or {"cluster": True}. '
+                "DS_BROADCASTER_BROKER['LOCATION'] names several servers: write in OPTIONS what they are, "
+                '{"sentinel": "mymaster"} with the name by which sentinels know the primary, or {"cluster": True}. '
                 f'A single server is one URL, such as "{EXAMPLE}".'
             )
         try:
@@ -66,7 +66,7 @@ class Servers:
             "socket_keepalive": True,
             **options,
         }
-        # The URLs of sentinels are not about a database, and those of a server come first.
+        # A server's URL overrides the options; the URLs of sentinels name no database.
         self.database = int({"db": 0, **options, **({} if sentinel is not None else parsed[0])}["db"])
         self._is_secure = any(urlsplit(url).scheme == "rediss" for url in urls)
         self._sentinel: Sentinel | None = None
@@ -80,9 +80,9 @@ class Servers:
             if "path" in parsed[0]:
                 del self._options["socket_keepalive"]
             pool = redis.BlockingConnectionPool.from_url(
-                self._url, max_connections=CONNECTIONS, timeout=TIMEOUT, retry=_once(), **self._options
+                self._url, max_connections=CONNECTIONS, timeout=TIMEOUT, retry=_no_retry(), **self._options
             )
-            self.client = redis.Redis.from_pool(pool)  # Which closes it, unlike one that is given its pool.
+            self.client = redis.Redis.from_pool(pool)  # Unlike Redis(connection_pool=pool), it closes the pool.
 
     def _use_sentinels(self, parsed: list[dict[str, Any]], service: str) -> None:
         addresses = [(each.get("host", "localhost"), each.get("port", 26379)) for each in parsed]
@@ -91,9 +91,9 @@ class Servers:
         if self._is_secure:
             theirs["ssl"] = self._options["ssl"] = True
         self._sentinel = Sentinel(addresses, sentinel_kwargs=theirs)
-        # Here nobody waits for a free one, so there are to be more than anybody needs.
+        # This pool raises an error where the other blocks, so it has more than are needed.
         self.client = self._sentinel.master_for(
-            service, max_connections=4 * CONNECTIONS, retry=_once(), **self._options
+            service, max_connections=4 * CONNECTIONS, retry=_no_retry(), **self._options
         )
 
     def _use_cluster(self, parsed: list[dict[str, Any]]) -> None:
@@ -104,17 +104,19 @@ class Servers:
         if self._is_secure:
             self._options["ssl"] = True
         self._nodes = nodes
-        self.client = _Late(
-            lambda: RedisCluster(startup_nodes=nodes, max_connections=4 * CONNECTIONS, retry=_once(), **self._options)
+        self.client = _LazyClient(
+            lambda: RedisCluster(
+                startup_nodes=nodes, max_connections=4 * CONNECTIONS, retry=_no_retry(), **self._options
+            )
         )
 
-    def listening(self) -> Any:
-        """Return a connection that is to be opened, to the server that publishes; may wait for others to name it."""
+    def new_connection(self) -> Any:
+        """Return an unopened connection to the server that publishes. May block: sentinels or nodes name it."""
         options = {**self._options, "socket_timeout": None, "protocol": 2}
         if self._sentinel is not None:
             host, port = self._sentinel.discover_master(self._service)
-        elif isinstance(self.client, _Late):
-            # What other nodes publish comes to every node, over links of their own that lose it when they break.
+        elif isinstance(self.client, _LazyClient):
+            # Every node gets what another publishes, but over links that lose messages when they break.
             node = self.client.get_node_from_key(self._key)
             host, port = node.host, node.port
         else:
@@ -124,15 +126,15 @@ class Servers:
         return (redis.asyncio.SSLConnection if secure else redis.asyncio.Connection)(host=host, port=port, **options)
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self.client.close()
         if self._sentinel is not None:
             for sentinel in self._sentinel.sentinels:
                 sentinel.close()
 
 
-class _Late:
-    """A cluster's client, made at its first use: to make one, the cluster is asked."""
+class _LazyClient:
+    """A cluster's client, made at its first use: making one asks the cluster."""
 
     def __init__(self, make: Callable[[], RedisCluster]) -> None:
         self._make = make
@@ -151,6 +153,6 @@ class _Late:
             self._made.close()
 
 
-def _once() -> Retry:
-    """Return how often a call is tried: a publish whose answer is lost may have been done."""
+def _no_retry() -> Retry:
+    """Return a policy without retries: an event whose answer is lost may have been published."""
     return Retry(NoBackoff(), 0)

@@ -1,13 +1,13 @@
-"""What the PostgreSQL broker keeps. Only brokers.postgres reads and writes it, in SQL of its own."""
+"""The tables of the PostgreSQL broker. Only brokers.postgres reads and writes them, in its own SQL."""
 
 from django.db import models
 
 
 class Event(models.Model):
-    """Something published: an event, or with a `verb` a command.
+    """A published event; with a `verb`, a command.
 
-    It has no `sequence` until its transaction commits: see the trigger in the first migration. `key` stands for the
-    channel's name, which may be too long for an index.
+    Its `sequence` is assigned at commit, by a trigger in the first migration. `key` stands for the channel's name,
+    which may be too long for an index.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -24,7 +24,7 @@ class Event(models.Model):
 
 
 class Floor(models.Model):
-    """A channel some of whose events are gone: those up to `sequence`, since then."""
+    """A channel without its events up to `sequence`, which are gone since then."""
 
     key = models.BinaryField(primary_key=True)
     sequence = models.BigIntegerField()
@@ -37,7 +37,7 @@ class Floor(models.Model):
 class State(models.Model):
     """The one row that tells one life of the sequence from the next.
 
-    `trimmed` is the newest sequence that is gone, and `forgotten` the floor of channels that have none.
+    `trimmed` is the newest deleted sequence, `forgotten` the floor of channels that have no row of their own.
     """
 
     id = models.SmallIntegerField(primary_key=True)
@@ -50,7 +50,7 @@ class State(models.Model):
 
 
 class Process(models.Model):
-    """A process that serves streams, and when its lease ends."""
+    """A process that serves streams, and the end of its lease."""
 
     name = models.TextField(primary_key=True)
     ends = models.DateTimeField()
@@ -60,7 +60,7 @@ class Process(models.Model):
 
 
 class Holding(models.Model):
-    """The connections that a user has on a channel of a process; with an empty `who`, all of the channel's."""
+    """A user's connections on a channel of a process; with an empty `who`, all of the channel's."""
 
     id = models.BigAutoField(primary_key=True)
     process = models.TextField()

@@ -1,11 +1,11 @@
--- What every script begins with.
+-- The beginning of every script.
 --
--- The epoch. A server that has lost its memory begins a new one; `last` holds a mark that shares its fate with the
--- rest, for a server that evicts what it likes.
+-- The epoch: a server that has lost its memory begins a new one. A mark in `last` tells whether a server that evicts
+-- keys has evicted that one.
 --
--- A server that comes back, or a replica that takes over, may have forgotten the last events. Their sequences are not
--- given again: it goes on JUMP further, and a cursor in between is from what was lost. Cursors from before the change
--- before that one are not worth the trouble, and count as lost too.
+-- A restarted server, or a replica that takes over, may lack the last events. Their sequences are not given again: the
+-- next is JUMP higher, and a cursor in between belongs to a lost event. Only the last change of servers is remembered;
+-- cursors from before the change preceding it count as lost.
 
 local state, last, floor, size, times = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local epoch = redis.call('HGET', state, 'epoch')
@@ -30,7 +30,7 @@ local function resize(channel, bytes)
     redis.call('HINCRBY', state, 'total', bytes - before)
 end
 
--- Drop what is over the limits from the beginning of a history.
+-- Drop a history's oldest events until it fits the limits.
 local function trim(channel, history, max_events, max_bytes, max_age)
     local bytes = tonumber(redis.call('HGET', size, channel) or 0)
     local count = redis.call('XLEN', history)
@@ -51,7 +51,7 @@ local function trim(channel, history, max_events, max_bytes, max_age)
     end
 end
 
--- Drop a whole history, and all that is known of the channel.
+-- Drop a whole history and everything else about the channel.
 local function forget(channel, history)
     local newest = tonumber(redis.call('HGET', last, channel) or 0)
     if newest > tonumber(redis.call('HGET', state, 'forgotten')) then
@@ -65,12 +65,12 @@ local function forget(channel, history)
     redis.call('ZREM', times, channel)
 end
 
--- Tell whether there is a history; one from before the epoch may have outlived it.
+-- Tell whether there is a history of this epoch; one of an earlier epoch may have outlived it.
 local function is_kept(channel, history)
     return redis.call('HEXISTS', last, channel) == 1 and redis.call('XLEN', history) > 0
 end
 
--- Tell whether everything behind a cursor is still there.
+-- Tell whether everything after a cursor is still there.
 local function covers(channel, history, cursor)
     local known = redis.call('HMGET', state, 'forgotten', 'lost_from', 'lost_to', 'unsure')
     if cursor < tonumber(known[4]) or (cursor > tonumber(known[2]) and cursor < tonumber(known[3])) then
@@ -83,6 +83,6 @@ local function covers(channel, history, cursor)
     if cursor >= tonumber(newest) then
         return true
     end
-    -- The history expires, or is evicted, as a whole.
+    -- A history expires, or is evicted, as a whole.
     return redis.call('XLEN', history) > 0 and cursor >= tonumber(redis.call('HGET', floor, channel) or 0)
 end

@@ -1,4 +1,4 @@
--- Give a command the next sequence, keep it for a minute, and tell whoever has subscribed.
+-- Give a command the next sequence, keep it for a minute, and tell the subscribers.
 --
 -- KEYS: ... history, commands. ARGV: epoch, channel, command, "kill" or another verb, kept (ms), topic. Returns epoch,
 -- sequence.

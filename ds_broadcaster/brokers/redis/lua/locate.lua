@@ -1,4 +1,4 @@
--- Tell where a client stands.
+-- Find a client's position.
 --
 -- KEYS: ... a history for each channel. ARGV: epoch, the client's epoch and sequence, max_age (ms), the channels.
 -- Returns epoch, newest sequence, and for each channel whether it covers the client's cursor.

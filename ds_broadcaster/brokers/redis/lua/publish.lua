@@ -1,4 +1,4 @@
--- Give events the next sequences, keep them, and tell whoever has subscribed.
+-- Give events the next sequences, keep them, and tell the subscribers.
 --
 -- KEYS: ... the history of each. ARGV: epoch, max_events, max_bytes, max_age (ms), max_total_bytes, the prefixes of
 -- histories and of topics, then the channel and the payload of each. Returns epoch, the newest sequence.
@@ -17,11 +17,11 @@ for number = 6, #KEYS do
     redis.call('HSET', last, channel, seq)
     redis.call('HINCRBY', size, channel, #payload)
     redis.call('HINCRBY', state, 'total', #payload)
-    -- The time is that of all: what comes later here counts as later by a part of a millisecond.
+    -- All events of a script have one time; fractions of a millisecond keep their order.
     redis.call('ZADD', times, now + number / 1000, channel)
     trim(channel, history, max_events, max_bytes, max_age)
     local total = tonumber(redis.call('HGET', state, 'total'))
-    -- Over the cap, those channels lose their history to which nothing was sent for the longest time.
+    -- Over the cap, the channels that have been quiet for longest lose their history.
     while total > tonumber(ARGV[5]) do
         local quiet = redis.call('ZRANGE', times, 0, 0)[1]
         if quiet == channel then

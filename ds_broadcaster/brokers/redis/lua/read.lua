@@ -1,4 +1,4 @@
--- Return what a channel has behind a cursor.
+-- Return a channel's events after a cursor.
 --
 -- KEYS: ... history. ARGV: epoch, channel, cursor, max_age (ms). Returns epoch, whether it is covered, and the events.
 

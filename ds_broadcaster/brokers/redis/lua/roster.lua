@@ -1,7 +1,7 @@
--- Return what the processes hold, or who is on a channel with them.
+-- Return what the processes hold, or their users on a channel.
 --
--- KEYS: ... processes. ARGV: epoch, the prefix of what is asked for, what follows the process in its key, "keys" or
--- "all", then the processes not to ask. Returns epoch, then for each process its name and what it has.
+-- KEYS: ... processes. ARGV: epoch, what stands before and after the process in its key, "keys" or "all", then the
+-- processes to leave out. Returns epoch, then each process's name and its content.
 
 local found = {epoch}
 for _, process in ipairs(redis.call('ZRANGEBYSCORE', KEYS[6], now, '+inf')) do

@@ -1,9 +1,9 @@
--- Write down what changed on a process, and that it lives; bury those that do not.
+-- Store a process's changes, renew its lease, and remove the processes whose lease has ended.
 --
--- KEYS: ... processes. ARGV: epoch, process, lease (ms), the prefixes of topics, of holdings and of people, then for
--- each channel its name, its connections, how many users follow, and for each a user and their connections. A number
--- of -1 is for what is gone. Returns epoch, whether anything was known of the process, the milliseconds until the next
--- lease ends, and who joined and who left, as channel, user, channel, user ...
+-- KEYS: ... processes. ARGV: epoch, process, lease (ms), the prefixes of topics, of holdings and of users, then for
+-- each channel its name, its connections, the number of users that follow, and for each a user and their connections.
+-- -1 connections remove a channel or a user. Returns epoch, whether the process was known, the milliseconds until the
+-- next lease ends, and the joins and the leaves, as channel, user, channel, user ...
 
 local processes, me, topics, holdings, people = KEYS[6], ARGV[2], ARGV[4], ARGV[5], ARGV[6]
 local was_there = redis.call('EXISTS', holdings .. me)
@@ -19,7 +19,7 @@ redis.call('ZADD', processes, now + ARGV[3], me)
 redis.call('HSET', holdings .. me, '', 0)
 local alive = redis.call('ZRANGE', processes, 0, -1)
 
--- Tell whether some process but one has a user on a channel.
+-- Tell whether any other process than `but` has a user on a channel.
 local function is_on(channel, user, but)
     for _, process in ipairs(alive) do
         if process ~= but and redis.call('HEXISTS', people .. process .. ':' .. channel, user) == 1 then
@@ -86,7 +86,7 @@ while position <= #ARGV do
     end
     position = position + 3 + 2 * count
 end
--- Whoever listens knows by this that it has heard everything up to here.
+-- Tells listeners that they have heard everything up to here.
 redis.call('PUBLISH', topics, epoch .. ' ' .. redis.call('HGET', state, 'seq') .. ' h')
 local next_end = redis.call('ZRANGE', processes, 0, 0, 'WITHSCORES')[2] - now
 return {epoch, was_there, math.ceil(next_end), joined, left}

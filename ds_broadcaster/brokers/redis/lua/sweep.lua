@@ -1,6 +1,6 @@
--- Forget channels to which nothing was sent for as long as anything is kept.
+-- Forget channels that have been quiet for longer than anything is kept.
 --
--- ARGV: epoch, max_age (ms), how many at the most, the prefix of histories. Returns epoch, how many there were.
+-- ARGV: epoch, max_age (ms), the most channels to forget, the prefix of histories. Returns epoch and their number.
 
 local old = redis.call('ZRANGEBYSCORE', times, '-inf', now - tonumber(ARGV[2]), 'LIMIT', 0, ARGV[3])
 for _, channel in ipairs(old) do

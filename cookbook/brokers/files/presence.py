@@ -1,0 +1,88 @@
+"""Who is online, in all processes: one small file with a part for each process, which holds for its lease."""
+
+import asyncio
+import json
+import time
+
+from ds_broadcaster.brokers import GONE, PresenceDiff, PresenceStore, ProcessHoldings
+from ds_broadcaster.brokers.packing import pack_user, unpack_user
+
+from .journal import asking, write
+
+
+class FilePresence(PresenceStore):
+    """Writes in its turn, like a publisher, and tells the others of changes in the journal."""
+
+    def __init__(self, journal, max_journal_bytes, lease):
+        super().__init__(lease)
+        self._journal, self._limit = journal, max_journal_bytes
+        self._path = journal.folder / "presence"
+
+    async def sync(self, receiver, changes, lease):
+        return await asyncio.to_thread(self._sync, receiver.process, changes, lease)
+
+    def _sync(self, process, changes, lease):
+        with asking(), self._journal.turn():
+            now = time.time()
+            processes = self._read()
+            before = _online(processes)
+            news = []
+            for dead in [name for name, each in processes.items() if each["ends"] <= now and name != process]:
+                news += [(channel, dead) for channel in processes.pop(dead)["users"]]
+            is_forgotten = process not in processes
+            mine = processes.setdefault(process, {"connections": {}, "users": {}})
+            mine["ends"] = now + lease
+            news += [(channel, process) for channel in _apply(changes, mine)]
+            write(self._path, json.dumps(processes).encode())
+            for channel, whose in news:
+                self._journal.append(channel, "presence", whose, self._limit)
+        after = _online(processes)
+        next_end = min(each["ends"] for each in processes.values()) - now
+        return PresenceDiff(_unpacked(after - before), _unpacked(before - after), is_forgotten, next_end)
+
+    def online(self, channel, *, excluding=()):
+        for _, each in self._living(excluding):
+            for user, connections in each["users"].get(channel, {}).items():
+                yield unpack_user(user), connections
+
+    def holdings(self, *, excluding=()):
+        return [
+            ProcessHoldings(name, {channel: count for channel, count in each["connections"].items() if count})
+            for name, each in self._living(excluding)
+        ]
+
+    def _living(self, excluding):
+        with asking():
+            now, processes = time.time(), self._read()
+        return [(name, each) for name, each in processes.items() if each["ends"] > now and name not in excluding]
+
+    def _read(self):
+        try:
+            return json.loads(self._path.read_bytes())
+        except FileNotFoundError:
+            return {}
+
+
+def _apply(changes, part):
+    """Write changes into a process's part, and return the channels that have other users now."""
+    users, connections = part["users"], part["connections"]
+    news = {}
+    for channel, user, count in changes:
+        held, key = (connections, channel) if user is None else (users.setdefault(channel, {}), pack_user(user))
+        if user is not None and (key in held) == (count == GONE):
+            news[channel] = None
+        if count == GONE:
+            held.pop(key, None)
+        else:
+            held[key] = count
+    part["users"] = {channel: theirs for channel, theirs in users.items() if theirs}
+    return news
+
+
+def _online(processes):
+    """Return each user on each channel, once, however many processes they are on."""
+    return {(name, user) for each in processes.values() for name, users in each["users"].items() for user in users}
+
+
+def _unpacked(users):
+    return [(channel, unpack_user(user)) for channel, user in sorted(users)]

@@ -1,0 +1,115 @@
+"""Asking Redis: the keys, and scripts that each run there in one step. Any thread may ask; no event loop is needed."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import redis
+from django.core.exceptions import ImproperlyConfigured
+
+from ...exceptions import BrokerUnavailable
+from ...ids import new_epoch
+from ..base import Command
+from ..packing import unpack_command
+from .scripts import Script
+from .topology import Topology
+
+# Milliseconds that replicas may take to confirm an event: less than the server has for its answer.
+REPLICAS_WAIT = 600
+
+
+class Session:
+    """One Redis under one prefix; `location` and `options` are the broker's.
+
+    `on_epoch` is called with the epoch in each script's answer. Raises ImproperlyConfigured for wrong options.
+    """
+
+    def __init__(
+        self, location: str | Sequence[str], options: Mapping[str, Any], on_epoch: Callable[[str], object]
+    ) -> None:
+        rest = {name: value for name, value in options.items() if name != "lease"}
+        prefix = rest.pop("prefix", "ds_broadcaster")
+        if not isinstance(prefix, str) or not prefix or "}" in prefix:
+            raise ImproperlyConfigured(
+                f"DS_BROADCASTER_BROKER['OPTIONS']['prefix'] must be a name such as \"myproject\", not {prefix!r}."
+            )
+        # Braces keep all keys in one slot of a cluster.
+        self.prefix = f"{{{prefix}}}"
+        self._replicas = rest.pop("replicas", 0)
+        sentinel, cluster = rest.pop("sentinel", None), rest.pop("cluster", False)
+        if cluster and self._replicas:
+            raise ImproperlyConfigured(
+                "DS_BROADCASTER_BROKER['OPTIONS'] must not have replicas for a cluster: waiting for replicas works "
+                "with a single server or with sentinels only. For a cluster, Redis' own min-replicas-to-write makes a "
+                "node refuse what too few replicas would get."
+            )
+        self._state = [self.key_of(name) for name in ("state", "last", "floor", "size", "times")]
+        self.topology = Topology(location, self._state[0], sentinel=sentinel, cluster=cluster, options=rest)
+        self._on_epoch = on_epoch
+
+    def key_of(self, name: str) -> str:
+        """Return the key that scripts.py describes as `{p}:<name>`."""
+        return f"{self.prefix}:{name}"
+
+    def history_of(self, name: bytes) -> bytes:
+        """Return the key of a channel's history."""
+        return b"%b:h:%b" % (self.prefix.encode(), name)
+
+    def topic_of(self, name: bytes) -> bytes:
+        """Return the topic that a process subscribes to for a channel."""
+        # A published message reaches all databases of a server, so the topic carries the database's number.
+        return b"%b:%d:c:%b" % (self.prefix.encode(), self.topology.database, name)
+
+    def run(self, script: Script, keys: Sequence[Any], arguments: Sequence[Any], client: Any = None) -> Any:
+        """Run a script and return its answer, which begins with the epoch. Raises BrokerUnavailable."""
+        # A fresh epoch each time: a server that loses its memory twice must not return to an earlier epoch.
+        keys = [*self._state, *keys]
+        arguments = [*keys, new_epoch(), *arguments]
+        with _asking():
+            client = client or self.topology.client
+            try:
+                answer = client.evalsha(script.sha, len(keys), *arguments)
+            except redis.exceptions.NoScriptError:
+                answer = client.eval(script.text, len(keys), *arguments)
+        self._on_epoch(answer[0].decode())
+        return answer
+
+    def write(self, script: Script, keys: Sequence[Any], arguments: Sequence[Any]) -> Any:
+        """Run a script, and wait until enough replicas have its writes. See run()."""
+        if not self._replicas:
+            return self.run(script, keys, arguments)
+        with _asking(), self.topology.client.client() as client:
+            # On one connection: WAIT is about the writes of its own.
+            answer = self.run(script, keys, arguments, client)
+            confirmed = client.wait(self._replicas, REPLICAS_WAIT)
+        if confirmed < self._replicas:
+            raise BrokerUnavailable(
+                f"Redis has the event, but only {confirmed} of {self._replicas} replicas do: it may be lost when "
+                "another server takes over."
+            )
+        return answer
+
+    def commands_after(self, sequence: int) -> list[tuple[int, str, Command]]:
+        """Return the sequence, channel and command of all that are kept after a sequence. Raises BrokerUnavailable."""
+        with _asking():
+            kept = self.topology.client.zrangebyscore(self.key_of("commands"), f"({sequence}", "+inf")
+        entries = [entry.split(b" ", 2) for entry in kept]
+        return [(int(number), *unpack_command(text)) for number, _, text in entries]
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.topology.close()
+
+
+@contextlib.contextmanager
+def _asking() -> Iterator[None]:
+    """Raise BrokerUnavailable for every error of redis-py."""
+    try:
+        yield
+    except (redis.RedisError, OSError) as error:
+        raise BrokerUnavailable(f"Redis could not be asked: {error}") from error
+
+
+def milliseconds(seconds: float) -> int:
+    """Return the time as scripts take it."""
+    return int(seconds * 1000)
