@@ -1,7 +1,6 @@
-"""The embedded broker: ids, history and its caps, what hubs are told."""
+"""The embedded broker: ids, history and its caps, and what hubs are told."""
 
 import threading
-from types import SimpleNamespace
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -12,16 +11,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from ds_broadcaster.brokers import Broker, Command, Frame, Position, create_broker, memory
+from ds_broadcaster.brokers import Broker, Command, Frame, Position, create_broker
 from ds_broadcaster.brokers.memory import MemoryBroker
 from ds_broadcaster.conf import History, get_settings
 from ds_broadcaster.exceptions import Gap
 from ds_broadcaster.ids import parse_id
+from ds_broadcaster.log import FRAME_OVERHEAD
 from tests.fakes import FACTOR
 
 
 class RecordingReceiver:
     """A hub as the broker sees it."""
+
+    process = "here"
 
     def __init__(self, users=()):
         self.heard = []
@@ -37,23 +39,31 @@ class RecordingReceiver:
     def users(self, channel):
         return self.on.get(channel, [])
 
+    def connections(self, channel):
+        return len(self.on.get(channel, []))
+
     def channels(self):
         return list(self.on)
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(memory, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    return clock
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
 
 
 def make_broker(**limits):
     return MemoryBroker("", {}, History(**limits))
 
 
+def make_clock_and_broker(**limits):
+    clock = Clock()
+    return clock, MemoryBroker("", {}, History(**limits), clock=clock)
+
+
 def run(coroutine):
-    """Return what a coroutine returns that has nothing to wait for."""
+    """Return the result of a coroutine that never waits."""
     with pytest.raises(StopIteration) as done:
         coroutine.send(None)
     return done.value.value
@@ -62,6 +72,12 @@ def run(coroutine):
 def read(broker, channel, cursor):
     """Return the payloads after the cursor, without their ids."""
     return [frame.data.split(b"\n", 1)[1] for _, frame in run(broker.read(channel, cursor))]
+
+
+def kept(broker, channel):
+    """Return every (sequence, frame) that a channel still holds."""
+    oldest = next(cursor for cursor in range(broker.sequence() + 1) if broker.covers(channel, cursor))
+    return run(broker.read(channel, oldest))
 
 
 def test_sequence_counts_over_all_channels_and_begins_each_frame():
@@ -100,8 +116,8 @@ def test_channels_that_do_not_go_back_far_enough_are_gaps_and_the_others_are_ser
     assert broker.locate(["a"], f"{broker.epoch}-0") == Position(broker.epoch, 3, 3, {"a"})
 
 
-def test_history_is_kept_by_count_age_and_bytes(clock):
-    broker = make_broker(max_events=3, max_age=10)
+def test_history_is_kept_by_count_age_and_bytes():
+    clock, broker = make_clock_and_broker(max_events=3, max_age=10)
     for number in range(5):
         broker.publish("a", b"%d" % number)
     assert read(broker, "a", 2) == [b"2", b"3", b"4"]
@@ -166,49 +182,81 @@ def test_disconnect_leaves_the_history():
     assert read(broker, "a", 0) == [b"x"]
 
 
-def test_old_logs_are_swept_and_leave_nothing_behind(clock):
-    broker = make_broker(max_age=10)
+def test_old_logs_are_swept_and_leave_nothing_behind():
+    clock, broker = make_clock_and_broker(max_age=10, max_events=1000, max_bytes=25_000, max_total_bytes=25_000)
     for number in range(100):
         broker.publish(f"room-{number}", b"x" * 100)
     clock.now += 11
     broker.publish("room-fresh", b"x")
+    assert broker.covers("room-5", 6)
     broker.sweep()
-    assert list(broker._logs) == ["room-fresh"]
-    assert broker._size == broker._logs["room-fresh"].size
+    # Channels without a log share the floor of all that were swept.
     assert not broker.covers("room-5", 0)
-    assert not broker.covers("room-5", 5)
+    assert not broker.covers("room-5", 6)
     assert broker.covers("room-5", 100)
+    # The whole cap is free again.
+    for _ in range(100):
+        broker.publish("room-fresh", b"x" * 100)
+    assert len(read(broker, "room-fresh", 100)) == 101
 
 
-def test_sweeping_is_spaced(clock):
-    broker = make_broker(max_age=100)
-    broker.publish("a", b"x")
+def test_sweeping_is_spaced():
+    clock, broker = make_clock_and_broker(max_age=100, max_bytes=1000)
+
+    def publish_what_is_not_kept():
+        first, _ = (broker.publish(channel, b"x" * 2000) for channel in "ab")
+        return first
+
+    def is_swept(sequence):
+        return not broker.covers("a", sequence)
+
+    first = publish_what_is_not_kept()
     clock.now += 101
+    assert not is_swept(first)
     broker.sweep()
-    assert not broker._logs
-    broker.publish("a", b"x")
-    broker._logs["a"].drop()
+    assert is_swept(first)
+    second = publish_what_is_not_kept()
     clock.now += 9
     broker.sweep()
-    assert broker._logs
+    assert not is_swept(second)
     clock.now += 2
     broker.sweep()
-    assert not broker._logs
+    assert is_swept(second)
 
 
 def test_cap_over_all_channels_drops_the_oldest_first():
     broker = make_broker(max_events=10_000, max_bytes=100_000, max_total_bytes=100_000)
+    rooms = [f"room-{number}" for number in range(50)]
     for number in range(1000):
-        broker.publish(f"room-{number % 50}", b"x" * 500)
-        assert broker._size <= 100_000
-        assert broker._size == sum(log.size for log in broker._logs.values())
-    assert broker._size > 80_000
-    kept = sorted(sequence for log in broker._logs.values() for sequence, _ in log.after(log.floor))
-    assert kept == list(range(kept[0], 1001))
-    for room in range(50):
-        cursor = kept[0] - 1
-        assert broker.covers(f"room-{room}", cursor)
-        assert not broker.covers(f"room-{room}", cursor - 50)
+        broker.publish(rooms[number % 50], b"x" * 500)
+        if number % 50 == 49:
+            held = [each for room in rooms for each in kept(broker, room)]
+            assert sum(len(frame.data) + FRAME_OVERHEAD for _, frame in held) <= 100_000
+    assert sum(len(frame.data) + FRAME_OVERHEAD for _, frame in held) > 80_000
+    sequences = sorted(sequence for sequence, _ in held)
+    assert sequences == list(range(sequences[0], 1001))
+    cursor = sequences[0] - 1
+    for room in rooms:
+        assert broker.covers(room, cursor)
+        assert not broker.covers(room, cursor - 50)
+
+
+def test_hub_attaches_between_two_events_and_not_during_one():
+    """Each loop of a process has a hub, and a thread may publish while one attaches."""
+    broker, late, begins = make_broker(), RecordingReceiver(), []
+
+    class Busy(RecordingReceiver):
+        def deliver(self, channel, sequence, item):
+            attaching.start()
+            attaching.join(0.1)
+            assert attaching.is_alive(), "It did not wait."
+
+    attaching = threading.Thread(target=lambda: begins.append(broker.attach(late)))
+    broker.attach(Busy())
+    broker.publish("a", b"x")
+    attaching.join()
+    assert begins == [1]
+    assert late.heard == []
 
 
 def test_hubs_are_told_everything_from_where_they_came_in():
@@ -271,19 +319,13 @@ def test_threads_that_publish_at_once_are_heard_in_one_order():
 
 
 class BrokerMachine(RuleBasedStateMachine):
-    """What a broker says is complete is complete, whatever was trimmed, swept, cut and killed."""
+    """What a broker calls complete is complete, whatever was trimmed, swept, cut and killed."""
 
     def __init__(self):
         super().__init__()
-        self.now = 100.0
-        self.real_time = memory.time
-        memory.time = SimpleNamespace(monotonic=lambda: self.now)
-        self.broker = make_broker(max_events=5, max_age=20, max_bytes=1500, max_total_bytes=2500)
+        self.clock, self.broker = make_clock_and_broker(max_events=5, max_age=20, max_bytes=1500, max_total_bytes=2500)
         self.published = []
         self.killed = dict.fromkeys("abc", 0)
-
-    def teardown(self):
-        memory.time = self.real_time
 
     @rule(channel=st.sampled_from("abc"), size=st.sampled_from([1, 200, 600, 3000]))
     def publish(self, channel, size):
@@ -297,7 +339,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1, 3, 21]))
     def let_time_pass(self, seconds):
-        self.now += seconds
+        self.clock.now += seconds
 
     @rule()
     def sweep(self):
@@ -372,7 +414,7 @@ def test_setting_that_names_no_broker_is_refused_by_its_name(backend, message):
         create_broker(get_settings())
 
 
-def test_a_process_that_serves_nothing_is_told_once_that_it_reaches_nobody(caplog, monkeypatch):
+def test_process_that_serves_nothing_is_warned_once(caplog, monkeypatch):
     monkeypatch.setattr(MemoryBroker, "serves", False)
     broker = make_broker()
     broker.publish("a", b"data: 1\n\n")
@@ -380,7 +422,7 @@ def test_a_process_that_serves_nothing_is_told_once_that_it_reaches_nobody(caplo
     assert [record.getMessage().partition(",")[0] for record in caplog.records] == ["Sent to channel 'a'"]
 
 
-def test_a_process_that_serves_pages_is_told_nothing(caplog, monkeypatch):
+def test_process_that_serves_pages_is_not_warned(caplog, monkeypatch):
     monkeypatch.setattr(MemoryBroker, "serves", False)
     request_started.send(ASGIHandler)
     make_broker().publish("a", b"data: 1\n\n")
