@@ -23,6 +23,7 @@ from ds_broadcaster.exceptions import BrokerUnavailable, Gap
 from ds_broadcaster.testing.cluster import apart
 from ds_broadcaster.testing.receiver import GAP, PRESENCE, RESET, RecordingReceiver
 from tests.harness.postgres import PgBouncer, PostgresServer
+from tests.harness.programs import wait_until
 from tests.harness.server import Server
 from tests.live import BARE, open_many, until
 from tests.publishing import Publisher
@@ -222,7 +223,7 @@ def test_thousand_events_of_a_transaction_are_one_notification_a_channel(broker,
         assert len(list(listener.notifies(timeout=1))) == 1
 
 
-def test_publishers_and_foreign_keys_do_not_wait_for_each_other_for_good(broker, database):
+def test_publishers_and_foreign_keys_do_not_wait_for_each_other_for_good(server, broker, database):
     database.call("create table room (id int primary key)")
     database.call("create table message (room int references room deferrable initially deferred)")
     database.call("insert into room values (1)")
@@ -239,7 +240,8 @@ def test_publishers_and_foreign_keys_do_not_wait_for_each_other_for_good(broker,
         connections[ALIAS].cursor().execute("select * from room for update")
         is_locked.set()
         assert is_written.wait(5)
-        time.sleep(0.3)  # Meanwhile the other one waits for the row, at its end.
+        # At its end, the other one waits for the row.
+        wait_until(lambda: [each for each in server.activity() if each["wait_event_type"] == "Lock"], "a lock", 5)
         broker.publish("a", b"y\n\n")
 
     def run(work):
@@ -260,10 +262,12 @@ def test_publishers_and_foreign_keys_do_not_wait_for_each_other_for_good(broker,
     assert [frame.data.partition(b"\n")[2] for _, frame in stored(broker)] == [b"y\n\n", b"x\n\n"]
 
 
-def test_first_transaction_that_asks_for_a_cursor_keeps_nobody_waiting(broker):
+def test_first_transaction_that_asks_for_a_cursor_keeps_no_publisher_waiting(broker):
     with transaction.atomic(using=ALIAS):
-        broker.cursor()
-        asyncio.run(apart(broker.publish, "a", b"x\n\n"))
+        before = broker.cursor()
+        sequence = asyncio.run(apart(broker.publish, "a", b"x\n\n"))
+        assert [number for number, _ in stored(broker)] == [sequence]
+    assert sequence == int(before.rpartition("-")[2]) + 1
 
 
 # Trimming
@@ -487,6 +491,55 @@ def test_restart_in_the_middle_of_publishing_loses_nothing_that_was_acknowledged
             assert heard == sorted(set(heard))
 
 
+def hold_connections(monkeypatch):
+    """Have listeners connect only after the returned event; called on their loop."""
+    may_connect, connect = asyncio.Event(), listener.connect
+
+    async def connect_later(alias):
+        await may_connect.wait()
+        return await connect(alias)
+
+    monkeypatch.setattr(listener, "connect", connect_later)
+    return may_connect
+
+
+def test_join_while_there_is_no_connection_is_noticed_after_the_reconnect(server, broker, monkeypatch):
+    async def test(receiver):
+        may_connect = hold_connections(monkeypatch)
+        await apart(server.cut)
+        with new_broker() as elsewhere:
+            other = RecordingReceiver()
+            elsewhere.attach(other)
+            await elsewhere.presence.sync(other, other.set_users("a", 1), 15)
+            elsewhere.detach(other)
+        assert PRESENCE not in receiver.sequences("a")
+        may_connect.set()
+        await receiver.hears("a", PRESENCE)
+        assert await apart(broker.presence.remote_users, receiver, "a") == [1]
+
+    listening(broker, test)
+
+
+def test_gap_while_there_is_no_connection_is_noticed_though_its_floor_was_swept(server, broker, database, monkeypatch):
+    """A process that is away for longer than floors are kept: nothing about the channel remains."""
+
+    async def test(receiver):
+        await receiver.hears("a", await apart(broker.publish, "a", b"x\n\n"))
+        may_connect = hold_connections(monkeypatch)
+        await apart(server.cut)
+        await apart(broker.publish, "a", b"lost\n\n")
+        database.call("update ds_broadcaster_event set created = created - interval '1 hour'")
+        await broker._sweep()
+        database.call("update ds_broadcaster_floor set since = since - interval '1 hour'")
+        await broker._sweep()
+        assert database.call("select count(*) from ds_broadcaster_floor")[0]["count"] == 0
+        assert GAP not in receiver.sequences("a")
+        may_connect.set()
+        await receiver.hears("a", GAP)
+
+    listening(broker, test)
+
+
 def test_process_without_requests_publishes_again_when_the_server_is_back(server, broker):
     broker.publish("a", b"x\n\n")
     server.cut()
@@ -589,7 +642,7 @@ def test_thread_does_not_wait_for_a_loop_that_has_ended(broker):
         with pytest.raises(BrokerUnavailable, match="about to stop"):
             broker.presence.remote_users(receiver, "a")
     finally:
-        loop.run_until_complete(asyncio.sleep(0.1))
+        loop.run_until_complete(asyncio.wait(asyncio.all_tasks(loop), timeout=5))
         loop.close()
 
 

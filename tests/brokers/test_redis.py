@@ -1,8 +1,9 @@
-"""What only the Redis broker has to bear: its ways in, failovers, and servers that forget or are full."""
+"""What only the Redis broker meets: its ways in, failovers, and servers that forget or are full."""
 
 import asyncio
 import contextlib
 import shutil
+import socket
 import time
 from pathlib import Path
 
@@ -95,15 +96,21 @@ def test_location_that_makes_no_sense_is_refused_with_what_to_write(location, op
     assert says in str(caught.value)
 
 
-def test_making_a_broker_asks_nobody():
-    """`manage.py check` makes one, on machines where no Redis is."""
-    for location, options in [("redis://127.0.0.1:1", {}), (["redis://127.0.0.1:1"], {"sentinel": "main"})]:
-        RedisBroker(location, options, History()).close()
-    RedisBroker(["redis://127.0.0.1:1"], {"cluster": True}, History()).close()
+@pytest.mark.parametrize("options", [{}, {"sentinel": "main"}, {"cluster": True}])
+def test_making_a_broker_connects_to_nothing(options):
+    """`manage.py check` makes one, on machines without Redis."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"redis://127.0.0.1:{server.getsockname()[1]}"
+        before = sockets()
+        RedisBroker([url] if options else url, options, History()).close()
+        assert sockets() == before
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 def sockets():
-    """Return the sockets that this process has open (Linux)."""
+    """Return the open sockets of this process (Linux)."""
     found = set()
     for each in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
@@ -112,7 +119,7 @@ def sockets():
 
 
 def test_closed_broker_leaves_no_connection_behind(server):
-    """Here it lives on, so that nothing but close() can have closed them."""
+    """The broker lives on here, so that only close() can have closed them."""
     with RedisSentinel() as servers:
         watched = [f"redis://{host}:{port}" for host, port in servers.addresses]
         for location, options in [(server.url, {}), (watched, {"sentinel": servers.name})]:
@@ -130,7 +137,7 @@ def test_projects_with_prefixes_of_their_own_do_not_meet(server):
 
 
 def test_projects_in_databases_of_their_own_do_not_meet(server):
-    """What Redis publishes it tells the clients of all its databases."""
+    """Redis publishes to the clients of all its databases."""
 
     async def test():
         receiver = RecordingReceiver()
@@ -149,13 +156,19 @@ def test_projects_in_databases_of_their_own_do_not_meet(server):
         asyncio.run(test())
 
 
-def test_nothing_stays_of_channels_that_nobody_uses_any_more(server, channel):
+def test_nothing_remains_of_channels_without_recent_events(server, channel):
     with broker_at(server.url, {"prefix": channel}, max_age=0.1) as broker:
         for number in range(2 * SWEPT + 50):
             broker.publish(f"channel-{number}", b"x\n\n")
-        time.sleep(0.15)
+        last = time_of(server)
+        wait_until(lambda: time_of(server) > last + 0.11, "the last event to be too old")
         broker._sweep()
-        assert server.call("zcard", f"{{{channel}}}:times") == 0
+        assert server.call("zcard", broker.session.key_of("times")) == 0
+
+
+def time_of(server):
+    seconds, microseconds = server.call("time")
+    return int(seconds) + int(microseconds) / 1e6
 
 
 # Servers that are away, full, or forget
@@ -280,6 +293,28 @@ def test_server_that_lost_its_last_events_never_gives_a_sequence_twice():
         asyncio.run(test())
 
 
+def test_after_a_second_failover_every_cursor_from_before_the_first_is_a_gap(server, broker):
+    """Only the last one is remembered, so nothing is certain about events before the one preceding it."""
+    before = id_of(broker, publish(broker, 2)[-1])
+    fail_over(server, broker)
+    assert not gaps(broker, before)
+    between = publish(broker, 2)
+    assert between[0] > JUMP
+    fail_over(server, broker)
+    assert gaps(broker, before)
+    assert not gaps(broker, id_of(broker, between[-1]))
+    after = publish(broker, 2)
+    assert after[0] > between[-1] + JUMP
+    assert gaps(broker, id_of(broker, between[-1] + 1))
+    assert not gaps(broker, id_of(broker, after[0]))
+    assert [number for number, _ in asyncio.run(broker.read("a", between[-1]))] == after
+
+
+def fail_over(server, broker):
+    """Have the broker's keys look as if another server had written them."""
+    server.call("hset", broker.session.key_of("state"), "run", "another")
+
+
 STATE = "{ds_broadcaster}:state"
 
 
@@ -382,13 +417,16 @@ def test_subscriber_who_gives_up_takes_nothing_from_the_next_one(broker):
             await answer.wait()
             return place
 
-        locate_at_once, broker.alocate = broker.alocate, locate
+        locate_at_once = broker.alocate
+        await broker.subscribe(receiver, "b")
+        broker.alocate = locate
         first, next_one = (asyncio.create_task(broker.subscribe(receiver, "a")) for _ in range(2))
         await asked.wait()
         first.cancel()
         sequence = await asyncio.to_thread(broker.publish, "a", b"x\n\n")
-        await asyncio.sleep(0.2)
-        assert not receiver.heard
+        # On one connection: once this one is here, the one before it is too.
+        await receiver.hears("b", await asyncio.to_thread(broker.publish, "b", b"x\n\n"))
+        assert not receiver.sequences("a")
         answer.set()
         assert await next_one < sequence
         await receiver.hears("a", sequence)
@@ -424,8 +462,28 @@ def topics_of(server, broker):
     return {each for each in server.call("pubsub", "channels") if each.startswith(broker.session.topic_of(b""))}
 
 
+@pytest.mark.parametrize("count", [1, 5])
+def test_however_often_it_reconnects_one_task_watches_the_connection(server, broker, count):
+    """Each one pings and may hang up: those of connections that are gone would do so too."""
+
+    async def test():
+        receiver = RecordingReceiver()
+        broker.attach(receiver)
+        await broker.subscribe(receiver, "a")
+        for _ in range(count):
+            receiver.heard.clear()
+            await asyncio.to_thread(server.cut)
+            await receiver.hears("a", PRESENCE)
+        await receiver.hears("a", await asyncio.to_thread(broker.publish, "a", b"x\n\n"))
+        watching = [task for task in asyncio.all_tasks() if task.get_coro().__qualname__ == "RedisListener._watch"]
+        assert len(watching) == 1
+        broker.detach(receiver)
+
+    asyncio.run(test())
+
+
 def test_commands_that_are_too_old_to_be_read_again_are_made_up_for(server, broker, monkeypatch):
-    """A minute without the broker: whoever was to go by then is asked for once more."""
+    """After a minute without the broker, the users whom lost commands would have put out are asked about again."""
 
     async def test():
         receiver = RecordingReceiver()
