@@ -13,7 +13,7 @@ from ds_broadcaster import signals
 from ds_broadcaster.asgi import HandoffApplication
 from ds_broadcaster.asgi_servers import Link
 from ds_broadcaster.broadcaster import Broadcaster
-from ds_broadcaster.brokers import Command, PresenceDiff
+from ds_broadcaster.brokers import Command, PresenceDiff, PresenceStore
 from ds_broadcaster.brokers.memory import MemoryBroker
 from ds_broadcaster.exceptions import BrokerUnavailable
 from ds_broadcaster.hub.hub import Hub
@@ -95,12 +95,11 @@ class InlineThreads:
         self.closed = True
 
 
-class Store:
+class Store(PresenceStore):
     """A presence store that knows of other processes what a test puts into `remote`, and can be `away`."""
 
-    lease = 15.0
-
     def __init__(self):
+        super().__init__()
         self.remote = {}
         self.away = False
         self.diffs = []
@@ -122,8 +121,6 @@ class Store:
 
 class SharedBroker(MemoryBroker):
     """The memory broker, as if there were other processes."""
-
-    presence = None
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
