@@ -107,12 +107,9 @@ class Store(PresenceStore):
     async def sync(self, receiver, changes, lease):
         return self.diffs.pop(0) if self.diffs else PresenceDiff([], [])
 
-    def remote_users(self, receiver, channel):
+    def online(self, channel, *, excluding=()):
         if self.away:
             raise BrokerUnavailable("It is away.")
-        return self.remote.get(channel, [])
-
-    def online(self, channel, *, excluding=()):
         return [(user, 1) for user in self.remote.get(channel, [])]
 
     def holdings(self, *, excluding=()):

@@ -437,6 +437,22 @@ def test_user_ids_keep_their_type(world, callback, user):
         assert type(seen) is type(user)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_presence_is_not_rendered_during_a_shutdown(world, callback, kind):
+    """Every stream ends: each end would have it rendered for those that are left."""
+    stalled = world.client(user_id=1, presence_callback=callback, kind=kind)
+    world.client(user_id=2, presence_callback=callback, kind=kind)
+    world.advance(1)
+    stalled.stall()
+    world.broadcast("room", "<p id=a>")
+    world.settle()
+    before = len(callback.calls)
+    world.hub.shutdown()
+    world.advance(0.4)
+    assert len(callback.calls) == before
+    stalled.drain()
+
+
 # Users in other processes
 
 
