@@ -10,7 +10,7 @@ from django.db import transaction
 from django.db.models import Value
 from django.db.models.functions import Concat, Upper
 
-from ds_broadcaster import suppress_broadcasts
+from ds_broadcaster import broadcast_saved, suppress_broadcasts
 from tests.chat.models import Article
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -105,6 +105,14 @@ def test_same_expression_is_sent_each_time(sent, article):
     for _ in range(2):
         article.title = Concat("title", Value("!"))
         article.save()
+    assert sent.texts() == ["a!", "a!!"]
+
+
+def test_expression_saved_without_signals_is_sent_with_the_next_save(sent, article):
+    article.title = Concat("title", Value("!"))
+    Article.objects.bulk_update([article], ["title"])
+    broadcast_saved(article)
+    article.save()
     assert sent.texts() == ["a!", "a!!"]
 
 
