@@ -77,7 +77,7 @@ def make_models() -> dict[str, Any]:
     return {
         "plain": make("Plain", models.Model, None),
         "silent": make("Silent", BroadcastOnSave, None),
-        "no news": make("NoNews", BroadcastOnSave, "notes", broadcast_fields={"text"}),
+        "no dirty field": make("NoNews", BroadcastOnSave, "notes", broadcast_fields={"text"}),
         "broadcast": make("Broadcast", BroadcastOnSave, "notes"),
     }
 
@@ -130,7 +130,7 @@ def measure(rounds: int) -> dict[str, list[float]]:
     }
     for name, instance in instances.items():
         tasks[f"{name}, autocommit"] = (autocommit, instance)
-        if name != "no news":
+        if name != "no dirty field":
             tasks[f"{name}, one transaction"] = (together, instance)
     taken: dict[str, list[float]] = {name: [] for name in tasks}
     for number in range(rounds + 1):

@@ -500,6 +500,23 @@ def test_connection_that_is_due_while_the_last_worker_finishes_does_not_wait():
     loop.close_down()
 
 
+def test_streams_that_are_due_at_a_shutdown_are_not_asked_about(world, site):
+    """The threads of a server that stops are for the requests that it still has."""
+    clients = [site.client(user_id=number) for number in range(PARALLEL + 3)]
+    for client in clients:
+        client.stall()
+    world.broadcast("room", "<p id=a>")
+    world.settle()
+    site.seconds = 0.1
+    recheck(world)
+    world.settle()
+    world.hub.shutdown()
+    world.advance(0.4)
+    assert len(site.asked) == PARALLEL
+    for client in clients:
+        client.drain()
+
+
 def test_shutdown_does_not_wait_for_those_that_are_due(world, site):
     clients = [site.client(user_id=number) for number in range(50)]
     site.seconds = 0.5
