@@ -130,7 +130,8 @@ def column(model: type[Model], name: Any) -> tuple[str, str] | None:
         field = model._meta.get_field(name)
     except FieldDoesNotExist:
         return None
-    return (field.name, field.attname) if field.concrete else None
+    # Django 5.2 takes a many-to-many field for concrete.
+    return (field.name, field.attname) if field.concrete and not field.many_to_many else None
 
 
 def channels_of(channel: Any) -> tuple[str, ...]:
