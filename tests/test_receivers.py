@@ -368,4 +368,6 @@ def test_project_without_users_starts(monkeypatch):
         raise ImproperlyConfigured("AUTH_USER_MODEL refers to a model that has not been installed")
 
     monkeypatch.setattr(receivers, "get_user_model", get_user_model)
+    before = len(post_save.receivers), len(post_delete.receivers)
     receivers.watch_users()
+    assert (len(post_save.receivers), len(post_delete.receivers)) == before

@@ -102,6 +102,28 @@ def all_have(clients, count, timeout=15):
         assert numbers(client) == list(range(count))
 
 
+@contextlib.contextmanager
+def away(workers, broker, channel):
+    """Stop the broker for the block, and return when all workers hear it again, as the next test expects."""
+    broker.server.stop()
+    try:
+        yield
+    finally:
+        broker.server.start()
+        witnesses = until(lambda: opened(workers, f"{channel}-again", 12), 10)
+        workers.burst(f"{channel}-again", 1)
+        all_have(witnesses, 1)
+        for witness in witnesses:
+            witness.close()
+
+
+def opened(workers, channel, count):
+    """Return this many streams, some of each worker's, or nothing where one of them is refused or cut at once."""
+    clients = [workers.connect(channel) for _ in range(count)]
+    begun(*clients)
+    return clients if all(client.status == 200 and client.end is None for client in clients) else []
+
+
 def test_clients_of_all_workers_get_everything_once_and_in_order(workers, channel):
     ann = workers.login("ann")
     clients = [ann.connect(channel) for _ in range(20)]
@@ -262,15 +284,12 @@ def test_broker_that_forgot_everything_has_every_client_start_anew(workers, brok
 def test_nothing_can_be_sent_without_the_broker_and_that_is_said_in_time(workers, broker, channel):
     client = workers.login("ann").connect(channel)
     begun(client)
-    broker.server.stop()
-    begin = time.monotonic()
-    try:
+    with away(workers, broker, channel):
+        begin = time.monotonic()
         with pytest.raises(Exception, match="BrokerUnavailable"):
             workers.call("signals", channel, {"a": 1})
         assert time.monotonic() - begin < 2.5
         assert client.end is None
-    finally:
-        broker.server.start()
 
 
 def test_inspector_shows_which_process_holds_what(workers, channel):
@@ -308,12 +327,8 @@ def test_process_that_serves_nothing_sends_in_every_way(workers, channel):
 def test_new_streams_are_told_to_come_back_while_the_broker_is_away(workers, broker, channel):
     client = workers.login("ann").connect(channel)
     begun(client)
-    broker.server.stop()
-    try:
+    with away(workers, broker, channel):
         for view in ("connect", "aconnect"):
             assert workers.connect(channel, view=view).status == 503
-    finally:
-        broker.server.start()
-    until(lambda: workers.connect(channel).status == 200)
     workers.burst(channel, 1)
     client.wait_for(lambda: numbers(client) == [0], 10, "the next event")

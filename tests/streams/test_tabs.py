@@ -173,7 +173,7 @@ def test_too_many_fields_are_left_to_the_view(method):
 
 def test_form_that_is_not_utf8_is_left_to_the_view():
     request = factory.post("/", f"{TAB}={ID}", content_type="application/x-www-form-urlencoded; charset=latin-1")
-    tab_of(request)
+    assert tab_of(request) is None
 
 
 def test_broken_upload_is_left_to_the_view():
