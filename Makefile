@@ -8,6 +8,7 @@
 # PORT         where the demo and the recipes serve
 # NAME         the recipe that `make recipe` serves, as in NAME=notifications
 # PYTEST_ARGS  added to pytest's command line, as in PYTEST_ARGS='-k presence'
+# PARALLEL     how the tests are spread over processes (PARALLEL= for one process)
 
 PYTHONS ?= 3.14 3.13 3.12 3.11
 PORT ?= 8000
@@ -17,6 +18,10 @@ slug = $(shell printf '%s' '$(1)' | sed 's/[^A-Za-z0-9.]//g; s/\.*$$//')
 VENV ?= .venv$(if $(PYTHON),-$(call slug,$(notdir $(PYTHON))))$(if $(DJANGO),-$(call slug,$(DJANGO)))
 BIN := $(VENV)/bin
 CLIENT := cookbook/client/datastar.js
+
+# The fixtures of a file are made once, so a file's tests stay together. tests/harness/selection.py says how many
+# processes there are, and which files they begin with.
+PARALLEL ?= -n auto --dist loadfile --no-loadscope-reorder
 
 # A pyenv shim for a version that is not active exits non-zero, and Debian ships Pythons without ensurepip:
 # only an interpreter that can make an environment counts.
@@ -33,10 +38,10 @@ fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo recipe test lint format chaos bench docs clean python
+.PHONY: help demo recipe test test-fast lint format chaos bench docs clean python
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@sed -n '/^# [A-Z]/ s/^# /  /p' $(MAKEFILE_LIST) | grep -E '^  [A-Z_]+ {2,}'
 
 demo: $(VENV)/.has-demo $(CLIENT) ## Serve the live room on http://localhost:8000 (PORT=... for another port)
@@ -47,7 +52,10 @@ recipe: $(VENV)/.has-demo $(CLIENT) ## Serve one recipe of the cookbook on http:
 	@exec $(BIN)/python cookbook/serve.py $(or $(NAME),--help) $(if $(NAME),--port $(PORT))
 
 test: $(VENV)/.has-test $(CLIENT) ## Run the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.has-test ## Run the tests that start no server, browser or broker
+	EXAMPLES=$(or $(EXAMPLES),0.25) $(BIN)/python -m pytest $(PARALLEL) -m 'not (servers or browser or brokers or slow)' $(PYTEST_ARGS)
 
 lint: $(VENV)/.has-dev ## Check style and types
 	$(BIN)/ruff check .

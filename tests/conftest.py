@@ -3,10 +3,13 @@
 import itertools
 
 import pytest
+from django.core.management.color import no_style
+from django.db import connection
 
+from tests.harness import selection
 from tests.harness.browser import Chromium
 from tests.harness.requirements import require_client_bundle
-from tests.harness.server import Server, running_servers
+from tests.harness.server import Server, logins, running_servers
 from tests.harness.sse import close_all_clients
 
 _numbers = itertools.count(1)
@@ -22,6 +25,27 @@ def channel(request):
 def _close_streams():
     yield
     close_all_clients()
+
+
+# What views of servers write stays: none of it is in a transaction that is rolled back.
+LASTING = {"django_content_type", "django_migrations", "auth_permission"}
+
+
+@pytest.fixture(autouse=True)
+def _forget_users(django_db_blocker):
+    """Empty the database after a test that logged in to a server, so that the next one may make the same users."""
+    yield
+    if not logins:
+        return
+    logins.clear()
+    with django_db_blocker.unblock():
+        tables = set(connection.introspection.django_table_names(only_existing=True)) - LASTING
+        connection.ops.execute_sql_flush(connection.ops.sql_flush(no_style(), sorted(tables)))
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings_parallel_suffix():
+    """Leave the databases their names, which the servers know too: the settings give each worker its own."""
 
 
 # Servers
@@ -101,29 +125,25 @@ def chromium(_chromium):
     _chromium.close_tabs()
 
 
-# The files whose tests start Redis or PostgreSQL.
-BROKERS = {
-    "tests.brokers.test_chaos",
-    "tests.brokers.test_cluster",
-    "tests.brokers.test_contract",
-    "tests.brokers.test_postgres",
-    "tests.brokers.test_redis",
-    "tests.harness.test_brokers",
-}
+# What runs, where, and in which order
 
 
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.module.__name__ in BROKERS:
-            item.add_marker("brokers")
-        if "chromium" in getattr(item, "fixturenames", ()):
-            item.add_marker("browser")
+def pytest_collection_modifyitems(config, items):
+    selection.mark(items)
+    if hasattr(config, "workerinput"):
+        selection.longest_first(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    return selection.workers(config)
 
 
 # Failures show what the servers printed meanwhile
 
 
 def pytest_runtest_setup(item):
+    selection.running(item)
     item.stash[_log_sizes] = {id(server): server.log_size() for server in running_servers}
 
 

@@ -29,6 +29,11 @@ def _new_database() -> str:
 
 _database = os.environ.get("TEST_DATABASE") or _new_database()
 
+# A worker of pytest-xdist inherits the run's database. It takes one of its own beside it, and so do its servers.
+_worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+if not _database.endswith(_worker):
+    _database = os.environ["TEST_DATABASE"] = f"{_database}-{_worker}"
+
 
 def _sqlite(path: str) -> dict[str, object]:
     return {

@@ -64,6 +64,7 @@ def cluster():
         yield servers
 
 
+@pytest.mark.brokers
 class OverRedis(BrokerContract):
     """Each test has a prefix of its own, which is as good as a server of its own."""
 
@@ -128,6 +129,7 @@ def postgres():
             server.drop(database)
 
 
+@pytest.mark.brokers
 class TestPostgresBroker(BrokerContract):
     @pytest.fixture(autouse=True)
     def _database(self, postgres, settings, django_db_blocker):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from tests.harness import selection
 from tests.harness.server import descendants, free_port
 
 
@@ -47,6 +48,7 @@ class Program:
     shutdown = signal.SIGTERM
 
     def __init__(self) -> None:
+        selection.needs("brokers")
         self._folder = tempfile.TemporaryDirectory(prefix="ds-broadcaster-")
         self.folder = Path(self._folder.name)
         self.port = free_port()

@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from tests.harness import selection
 from tests.harness.sse import SSEClient
 
 SERVERS = ("uvicorn-httptools", "uvicorn-h11", "hypercorn", "daphne", "granian")
@@ -31,6 +32,8 @@ each_server = pytest.mark.parametrize("server", [f"{kind}/{mode}" for kind in SE
 each_mode = pytest.mark.parametrize("server", [f"uvicorn-httptools/{mode}" for mode in MODES], indirect=True)
 
 running_servers: "list[Server]" = []
+# Who has logged in to a server since the database was last emptied.
+logins: list[str] = []
 
 # What a script runs in its background ignores Ctrl-C, and so would every server that is started from there.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -96,6 +99,7 @@ class Server:
         env: dict[str, str] | None = None,
         port: int | None = None,
     ) -> None:
+        selection.needs("servers")
         self.kind, self.mode = kind, mode
         self.settings = settings or {}
         self.app = app or f"tests.project.asgi_{mode}:application"
@@ -256,6 +260,7 @@ class Server:
     def login(self, username: str, *, staff: bool = False) -> "Visitor":
         """Return a client who is logged in as this user (made where there is none), with their `user_id`."""
         visitor = Visitor(self)
+        logins.append(username)
         answer = visitor.get(f"/login/{username}/" + ("?staff=1" if staff else ""))
         visitor.user_id = answer.json()["id"]
         return visitor

@@ -127,6 +127,7 @@ def test_client_leaves(bare, leave):
 # Servers
 
 
+@pytest.mark.servers
 @pytest.mark.parametrize("kind", SERVERS)
 def test_every_server_starts_streams_and_dies(kind):
     with Server(kind, app=BARE) as server:
@@ -137,6 +138,7 @@ def test_every_server_starts_streams_and_dies(kind):
     assert client.wait_end() in ("cut", "reset")
 
 
+@pytest.mark.servers
 def test_server_comes_back_on_its_port():
     with Server("uvicorn-h11", app=BARE) as server:
         port = server.port
@@ -147,6 +149,7 @@ def test_server_comes_back_on_its_port():
         assert "Uvicorn running" in server.log()
 
 
+@pytest.mark.servers
 def test_server_that_cannot_start_says_why():
     with pytest.raises(AssertionError, match=r"No module named|Could not import"):
         Server("uvicorn-h11", app="tests.project.no_such_app:application").start()

@@ -167,6 +167,7 @@ def test_junk_gets_403_and_never_an_error_or_a_stream(token):
         (make_token(["room"], user(5)), "an anonymous user came with the token of user 5"),
         ("old", "the token has expired"),
     ],
+    ids=["junk", "stolen", "old"],
 )
 @pytest.mark.parametrize("headers", [{}, FROM_DATASTAR])
 def test_reason_of_a_refusal_is_logged_and_not_sent(refusals, token, reason, headers):
