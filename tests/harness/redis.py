@@ -266,28 +266,29 @@ class RedisSentinel(_Group):
         port = self._named_by(self.sentinels[0])
         return next(server for server in self.servers if server.port == port)
 
+    def _has_replaced(self, former: RedisServer) -> bool:
+        ports = {self._named_by(sentinel) for sentinel in self.sentinels}
+        return len(ports) == 1 and former.port not in ports and self.primary.call("role")[0] == b"master"
+
     def wait_for_failover(self, former: RedisServer, timeout: float = 15) -> RedisServer:
         """Return the primary that all sentinels name instead of this one, when it takes writes."""
-
-        def elected() -> bool:
-            ports = {self._named_by(sentinel) for sentinel in self.sentinels}
-            return len(ports) == 1 and former.port not in ports and self.primary.call("role")[0] == b"master"
-
-        self._wait_until(elected, "a new primary", timeout)
+        self._wait_until(lambda: self._has_replaced(former), "a new primary", timeout)
         return self.primary
 
-    def fail_over(self) -> RedisServer:
+    def fail_over(self, timeout: float = 15) -> RedisServer:
         """Change the primary in good order, as before maintenance."""
         former = self.primary
 
-        def begun() -> bool:
-            # It is refused while the last one still goes on.
-            with contextlib.suppress(redis.ResponseError):
-                return bool(self.sentinels[0].call("sentinel", "failover", self.name))
-            return False
+        def replaced() -> bool:
+            # A busy machine may need longer than `failover-timeout`. The sentinel gives up then, and does not try again
+            # by itself while the primary answers. It refuses to begin anew while the last attempt still goes on.
+            if self._named_by(self.sentinels[0]) == former.port:
+                with contextlib.suppress(redis.ResponseError):
+                    self.sentinels[0].call("sentinel", "failover", self.name)
+            return self._has_replaced(former)
 
-        self._wait_until(begun, "a failover to begin")
-        return self.wait_for_failover(former)
+        self._wait_until(replaced, "a new primary", timeout)
+        return self.primary
 
     def bring_back(self, server: RedisServer, timeout: float = 15) -> None:
         """Start or thaw a former primary and return when it follows the present one."""
