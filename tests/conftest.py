@@ -2,6 +2,7 @@
 
 import itertools
 
+import hypothesis
 import pytest
 from django.core.management.color import no_style
 from django.db import connection
@@ -13,6 +14,10 @@ from tests.harness.server import Server, logins, running_servers
 from tests.harness.sse import close_all_clients
 
 _numbers = itertools.count(1)
+
+# How long an example takes is the machine's business, which runs other tests meanwhile.
+hypothesis.settings.register_profile("parallel", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("parallel")
 
 
 @pytest.fixture

@@ -122,7 +122,7 @@ class Server:
 
     # Starting and ending
 
-    def start(self, timeout: float = 30) -> "Server":
+    def start(self, timeout: float = 60) -> "Server":
         """Start the process and return when it answers a request."""
         assert not self.alive, f"{self} is running already."
         # A port that was free a moment ago may be taken now; a given or a former port must be that one.
