@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 
-from ds_broadcaster.brokers.network import Listener
+from ds_broadcaster.brokers.network import Listener, NetworkBroker
+from ds_broadcaster.conf import History
+from ds_broadcaster.testing.receiver import RESET, RecordingReceiver
 from tests.fakes import VirtualLoop
 
 
@@ -50,3 +52,68 @@ def test_connection_is_tried_less_often_where_it_does_not_last(lasting, at_least
     finally:
         loop.close_down()
     assert "Lost the connection to The server" in caplog.text
+
+
+class Resettable:
+    """A listener that remembers whether it was told to start over, and to stop."""
+
+    was_reset = is_closed = False
+
+    def reset(self):
+        self.was_reset = True
+
+    def close(self):
+        self.is_closed = True
+
+
+class Carrying(NetworkBroker):
+    server = "The server"
+
+    def create_listener(self, receiver):
+        return Resettable()
+
+    def publish(self, channel, payload, facts=None):
+        raise NotImplementedError
+
+    def command(self, channel, command):
+        raise NotImplementedError
+
+    def locate(self, channels, event_id):
+        raise NotImplementedError
+
+    async def read(self, channel, cursor):
+        raise NotImplementedError
+
+    async def commands(self, channel, after):
+        raise NotImplementedError
+
+
+def test_new_epoch_has_every_hub_and_its_listener_start_over(caplog):
+    broker, receivers = Carrying("", {}, History()), [RecordingReceiver(), RecordingReceiver()]
+    for receiver in receivers:
+        broker.attach(receiver)
+    listeners = [broker._listeners[receiver] for receiver in receivers]
+    assert not broker.on_epoch("first")  # Before it, nothing was known.
+    assert not broker.on_epoch("first")
+    assert [receiver.heard for receiver in receivers] == [[], []]
+    assert not any(listener.was_reset for listener in listeners)
+    assert "lost" not in caplog.text
+    assert broker.on_epoch("second")
+    assert broker.epoch == "second"
+    assert [receiver.sequences("") for receiver in receivers] == [[RESET], [RESET]]
+    assert all(listener.was_reset for listener in listeners)
+    assert "The server has lost some or all of its memory" in caplog.text
+
+
+def test_closed_broker_stops_every_listener():
+    broker, receivers = Carrying("", {}, History()), [RecordingReceiver(), RecordingReceiver()]
+    for receiver in receivers:
+        broker.attach(receiver)
+    listeners = [broker._listeners[receiver] for receiver in receivers]
+    assert list(broker.receivers()) == receivers
+    broker.detach(receivers[0])
+    assert [listener.is_closed for listener in listeners] == [True, False]
+    assert list(broker.receivers()) == receivers[1:]
+    broker.close()
+    assert all(listener.is_closed for listener in listeners)
+    assert not broker.receivers()

@@ -435,6 +435,31 @@ def test_subscriber_who_gives_up_takes_nothing_from_the_next_one(broker):
     asyncio.run(test())
 
 
+def test_subscriber_whose_connection_is_lost_meanwhile_misses_nothing(server, broker):
+    """What a lost connection would have brought is read again only after a known sequence."""
+
+    async def test():
+        receiver = RecordingReceiver()
+        broker.attach(receiver)
+        await broker.subscribe(receiver, "b")
+        lost = []
+
+        async def locate(*arguments):
+            place = await locate_at_once(*arguments)
+            if not lost:
+                lost.append(await asyncio.to_thread(broker.publish, "a", b"x\n\n"))
+                await asyncio.to_thread(server.cut)
+                await receiver.hears("b", PRESENCE)  # It is connected again.
+            return place
+
+        locate_at_once, broker.alocate = broker.alocate, locate
+        begin = await broker.subscribe(receiver, "a")
+        assert begin >= lost[0] or receiver.sequences("a") == lost
+        broker.detach(receiver)
+
+    asyncio.run(test())
+
+
 def test_channel_that_is_let_go_of_while_a_connection_begins_is_carried_no_longer(server, broker, monkeypatch):
     async def test():
         receiver = RecordingReceiver()
