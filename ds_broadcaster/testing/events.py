@@ -216,6 +216,7 @@ class EventsContract(Cluster):
         newest = publish(broker, "a")
         parsed = parse_id(broker.cursor())
         assert parsed is not None
+        assert parsed[0] == broker.epoch
         assert parsed[1] >= newest
         assert self.run(broker.acursor()) == broker.cursor()
         for event_id in ("garbage", "another-1", f"{broker.epoch}-{parsed[1] + 1000}", "\ud800"):

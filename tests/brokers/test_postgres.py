@@ -419,6 +419,24 @@ def test_burst_is_read_in_parts_that_come_in_time(broker, monkeypatch):
     assert [len(payload) for payload in payloads(receiver)] == [*sizes, 3]
 
 
+def test_each_loop_asks_on_a_session_of_its_own(broker):
+    """The hub's belongs to the hub's loop; a process may have other loops, each view's in a thread of its own."""
+
+    async def current():
+        async with broker._sessions.current() as session:
+            return session, session.loop is asyncio.get_running_loop()
+
+    async def test(receiver):
+        session, is_of_this_loop = await current()
+        assert is_of_this_loop
+        assert session is (await current())[0]
+        other, is_of_that_loop = await asyncio.to_thread(asyncio.run, current())
+        assert is_of_that_loop
+        assert other is not session
+
+    listening(broker, test)
+
+
 def test_hub_assumes_the_role_of_the_project(broker, database):
     owned = ["event", "floor", "state", "process", "holding"]
     database.call(

@@ -258,6 +258,23 @@ def test_what_was_kept_of_another_epoch_is_not_shown(server, channel):
         assert [number for number, _ in asyncio.run(broker.read("a", 0))] == [1]
 
 
+def test_every_answer_tells_of_another_epoch(server, broker):
+    """Hubs start anew at once, and not with the next event."""
+
+    async def test():
+        receiver = RecordingReceiver()
+        broker.attach(receiver)
+        await broker.subscribe(receiver, "a")
+        before = broker.epoch
+        server.call("del", broker.session.key_of("state"))
+        cursor = await broker.acursor()
+        assert parse_id(cursor)[0] == broker.epoch != before
+        assert receiver.sequences("") == [RESET]
+        broker.detach(receiver)
+
+    asyncio.run(test())
+
+
 def test_server_that_lost_its_last_events_never_gives_a_sequence_twice():
     """A restart from an older file, or a replica that takes over behind its primary."""
 
