@@ -1,4 +1,4 @@
-"""A thread that publishes through thick and thin."""
+"""A thread that keeps publishing while the broker comes and goes."""
 
 import threading
 import time
@@ -12,9 +12,9 @@ from tests.harness.programs import wait_until
 
 
 class Publisher(threading.Thread):
-    """Publishes until the block ends, again and again where the broker is away.
+    """Publishes until the block ends, and keeps trying while the broker is away.
 
-    `acknowledged` are the sequences of what is out, `refused` counts the rest.
+    `acknowledged` has the sequences of published events; `refused` counts the others.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -45,6 +45,6 @@ class Publisher(threading.Thread):
         self.join()
 
     def goes_on(self, count: int = 50) -> None:
-        """Wait until so many more are acknowledged."""
+        """Wait for so many more acknowledged events."""
         goal = len(self.acknowledged) + count
-        wait_until(lambda: len(self.acknowledged) >= goal, "more to be acknowledged", 20)
+        wait_until(lambda: len(self.acknowledged) >= goal, "more acknowledged events", 20)

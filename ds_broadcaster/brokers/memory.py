@@ -105,7 +105,7 @@ class MemoryBroker(Broker):
             self._warned = True
             logger.warning(
                 "Sent to channel %r, but this process serves no pages, and the memory broker reaches only clients "
-                "of its own process. %s This is said once.",
+                "of its own process. %s This is logged once.",
                 channel,
                 WHAT_TO_SET,
             )

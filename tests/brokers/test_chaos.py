@@ -218,7 +218,7 @@ def test_every_tab_ends_with_what_it_should_have(workers, broker, channel):
     assert len(sent) > 0.9 * EVENTS
     for tab in crowd.tabs:
         assert tab.got == sorted(set(tab.got)), "in order, and nothing twice"
-        # Behind its last gap, a tab has everything that was sent, and nothing that was not.
+        # After its last gap, a tab has everything that was sent, and nothing else.
         own = {number for number in sent | unsure if number % CHANNELS in tab.begins}
         due = {number for number in own & sent if number >= tab.begins[number % CHANNELS]}
         maybe = own & unsure

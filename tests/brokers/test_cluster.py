@@ -189,7 +189,7 @@ def test_killed_worker_leaves_no_ghosts(workers, people, channel):
     begin = time.monotonic()
     survivors = [client for client in clients if not ended(client)]
     shows(survivors, len(survivors), LEASE + 2)
-    # Also where nobody is left who could be shown it.
+    # Even where no client is left to show it to.
     until(lambda: len(workers.call("get_users", channel)) == len(survivors), LEASE + 2)
     assert time.monotonic() - begin < LEASE + 1.5
 

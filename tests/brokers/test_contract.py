@@ -1,4 +1,4 @@
-"""The contract on the brokers that ship, and on brokers that break it, which it must notice."""
+"""The contract on the brokers that ship."""
 
 import asyncio
 from typing import ClassVar
@@ -31,7 +31,7 @@ class TestMemoryBroker(BrokerContract):
 
 
 class TestFileBroker(BrokerContract):
-    """The example of the page "Writing a broker"."""
+    """The example of the guide "Writing a broker"."""
 
     @pytest.fixture(autouse=True)
     def _brokers(self, tmp_path):
@@ -66,7 +66,7 @@ def cluster():
 
 @pytest.mark.brokers
 class OverRedis(BrokerContract):
-    """Each test has a prefix of its own, which is as good as a server of its own."""
+    """Each test has its own prefix, which is as good as its own server."""
 
     fixture: ClassVar[str]
     options: ClassVar[dict[str, object]] = {}
@@ -119,7 +119,7 @@ class TestRedisBrokerOnCluster(OverRedis):
 
 @pytest.fixture(scope="module")
 def postgres():
-    """A server, and a database of it that has the tables."""
+    """A server, and a database with the tables."""
     apps = [*settings.INSTALLED_APPS, "ds_broadcaster.contrib.postgres"]
     with any_postgres() as server:
         database = server.database().migrate(INSTALLED_APPS=apps)
@@ -142,7 +142,7 @@ class TestPostgresBroker(BrokerContract):
             yield
             for broker in self.brokers:
                 broker.close()
-            # That of the thread in which async code does what may wait.
+            # The connections of the thread that async code blocks in.
             asyncio.run(sync_to_async(connections.close_all)())
 
     def make_broker(self, **history):

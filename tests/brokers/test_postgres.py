@@ -1,4 +1,4 @@
-"""What only the PostgreSQL broker promises: transactions, their order, and a table that is trimmed beside them."""
+"""What only the PostgreSQL broker promises: transactions, their order, and a table trimmed beside them."""
 
 import asyncio
 import contextlib
@@ -46,7 +46,7 @@ def template(server):
 
 @contextlib.contextmanager
 def used(database, unblock):
-    """Let the tests' process use a database, as a project does."""
+    """Use a database in the tests' process, as a project does."""
     with override_settings(INSTALLED_APPS=APPS), unblock(), database.used_as(ALIAS):
         try:
             yield database
@@ -78,7 +78,7 @@ def broker(database):
 
 
 def listening(broker, test, channels="a"):
-    """Run a test with an RecordingReceiver that listens to these channels, and return the RecordingReceiver."""
+    """Run a test with a receiver that is subscribed to these channels; return the receiver."""
 
     async def run():
         receiver = RecordingReceiver()
@@ -141,7 +141,7 @@ def test_event_is_sent_if_its_transaction_commits_and_when_it_does(broker):
 
 
 def stored(broker):
-    """Return the payloads that somebody else can see."""
+    """Return the events that another connection can see."""
     found = []
     thread = threading.Thread(target=lambda: found.extend(asyncio.run(broker.read("a", 0))))
     thread.start()
@@ -294,7 +294,7 @@ def sweep(broker):
     asyncio.run(broker._sweep())
 
 
-def test_trimmed_history_is_a_gap_for_who_was_behind_and_for_nobody_else(database):
+def test_trimmed_history_is_a_gap_for_older_cursors_only(database):
     with new_broker(max_events=3) as broker:
         given = [broker.publish("a", b"%d\n\n" % number) for number in range(6)]
         other = broker.publish("b", b"x\n\n")
@@ -308,7 +308,7 @@ def test_trimmed_history_is_a_gap_for_who_was_behind_and_for_nobody_else(databas
         assert broker.cursor() == f"{epoch}-{other}"
 
 
-def test_nothing_stays_of_channels_that_nobody_uses_any_more(database):
+def test_nothing_remains_of_channels_without_recent_events(database):
     with new_broker(max_age=0.1) as broker:
         given = [broker.publish(f"channel-{number}", b"x\n\n") for number in range(20)]
         sweep(broker)
@@ -357,13 +357,13 @@ def test_killed_channel_stays_forgotten_when_the_command_is_trimmed(database):
             asyncio.run(broker.read("a", sequence - 1))
 
 
-@pytest.mark.parametrize("behind", [3, 10])
-def test_what_is_trimmed_before_a_listener_has_read_it_is_a_gap(database, behind):
+@pytest.mark.parametrize("unread", [3, 10])
+def test_what_is_trimmed_before_a_listener_has_read_it_is_a_gap(database, unread):
     with new_broker(max_events=5) as broker:
 
         async def test(receiver):
-            async with broker._listeners[receiver]._fetching:  # As in a process that is busy with something else.
-                for number in range(behind):
+            async with broker._listeners[receiver]._fetching:  # As in a busy process.
+                for number in range(unread):
                     await apart(broker.publish, "a", b"%d\n\n" % number)
                 await apart(broker.publish, "b", b"x\n\n")
                 await broker._sweep()
@@ -371,10 +371,10 @@ def test_what_is_trimmed_before_a_listener_has_read_it_is_a_gap(database, behind
 
         receiver = listening(broker, test, "ab")
         assert GAP not in receiver.sequences("b")
-        if behind > 5:
+        if unread > 5:
             assert receiver.sequences("a")[0] == GAP
         else:
-            assert len(payloads(receiver)) == behind
+            assert len(payloads(receiver)) == unread
 
 
 def test_commands_that_are_too_old_to_be_read_again_are_made_up_for(broker, database):
@@ -612,7 +612,7 @@ def test_nothing_is_sent_in_bounded_time_while_the_server_is_away_or_frozen(djan
 
 
 @pytest.mark.slow
-def test_nobody_waits_for_long_for_a_server_that_is_frozen(django_db_blocker):
+def test_frozen_server_keeps_no_caller_waiting_for_long(django_db_blocker):
     """A hub may ask twice, because its connection alone may be dead."""
 
     async def test(receiver):
@@ -728,7 +728,7 @@ def test_models_and_migrations_agree(settings):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_other_databases_of_the_project_get_tables_that_nobody_uses(settings):
+def test_other_databases_of_the_project_get_unused_tables(settings):
     settings.INSTALLED_APPS = APPS
     call_command("migrate", "ds_broadcaster_postgres", verbosity=0)
     try:

@@ -276,7 +276,7 @@ def test_every_answer_tells_of_another_epoch(server, broker):
 
 
 def test_server_that_lost_its_last_events_never_gives_a_sequence_twice():
-    """A restart from an older file, or a replica that takes over behind its primary."""
+    """A restart from an older file, or a replica that takes over without the last events."""
 
     async def test():
         receiver, quiet = RecordingReceiver(), RecordingReceiver()
@@ -296,7 +296,7 @@ def test_server_that_lost_its_last_events_never_gives_a_sequence_twice():
             server.start()
             newest = await asyncio.to_thread(publish, broker, 2)
             assert newest[0] > JUMP > max(lost)
-            # Whoever has what was lost is told so, and nobody else.
+            # Hubs that have lost events are told, and no others.
             await receiver.hears("a", GAP)
             await quiet.hears("b", await asyncio.to_thread(other.publish, "b", b"x\n\n"))
             assert GAP not in quiet.sequences("b")
@@ -339,7 +339,7 @@ STATE = "{ds_broadcaster}:state"
 
 
 async def hears_all_of(receiver, broker, acknowledged):
-    """Wait until all this has come; behind a gap, whoever returns reads it in the history."""
+    """Wait until all this was heard; after a gap, the history has it."""
     await receiver.until(lambda: {GAP, acknowledged[-1]} & {*receiver.sequences("a")}, "the last event, or a gap")
     heard = [each for each in receiver.sequences("a") if each != PRESENCE]
     if GAP in heard:
@@ -477,7 +477,7 @@ def test_subscriber_whose_connection_is_lost_meanwhile_misses_nothing(server, br
     asyncio.run(test())
 
 
-def test_channel_that_is_let_go_of_while_a_connection_begins_is_carried_no_longer(server, broker, monkeypatch):
+def test_channel_unsubscribed_while_a_connection_begins_is_carried_no_longer(server, broker, monkeypatch):
     async def test():
         receiver = RecordingReceiver()
         broker.attach(receiver)
@@ -494,7 +494,7 @@ def test_channel_that_is_let_go_of_while_a_connection_begins_is_carried_no_longe
         server.cut()
         await receiver.hears("a", await asyncio.to_thread(broker.publish, "a", b"x\n\n"))
         topics = {broker.session.topic_of(b""), broker.session.topic_of(b"a")}
-        await asyncio.to_thread(wait_until, lambda: topics_of(server, broker) == topics, "the topic to be let go of")
+        await asyncio.to_thread(wait_until, lambda: topics_of(server, broker) == topics, "the topic to be unsubscribed")
         broker.detach(receiver)
 
     asyncio.run(test())
