@@ -17,6 +17,8 @@ from .topology import TIMEOUT
 
 # Seconds. A connection silent for half of this is pinged, and ended after twice this in silence.
 PING = 1.5
+# On an error redis-py would disconnect without waiting: a loop that ends then leaves a TLS connection half open.
+_READ = {"disconnect_on_error": False}
 # Messages in a row before other tasks get a turn.
 IN_A_ROW = 100
 
@@ -93,7 +95,8 @@ class RedisListener(Listener):
             await self._take_messages(connection)
         finally:
             self._connection = None
-            await connection.disconnect()
+            with contextlib.suppress(redis.RedisError, OSError):
+                await connection.disconnect()
 
     async def _begin(self, connection: Any) -> None:
         """Subscribe to all channels, then bring the hub up to date."""
@@ -104,7 +107,7 @@ class RedisListener(Listener):
             await connection.send_command("SUBSCRIBE", *map(self._topic, wanted))
             waiting = len(wanted)
             while waiting:
-                message = await connection.read_response()
+                message = await connection.read_response(**_READ)
                 if message[0] == b"subscribe":
                     waiting -= 1
                 else:
@@ -152,7 +155,7 @@ class RedisListener(Listener):
         try:
             while True:
                 for _ in range(IN_A_ROW):
-                    self._take(*await connection.read_response())
+                    self._take(*await connection.read_response(**_READ))
                 await asyncio.sleep(0)
         finally:
             watch.cancel()
