@@ -28,6 +28,9 @@ from tests.harness.server import ROOT
 
 USER, PASSWORD = "postgres", "a password"
 
+# What the connections of this module call themselves.
+HARNESS = "tests.harness"
+
 _numbers = itertools.count(1)
 
 
@@ -77,7 +80,7 @@ class Database:
 
     def call(self, statement: str | sql.Composed, *values: Any) -> list[dict[str, Any]]:
         """Execute one statement and return its rows."""
-        with self.connect() as connection:
+        with self.connect(application_name=HARNESS) as connection:
             cursor = connection.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
 
@@ -224,9 +227,10 @@ class PostgresServer(Program, GivenPostgres):
     # Connections
 
     def activity(self) -> list[dict[str, Any]]:
-        """Return the rows of pg_stat_activity that are connections of clients, but for this one."""
-        query = "select * from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()"
-        return self.call(f"{query} order by backend_start")
+        """Return the rows of pg_stat_activity that are connections of clients, the harness's own left out."""
+        # By name: the connection of the call before this one may still be ending.
+        query = "select * from pg_stat_activity where backend_type = 'client backend' and application_name <> %s"
+        return self.call(f"{query} order by backend_start", HARNESS)
 
     def cut(self) -> None:
         """Cut every connection that a client has to it."""
