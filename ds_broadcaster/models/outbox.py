@@ -312,10 +312,11 @@ def _events(change: Change) -> list[Event]:
         channels = channels_of(change.options.channel(change.instance))
     if not channels:
         return []
-    payloads = render_change(change.options, change.instance, change.kind, change.context)
-    # Once for all channels, of which there may be thousands.
-    facts = [facts_of(payload, change.tab) for payload in payloads]
-    return [Event(channel, *each) for each in zip(payloads, facts, strict=True) for channel in channels]
+    events: list[Event] = []
+    for payload in render_change(change.options, change.instance, change.kind, change.context):
+        facts = facts_of(payload, change.tab)  # Once for all channels, of which there may be thousands.
+        events += [Event(channel, payload, facts) for channel in channels]
+    return events
 
 
 def log_failure(options: Options, instance: Model, kind: str) -> None:

@@ -88,4 +88,5 @@ def guarded(target: str, mode: str, instance: Model) -> str:
 
 
 def _parts(options: Options, hook: str, instance: Model) -> tuple[str | None, Mapping[str, Any] | BaseModel | None]:
-    return split_fragment(getattr(options, hook)(instance), f"{options.name_of(hook)}()")
+    fragment = getattr(options, hook)(instance)
+    return (fragment, None) if isinstance(fragment, str) else split_fragment(fragment, f"{options.name_of(hook)}()")
