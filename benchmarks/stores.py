@@ -110,7 +110,7 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 def _migrate(server: Server, store: Store) -> None:
     command = [sys.executable, "-m", "django", "migrate", "--verbosity", "0"]
     deadline = time.monotonic() + START_SECONDS
-    while True:  # PostgreSQL listens before it lets anybody in.
+    while True:  # PostgreSQL listens before it accepts clients.
         done = subprocess.run(command, env=environment(server, store.env), capture_output=True, text=True, timeout=60)
         if done.returncode == 0:
             return

@@ -179,7 +179,7 @@ def test_compose_file_has_the_servers_and_what_they_keep():
     assert set(compose["services"]) == {"redis", "postgres"}
     for service in compose["services"].values():
         [port], [volume] = service["ports"], service["volumes"]
-        assert port.startswith("127.0.0.1:"), "Nobody else is to reach it."
+        assert port.startswith("127.0.0.1:"), "It is for this machine alone."
         assert volume.partition(":")[0] in compose["volumes"]
 
 

@@ -93,7 +93,7 @@ def bell(tab):
 
 
 @serving("notifications")
-def test_notifications_reach_one_user_on_every_page_and_nobody_else(recipe, window):
+def test_notifications_reach_one_user_on_every_page_and_no_other(recipe, window):
     ada, mio = window("ada"), window("mio")
     reading = window("mio", "/reading/")
     notify(ada, "Mio", "Tea is ready")
@@ -103,7 +103,7 @@ def test_notifications_reach_one_user_on_every_page_and_nobody_else(recipe, wind
         expect(tab.locator("#notifications li")).to_have_text([re.compile("Ada: Tea is ready")])
     notify(ada, "Mio", "It gets cold")
     notify(ada, "Ada", "To myself")
-    # Her own came behind Mio's, and hers alone has come.
+    # Her own came after Mio's, and hers alone has come.
     expect(bell(ada)).to_have_text("1 unread")
     bell(ada).click()
     expect(ada.locator("#notifications .wide")).to_have_text(["Ada: To myself"])
@@ -196,7 +196,7 @@ def test_a_list_that_was_rendered_before_and_connected_after_shows_each_change_o
     shows(mio, "Ferns", "Bread", "Heron")
     request.continue_()
     shows(mio, "Ferns", "Heron", "Tea", done=["Ferns"])
-    # A change behind those: had one come twice, it would show by now.
+    # A change after those: had one come twice, it would show by now.
     add(mio, "Last")
     for tab in (ada, mio):
         shows(tab, "Ferns", "Heron", "Tea", "Last", done=["Ferns"])
@@ -254,7 +254,7 @@ def test_a_job_shows_its_progress_to_its_owner_wherever_they_look(recipe, window
     expect(away.locator("#result")).to_have_text(answer)
     expect(percent(away)).to_have_text("100")
 
-    # Nobody else's business.
+    # For no other user.
     mio = window("mio")
     expect(mio.locator("main .rows li")).to_have_count(0)
     ask = "Promise.all(['/jobs/1/', '/events/jobs/1/'].map(url => fetch(url, {headers: {'Datastar-Request': 'true'}})))"
@@ -267,17 +267,17 @@ def test_a_job_shows_its_progress_to_its_owner_wherever_they_look(recipe, window
 
 @serving("wall")
 def test_a_note_is_on_the_wall_in_every_window(recipe, window):
-    ada, nobody = window("ada"), window(None)
-    for tab, text in ((ada, "From Ada"), (nobody, "From <i>nobody</i>")):
+    ada, guest = window("ada"), window(None)
+    for tab, text in ((ada, "From Ada"), (guest, "From <i>nobody</i>")):
         tab.get_by_label("A note").fill(text)
         tab.get_by_role("button").click()
-        for each in (ada, nobody):
+        for each in (ada, guest):
             expect(each.locator("#notes li").last).to_have_text(text)
     ada.reload()
-    for tab in (ada, nobody):
+    for tab in (ada, guest):
         expect(tab.locator("#notes li")).to_have_text(["From Ada", "From <i>nobody</i>"])
     # Ctrl-C ends it, with its pages open.
     assert recipe.sigint() < 3
     assert recipe.process.returncode == 0
-    for tab in (ada, nobody):
+    for tab in (ada, guest):
         expect(tab.locator(".connection")).to_have_text("Reconnecting…")

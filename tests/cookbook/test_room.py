@@ -140,7 +140,7 @@ def test_one_click_logs_in_as_each_of_the_three(chromium, demo):
     for name in PEOPLE:
         log_in(tab, name)
         expect(tab.locator(".card")).not_to_have_count(0)
-        # A stream that is asked for behind the logout is refused, and the browser calls that an error.
+        # A stream that is asked for after the logout is refused, and the browser calls that an error.
         expect(tab.locator("[id^=broadcast-]")).to_have_attribute("data-broadcast", "live")
         tab.get_by_role("button", name="Log out").click()
     # The page's other address has cookies of its own: two people in one browser.
@@ -232,7 +232,7 @@ def test_typing_and_pointers_are_seen_by_the_others_alone(window):
     expect(seen).to_have_css("opacity", "0")
 
 
-def test_whoever_is_removed_is_told_and_asks_for_no_more_until_let_back_in(window):
+def test_removed_user_is_told_and_asks_for_no_more_until_let_back_in(window):
     mio = window("Mio")
     room = make_room(mio, "Removal")
     ada, luis = window("Ada", room), window("Luis", room, clock=True)

@@ -122,7 +122,7 @@ class Database:
 
 
 class GivenPostgres:
-    """A PostgreSQL server that somebody else runs. The databases that a test creates are dropped at the end."""
+    """A PostgreSQL server that the tests did not start. The databases that a test creates are dropped at the end."""
 
     def __init__(self, url: str) -> None:
         parts = psycopg.conninfo.conninfo_to_dict(url)
@@ -141,7 +141,7 @@ class GivenPostgres:
         return self.maintenance.call(statement, *values)
 
     def database(self, name: str | None = None, *, like: Database | None = None) -> Database:
-        """Create a database: an empty one, or one like another that nobody is connected to."""
+        """Create a database: an empty one, or one like another without connections."""
         name = name or f"test_{os.getpid()}_{next(_numbers)}"
         names = sql.Identifier(name), sql.Identifier(like.name if like else "template1")
         self.call(sql.SQL("create database {} template {}").format(*names))
@@ -150,7 +150,7 @@ class GivenPostgres:
         return database
 
     def drop(self, database: Database) -> None:
-        """Drop a database, whoever is connected to it."""
+        """Drop a database, with all its connections."""
         self.call(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(database.name)))
         self._created.remove(database)
 

@@ -124,12 +124,12 @@ class Program:
                 assert select.select([end], [], [], 10)[0], "A child outlives SIGKILL."
 
     def freeze(self) -> None:
-        """Stop it and its children where they are: connections stay open, and nobody answers."""
+        """Stop it and its children where they are: connections stay open, without an answer."""
         self._freeze()
         self.frozen = True
 
     def _freeze(self) -> list[int]:
-        # The parent first: then it has no more children that nobody knows of.
+        # The parent first: then it starts no further, unknown children.
         os.kill(self._process.pid, signal.SIGSTOP)
         pids = descendants(self._process.pid)
         for pid in pids:

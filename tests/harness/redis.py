@@ -20,7 +20,7 @@ BACKEND = "ds_broadcaster.brokers.redis.RedisBroker"
 
 
 class GivenRedis:
-    """A Redis server that somebody else runs, of which tests have one database (the URL's) to themselves."""
+    """A Redis server that the tests did not start, of which they have one database (the URL's) to themselves."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -41,7 +41,7 @@ class GivenRedis:
             return client.execute_command(command, *arguments)
 
     def cut(self) -> None:
-        """Cut every connection that somebody has to it."""
+        """Cut every connection that clients have to it."""
         self.call("client", "kill", "type", "pubsub")
         self.call("client", "kill", "type", "normal", "skipme", "yes")
 

@@ -58,7 +58,7 @@ _ports = itertools.cycle(random.Random().sample(range(20_000, 32_768), 12_768))
 
 
 def free_port() -> int:
-    """Return a port of the loopback interface that nobody has, each time another one."""
+    """Return a port of the loopback interface that is free, each time another one."""
     for port in _ports:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
@@ -236,7 +236,7 @@ class Server:
         return 0 if self._log.closed else os.fstat(self._log.fileno()).st_size
 
     def wait_for_log(self, text: str, timeout: float = 5) -> str:
-        """Return the log when it holds this text (looking again and again: a file tells nobody it grew)."""
+        """Return the log when it holds this text (looking again and again: a file does not tell that it grew)."""
         deadline = time.monotonic() + timeout
         while text not in (log := self.log()):
             assert time.monotonic() < deadline, f"Waited {timeout} s for {text!r} in the log of {self}:\n{log}"
@@ -251,7 +251,7 @@ class Server:
         """Return counts of the process that answers: pid, tasks, threads, files, memory (bytes)."""
         return self.get("/facts/").json()
 
-    # Talking to it, as nobody in particular
+    # Talking to it, as an anonymous visitor
 
     def visitor(self) -> "Visitor":
         """Return a new client with an empty cookie jar."""

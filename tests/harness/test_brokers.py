@@ -1,4 +1,4 @@
-"""The servers behind the brokers, as tests start, break and replace them."""
+"""The servers that brokers use, as tests start, break and replace them."""
 
 import contextlib
 from pathlib import Path
@@ -23,7 +23,7 @@ def is_gone(*programs):
 
 
 def runs(pid):
-    """Tell whether this process runs; one that nobody has waited for yet does not."""
+    """Tell whether this process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -93,7 +93,7 @@ def test_postgres_knows_and_cuts_its_connections(postgres):
             connection.execute("select 1")
 
 
-def test_frozen_postgres_keeps_its_connections_and_answers_nobody(postgres):
+def test_frozen_postgres_keeps_its_connections_and_does_not_answer(postgres):
     with postgres.maintenance.connect() as connection:
         postgres.freeze()
         with pytest.raises(psycopg.errors.ConnectionTimeout):
@@ -230,7 +230,7 @@ def test_redis_has_the_memory_it_is_given():
         assert server.call("get", 0)
 
 
-def test_frozen_redis_answers_nobody():
+def test_frozen_redis_does_not_answer():
     with RedisServer() as server:
         server.freeze()
         with pytest.raises(redis.TimeoutError), server.client(socket_timeout=0.1) as client:

@@ -11,5 +11,5 @@ from tests.project.live_site import urlpatterns  # noqa: F401
 @receiver([signals.user_joined, signals.user_left])
 def told(signal, channel, user_id, **kwargs):
     verb = "joined" if signal is signals.user_joined else "left"
-    # At once: print() writes word by word, and the other worker or whoever reads the log may come between them.
+    # At once: print() writes word by word, and another worker, or a reader of the log, may come between them.
     os.write(1, f"attendance {verb} {channel} {user_id}\n".encode())

@@ -60,7 +60,7 @@ def connect_as(request, pk, channels):
 
 @login_not_required
 def connect_between(request, channel, verb):
-    """End what is connected (`kill`, `disconnect`) behind the grant and before the stream begins."""
+    """End what is connected (`kill`, `disconnect`) after the grant and before the stream begins."""
     request.user = get_user_model()(pk=1)
     response = broadcast.connect(channel, request)
     broadcast.kill(channel) if verb == "kill" else broadcast.disconnect(channel, 1)

@@ -49,7 +49,7 @@ def note(request, name):
 
 
 def members_only(request, name):
-    """The plainest of views: whoever is logged in."""
+    """The plainest of views: any user who is logged in."""
     note(request, name)
     if not request.user.is_authenticated:
         return HttpResponse(status=204 if "last-event-id" in request.headers else 403)

@@ -40,7 +40,7 @@ class TagRoom(BroadcastChannelView):
 
     def setup(self, request, *args, **kwargs):
         super().setup(request, *args, **kwargs)
-        if not is_recheck(request):  # Nobody came.
+        if not is_recheck(request):  # No client asks.
             note(request, kwargs["channel"])
 
     def has_permission(self):

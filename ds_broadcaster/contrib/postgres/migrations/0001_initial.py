@@ -1,18 +1,18 @@
-"""The tables, and what gives each event its place in the one line of all of them."""
+"""The tables, and the functions that number all events in one sequence."""
 
 from typing import Any
 
 from django.db import migrations, models
 
-# Advisory locks are numbers that a database's users agree on.
+# An advisory lock is a number that the users of a database agree on.
 PUBLISH_LOCK = 0x64735F62_01
 
-# Sequences commit out of order: whoever read 11 before 10 was visible would never see 10. So a number is given when
-# its transaction commits, under a lock that is held until it has. PostgreSQL serializes commits that notify anyway.
+# Sequences commit out of order: a reader of 11 that does not see 10 yet would never see it. So an event is numbered
+# when its transaction commits, under a lock held until then. PostgreSQL serializes commits that notify anyway.
 FORWARDS = f"""
 CREATE SEQUENCE ds_broadcaster_sequence;
 
--- An emptied database begins anew, under another name: nobody's place in what was can be found again.
+-- An emptied database begins a new epoch: cursors of the old one are gaps.
 CREATE FUNCTION ds_broadcaster_begin() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM ds_broadcaster_state) THEN
@@ -51,8 +51,8 @@ BEGIN
 END;
 $$;
 
--- Foreign keys that are checked at the end lock rows. Whoever did that with the lock above in hand, and had to wait for
--- a transaction that waits for it, would wait for good: what one deferred trigger leaves to another comes behind all.
+-- Deferred foreign keys lock rows at the end of a transaction. With the lock above in hand, that would deadlock with a
+-- transaction that waits for it. What one deferred trigger leaves to another runs after all others.
 CREATE FUNCTION ds_broadcaster_defer() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE ds_broadcaster_event SET created = clock_timestamp() WHERE id = NEW.id;
@@ -68,11 +68,11 @@ CREATE CONSTRAINT TRIGGER ds_broadcaster_number AFTER UPDATE ON ds_broadcaster_e
 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.sequence IS NULL)
 EXECUTE FUNCTION ds_broadcaster_number();
 
--- What processes say of themselves is worth nothing after a crash of the server.
+-- Presence is worth nothing after a crash of the server.
 ALTER TABLE ds_broadcaster_process SET UNLOGGED;
 ALTER TABLE ds_broadcaster_holding SET UNLOGGED;
 
--- Now: by whoever asks first it would be done in a transaction of theirs, and all others would wait for its end.
+-- Now: the first query would do it in a transaction of its own, and all others would wait for its end.
 SELECT ds_broadcaster_begin();
 """
 
@@ -88,7 +88,7 @@ DROP SEQUENCE ds_broadcaster_sequence;
 
 
 class PostgresSQL(migrations.RunSQL):
-    """SQL for PostgreSQL; other databases of the project get the tables alone, and never use them."""
+    """SQL for PostgreSQL. Other databases of the project get the tables alone, and never use them."""
 
     def database_forwards(self, app_label: str, schema_editor: Any, *states: Any) -> None:
         if schema_editor.connection.vendor == "postgresql":
