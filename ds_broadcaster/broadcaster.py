@@ -101,8 +101,15 @@ class Broadcaster:
         exclude: "Exclude" = None,
     ) -> None:
         """Send HTML: without a selector each of its elements replaces the one with the same id. See elements()."""
-        payload = encode_elements(html, selector, mode, namespace=namespace, use_view_transition=use_view_transition)
-        self._publish(channel, payload, exclude)
+        self.elements(
+            channel,
+            html,
+            selector,
+            mode,
+            namespace=namespace,
+            use_view_transition=use_view_transition,
+            exclude=exclude,
+        )
 
     def elements(
         self,

@@ -207,8 +207,10 @@ def test_rechecks_run_a_few_at_a_time_in_few_threads_while_pages_are_served(mode
     begun(*streams)
     before = modes.facts()
     modes.get(f"/switch/{channel}/slow/")
-    modes.call("recheck", channel)
-    until(lambda: asked(modes, channel)["asked"] >= 80, 10)
+    # On a busy machine a stream may be due for its second look before it had its first, and has one for both.
+    for count in (40, 80):
+        modes.call("recheck", channel)
+        until(lambda count=count: asked(modes, channel)["asked"] >= count, 10)
     facts = until(lambda: (now := modes.facts())["tasks"] <= before["tasks"] and now)
     answer = asked(modes, channel)
     assert answer["most"] <= 4
