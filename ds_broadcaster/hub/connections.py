@@ -120,7 +120,7 @@ class Connection:
         raise NotImplementedError
 
     def abort(self) -> None:
-        """End the stream at once, with what is still to be written."""
+        """End the stream at once; the client returns for what is still to be written."""
         raise NotImplementedError
 
     # The write path.
