@@ -1,5 +1,6 @@
 """Event ids and channel names."""
 
+import re
 import uuid
 from types import SimpleNamespace
 
@@ -153,3 +154,22 @@ def test_composite_key_is_one_when_it_has_all_its_parts():
         for names in (channel_name, dom_id):
             with pytest.raises(ValueError, match="has no primary key yet"):
                 names(unsaved)
+
+
+def shown(pk):
+    """Return the id of the element that shows the object with this key."""
+    meta = SimpleNamespace(app_label="rooms", model_name="note", pk=SimpleNamespace(to_python=lambda value: value))
+    meta.concrete_model = SimpleNamespace(_meta=meta)
+    return dom_id(SimpleNamespace(pk=pk, _meta=meta))
+
+
+def test_key_that_looks_like_an_escaped_one_has_an_id_of_its_own():
+    assert shown("a.b") == "rooms-note-a_2e_b"
+    assert shown("a_2e_b") != shown("a.b")
+    assert shown("a_b") == "rooms-note-a_b"
+
+
+@given(st.lists(st.text("ab.2e_ é", max_size=8), min_size=2, max_size=2, unique=True))
+def test_two_keys_never_share_an_id(keys):
+    assert shown(keys[0]) != shown(keys[1])
+    assert all(re.fullmatch(r"[0-9A-Za-z_-]+", shown(key)) for key in keys)
