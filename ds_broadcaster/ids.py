@@ -11,7 +11,7 @@ from typing import Any
 
 _ID = re.compile(r"([0-9a-z]{1,32})-([0-9]{1,18})", re.ASCII)
 # Characters of a primary key that an id cannot have, and an underscore that would look like our escape.
-_NOT_IN_IDS = re.compile(r"[^0-9A-Za-z_-]|_(?=[0-9a-f]+_)", re.ASCII)
+_NOT_IN_IDS = re.compile(r"[^0-9A-Za-z_-]|_(?=[0-9a-f]+(?:_|[^0-9A-Za-z-]))", re.ASCII)
 _LINE_BREAKERS = re.compile("[\r\n\0]")
 
 
