@@ -109,6 +109,11 @@ class Connection:
         if transport is not None:
             notice_dead_peers(transport)
 
+    @property
+    def is_open(self) -> bool:
+        """Tell whether the connection is among the open ones of its hub."""
+        return self.slot is not None
+
     # What a carrier defines.
 
     def _write(self, chunk: Chunk) -> bool:
@@ -189,7 +194,7 @@ class Connection:
         self._unblock()
         if self._farewell_sent:
             self._end()
-        elif self.slot is not None or self.closing is not None:  # Otherwise the client left meanwhile.
+        elif self.is_open or self.closing is not None:  # Otherwise the client left meanwhile.
             self.pump()
 
     # Stalls.
@@ -234,8 +239,8 @@ class Connections:
         head: Head,
         interval: float,
         *,
-        on_tick: Callable[[], None] = lambda: None,
-        on_interval: Callable[[], None] = lambda: None,
+        on_tick: Callable[[], None],
+        on_interval: Callable[[], None],
     ) -> None:
         self.loop = loop
         self.head = head

@@ -234,7 +234,7 @@ class Hub:
         """
         return _Stream(self, connection, grant)
 
-    def open(self, connection: Connection, grant: StreamGrant) -> None:
+    def _open(self, connection: Connection, grant: StreamGrant) -> None:
         """Put a connection on its channels. See stream()."""
         connection.channels = tuple(self._channels.get(name) for name in grant.channels)
         connection.cursor = grant.cursor
@@ -252,7 +252,7 @@ class Hub:
             self._presence.came(channel, user, user is not None and channel.roster.join(user))
         self._rechecks.watch(connection, grant.recheck_interval)
 
-    async def opening_frames(self, connection: Connection, grant: StreamGrant) -> bytes:
+    async def _opening_frames(self, connection: Connection, grant: StreamGrant) -> bytes:
         """Return the frames that begin a stream, and put its cursor after them; none for one that is to end.
 
         Raises Gap. See stream().
@@ -390,8 +390,8 @@ class _Stream:
         assert self._grant is not None
         grant, self._grant = self._grant, None  # Its snapshot may be large, and the stream is long.
         try:
-            self._hub.open(self._connection, grant)
-            return await self._hub.opening_frames(self._connection, grant)
+            self._hub._open(self._connection, grant)
+            return await self._hub._opening_frames(self._connection, grant)
         except BaseException:
             self._hub.close(self._connection)
             raise

@@ -43,7 +43,7 @@ class Presence:
         settings: Settings,
         *,
         remote_users: Callable[[str], list[Any]] | None = None,
-        on_change: Callable[[Channel[Connection], Any], None] = lambda channel, user: None,
+        on_change: Callable[[Channel[Connection], Any], None],
     ) -> None:
         self._loop = loop
         self._channels = channels

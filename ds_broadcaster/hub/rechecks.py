@@ -76,7 +76,7 @@ class Rechecks:
 
     def ask(self, connection: Connection) -> None:
         """Ask about a connection now, and if it may stay, once more a moment later."""
-        if connection.slot is None:  # Closed by the command before this one.
+        if not connection.is_open:  # Closed by the command before this one.
             return
         self._later(connection, SECOND_LOOK)
         self._queue(connection)
@@ -114,7 +114,7 @@ class Rechecks:
             while self._due and not self._is_stopped:
                 connection = next(iter(self._due))
                 del self._due[connection]
-                if not await self._still_allowed(connection) and connection.slot is not None:
+                if not await self._still_allowed(connection) and connection.is_open:
                     self._end(connection)
         finally:
             self._asking.discard(task)  # Not in a callback: connections that are due until that runs would wait.

@@ -37,7 +37,7 @@ class TabStreams:
         """
         if connection.tab is None or connection.element is None:
             return None
-        if connection.slot is None or connection.closing is not None:
+        if not connection.is_open or connection.closing is not None:
             return None
         key = _key(connection)
         older = self._newest.get(key)
@@ -60,7 +60,7 @@ class TabStreams:
         return not self._newest
 
     def _restore_retry(self, connection: Connection, waited: float) -> None:
-        if connection.slot is None:
+        if not connection.is_open:
             return
         if connection.busy:  # A heartbeat would be left out.
             self._loop.call_later(RESTORE_RETRY_AFTER, self._restore_retry, connection, waited)

@@ -105,10 +105,10 @@ class Overview:
         for hub in hubs:
             for channel in hub.live():
                 events[channel.name] += channel.delivered
-        shares, cursor = self._cluster()
+        holdings, cursor = self._cluster()
         connections = Counter[str](dict.fromkeys(self._broadcast.declared(), 0))
-        for share in shares:
-            connections.update(share.channels)
+        for holder in holdings:
+            connections.update(holder.channels)
         connections.pop(CHANNEL, None)
         own = sum(hub.connections(CHANNEL) for hub in hubs)
         largest = sorted(heapq.nlargest(limit, connections, key=lambda name: connections[name]))
@@ -124,9 +124,9 @@ class Overview:
             ],
             "pid": str(os.getpid()),
             "cursor": cursor,
-            "processes": [self._process(share) for share in shares[:PROCESSES]] if len(shares) > 1 else [],
+            "processes": [self._process(holder) for holder in holdings[:PROCESSES]] if len(holdings) > 1 else [],
             "channels": [
-                self._channel(name, connections[name], _per_second(rates.get(f"#{name}")), shares) for name in largest
+                self._channel(name, connections[name], _per_second(rates.get(f"#{name}")), holdings) for name in largest
             ],
             "more": f"{len(connections) - len(largest):,}" if len(connections) > len(largest) else "",
         }
@@ -138,20 +138,20 @@ class Overview:
         except BrokerUnavailable:
             return [holdings_of(hub) for hub in self._broadcast.hubs()], "unknown: the broker is away"
 
-    def _process(self, share: ProcessHoldings) -> dict[str, Any]:
-        held = {name: count for name, count in share.channels.items() if name != CHANNEL}
+    def _process(self, holder: ProcessHoldings) -> dict[str, Any]:
+        held = {name: count for name, count in holder.channels.items() if name != CHANNEL}
         return {
-            "name": _label(share),
+            "name": _label(holder),
             "channels": f"{len(held):,}",
             "connections": f"{sum(held.values()):,}",
         }
 
-    def _channel(self, name: str, connections: int, rate: str, shares: list[ProcessHoldings]) -> dict[str, Any]:
+    def _channel(self, name: str, connections: int, rate: str, holdings: list[ProcessHoldings]) -> dict[str, Any]:
         try:
             users = Counter(str(user) for user in self._broadcast.get_users(name))
         except BrokerUnavailable:
             users = Counter(str(user) for hub in self._broadcast.hubs() for user in hub.users(name))
-        holders = [each for each in shares if name in each.channels] if len(shares) > 1 else []
+        holders = [each for each in holdings if name in each.channels] if len(holdings) > 1 else []
         return {
             "where": [(_label(each), f"{each.channels[name]:,}") for each in holders],
             # With ids the client moves rows, and does not rewrite the one under the pointer.
@@ -174,9 +174,9 @@ def cut(name: str) -> str:
     return name if len(name) <= NAME else name[: NAME - 1] + "…"
 
 
-def _label(share: ProcessHoldings) -> str:
+def _label(holder: ProcessHoldings) -> str:
     """Return a process's name, without the part that tells processes of one number apart."""
-    return cut(share.process.rpartition(":")[0])
+    return cut(holder.process.rpartition(":")[0])
 
 
 def _per_second(rate: float | None) -> str:

@@ -98,7 +98,7 @@ class Inspector:
     def _perform(self, action: Action, form: QueryDict) -> str:
         """Perform an action and return the notice that says so; raise what the verbs raise."""
         verb, channel, user = action
-        connections = sum(share.channels.get(channel, 0) for share in self.broadcast.holdings())
+        connections = sum(holder.channels.get(channel, 0) for holder in self.broadcast.holdings())
         if verb == "elements":
             html, mode = form.get("html", ""), form.get("mode") or None
             if not html.strip() and mode != ElementPatchMode.REMOVE:

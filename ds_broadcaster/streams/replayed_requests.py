@@ -67,7 +67,7 @@ async def still_allowed(connection: Connection) -> bool:
             logger.warning("The re-check of %s takes more than %d s.", path, PATIENCE)
         answer = await asking
     except Exception as error:
-        if connection.slot is not None:
+        if connection.is_open:
             logger.warning("The re-check of %s failed: the stream stays.", path, exc_info=error)
         return True
     if answer.grant is None:
