@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
@@ -18,7 +18,7 @@ from .brokers import EVERYWHERE, Broker, Command, Event, ProcessHoldings, create
 from .conf import Settings, get_settings
 from .exceptions import BrokerUnavailable
 from .hub.channel import AttendanceHook, PresenceCallback
-from .hub.grant import StreamGrant
+from .hub.grant import Arrival, StreamGrant
 from .hub.hub import Hub
 from .ids import channel_name
 from .sse import PLAIN, Facts, check_size, encode_elements, encode_remove, encode_signals
@@ -36,7 +36,7 @@ from .streams.requests import (
     user_pk,
 )
 from .streams.responses import BroadcastResponse, Stream, broker_is_away, come_back
-from .streams.scope import SCOPE_KEY
+from .streams.scope import ARRIVAL_KEY, SCOPE_KEY
 from .streams.tabs import excluded
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Broadcaster:
     has an async twin with an `a` in front. A channel is a name or a saved model instance. `exclude` leaves out one
     tab: the one that sent this request, or the one with this id.
 
-    `create_broker` and `create_hub` make the parts; tests give their own.
+    `create_broker` and `create_hub` make the parts, and `clock` gives monotonic seconds; tests give their own.
     """
 
     def __init__(
@@ -77,9 +77,11 @@ class Broadcaster:
         *,
         create_broker: Callable[[Settings], Broker] = create_broker,
         create_hub: Callable[..., Hub] = Hub,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._create_broker = create_broker
         self._create_hub = create_hub
+        self._clock = clock
         self._lock = threading.RLock()
         self._created_broker: Broker | None = None
         self._hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
@@ -214,12 +216,12 @@ class Broadcaster:
         A page is worth more than the events before its stream opens: one page waits for the broker, and those of the
         next seconds do not.
         """
-        if time.monotonic() < self._away_until:
+        if self._clock() < self._away_until:
             return None
         try:
             return self.cursor()
         except BrokerUnavailable:
-            self._away_until = time.monotonic() + AWAY
+            self._away_until = self._clock() + AWAY
         except SynchronousOnlyOperation:
             logger.warning(
                 "A page was rendered in an async view, where the broker cannot be asked: it may miss what happens "
@@ -229,12 +231,12 @@ class Broadcaster:
 
     async def apage_cursor(self) -> str | None:
         """See page_cursor()."""
-        if time.monotonic() < self._away_until:
+        if self._clock() < self._away_until:
             return None
         try:
             return await self.acursor()
         except BrokerUnavailable:
-            self._away_until = time.monotonic() + AWAY
+            self._away_until = self._clock() + AWAY
         return None
 
     # Channels and users.
@@ -316,13 +318,15 @@ class Broadcaster:
     ) -> HttpResponseBase:
         """See connect(), for async views; the callbacks are plain functions all the same."""
         names = checked_channels(channel, request, presence_callback, snapshot_callback)
+        arrival = self._arrival_of(request)
         if self.is_closing():
             return come_back()
+        user_id = await auser_id_of(request)
         try:
             position = await self._broker.alocate(names, last_id_of(request))
         except BrokerUnavailable as error:
             return broker_is_away(names, error)
-        grant = grant_of(names, position, request, await auser_id_of(request), presence_callback=presence_callback)
+        grant = grant_of(names, position, request, user_id, arrival, self._clock(), presence_callback=presence_callback)
         if grant.gaps and snapshot_callback is not None and not is_recheck(request):
             grant = grant._replace(snapshot=await sync_to_async(snapshot_of)(snapshot_callback, request, grant))
         return self._respond(request, grant)
@@ -339,8 +343,10 @@ class Broadcaster:
     ) -> HttpResponseBase:
         """See connect(). Takes the options of a channel view as well."""
         names = checked_channels(channel, request, presence_callback, snapshot_callback)
+        arrival = self._arrival_of(request)
         if self.is_closing():
             return come_back()
+        user_id = user_id_of(request)
         try:
             position = self._broker.locate(names, last_id_of(request))
         except BrokerUnavailable as error:
@@ -349,7 +355,9 @@ class Broadcaster:
             names,
             position,
             request,
-            user_id_of(request),
+            user_id,
+            arrival,
+            self._clock(),
             presence_callback=presence_callback,
             attendance_hook=attendance_hook,
             recheck_interval=recheck_interval,
@@ -368,6 +376,10 @@ class Broadcaster:
     async def arecheck(self, channel: "ChannelLike | None" = None, user_id: Any = None) -> None:
         """See recheck()."""
         await self._broker.acommand(*self._recheck(channel, user_id))
+
+    def note_arrival(self, scope: MutableMapping[str, Any]) -> None:
+        """Note in the ASGI scope of a request that it comes in now."""
+        scope[ARRIVAL_KEY] = self._now()
 
     def is_closing(self) -> bool:
         """Tell whether the server that runs here is about to stop."""
@@ -403,6 +415,14 @@ class Broadcaster:
         name = EVERYWHERE if channel is None else channel_name(channel)
         return name, Command("recheck", None if user_id is None else user_pk(user_id))
 
+    def _now(self) -> Arrival:
+        broker = self._created_broker
+        return Arrival(self._clock(), 0 if broker is None else broker.heard())
+
+    def _arrival_of(self, request: HttpRequest) -> Arrival:
+        scope = request.scope  # type: ignore[attr-defined]
+        return scope[ARRIVAL_KEY] if ARRIVAL_KEY in scope else self._now()
+
     def _respond(self, request: HttpRequest, grant: StreamGrant) -> HttpResponseBase:
         scope = request.scope  # type: ignore[attr-defined]
         stream = None if request.method == "HEAD" else Stream(self._hub, grant, scope)
@@ -431,6 +451,7 @@ class Broadcaster:
                     self._declared,
                     sender=type(self),
                     still_allowed=still_allowed,
+                    clock=self._clock,
                 )
         return hub
 

@@ -1,6 +1,7 @@
-"""Rechecks a user's streams at once after a logout, and after a change of the account.
+"""What the package hears from Django: requests that come in, logouts, and changes of accounts.
 
-Nothing is decided here: the stream's own request decides, when it runs again. See hub/rechecks.py.
+A user's streams are rechecked at once after a logout, and after a change of the account. Nothing is decided here: the
+stream's own request decides, when it runs again. See hub/rechecks.py.
 """
 
 import logging
@@ -15,11 +16,18 @@ from django.db import Error, transaction
 from django.db.models.signals import post_delete, post_save
 
 from .broadcaster import broadcast
+from .streams.replayed_requests import is_in_recheck
 
 logger = logging.getLogger("ds_broadcaster")
 
 # Fields that no permission depends on: every login writes them.
 _HARMLESS = {"last_login"}
+
+
+def note_arrival(sender: Any, scope: Any = None, **kwargs: Any) -> None:
+    """Note when a request comes in; receives Django's request_started. A stream obeys what is said from here on."""
+    if scope is not None:
+        broadcast.note_arrival(scope)
 
 
 def watch_users() -> None:
@@ -44,6 +52,8 @@ def _logged_out(sender: Any, user: Any = None, **kwargs: Any) -> None:
 def _saved(
     sender: Any, instance: Any, created: bool, raw: bool, using: str, update_fields: Any = None, **kwargs: Any
 ) -> None:
+    if is_in_recheck():
+        return  # A middleware may save the user of each request: the re-check would be the reason for the next.
     if not created and not raw and (update_fields is None or not _HARMLESS.issuperset(update_fields)):
         _recheck_on_commit(instance.pk, using)
 

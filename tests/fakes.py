@@ -161,7 +161,7 @@ def virtual_world(*, broker_class=MemoryBroker, **parts):
         world.threads[hub] = hub_parts["threads"]
         return hub
 
-    broadcaster = Broadcaster(create_broker=create_broker, create_hub=create_hub)
+    broadcaster = Broadcaster(create_broker=create_broker, create_hub=create_hub, clock=loop.time)
     world = World(loop, broadcaster)
     try:
         yield world

@@ -16,8 +16,7 @@ from ..sse import PLAIN, Facts, Frame, make_frame
 
 T = TypeVar("T")
 
-# Seconds that commands are kept: a stream opens at most this long after its view granted it. Only Django's middleware
-# runs in between.
+# Seconds that commands are kept. A request that takes longer to open its stream is asked again.
 COMMANDS_KEPT = 60
 # Seconds that what a process tells about its users holds, so that a killed process leaves no ghosts. The option "lease"
 # overrides it.
@@ -38,6 +37,14 @@ class Command(NamedTuple):
         if self.verb == "kill" or (self.verb == "recheck" and self.user_id is None):
             return True
         return user_id is not None and bool(user_id == self.user_id)
+
+
+class GivenCommand(NamedTuple):
+    """A command that was given: its sequence, and its age in seconds."""
+
+    command: Command
+    sequence: int
+    age: float
 
 
 class Position(NamedTuple):
@@ -256,11 +263,15 @@ class Broker(ABC):
         """Return every kept (sequence, frame) after `cursor`; raises Gap when some are gone."""
 
     @abstractmethod
-    async def commands(self, channel: str, after: int) -> list[Command]:
-        """Return the commands of the last COMMANDS_KEPT seconds after a sequence, on this channel or EVERYWHERE.
+    async def commands(self, channels: Collection[str], seconds: float) -> list[GivenCommand]:
+        """Return the commands of the last `seconds`, COMMANDS_KEPT at most, on these channels or EVERYWHERE, in order.
 
-        A command given between the grant of a stream and its opening applies to the stream.
+        A stream obeys what was said between the moment its request came in and its opening. Raises BrokerUnavailable.
         """
+
+    def heard(self) -> int:
+        """Return a sequence that was given out by now, as high as can be told without asking; 0 where none is known."""
+        return 0
 
     def sweep(self) -> None:  # noqa: B027
         """Drop what is too old; a hub with open streams calls this about once a second. Returns at once."""

@@ -18,7 +18,7 @@ from ..conf import History
 from ..ids import format_id, new_epoch
 from ..log import Log
 from ..sse import PLAIN, Facts, Frame, make_frame
-from .base import COMMANDS_KEPT, EVERYWHERE, Broker, Command, Position, Receiver, T, sequence_of
+from .base import COMMANDS_KEPT, EVERYWHERE, Broker, Command, GivenCommand, Position, Receiver, T, sequence_of
 
 logger = logging.getLogger("ds_broadcaster")
 
@@ -128,15 +128,18 @@ class MemoryBroker(Broker):
             for receiver in self._receivers:
                 receiver.deliver(channel, self._sequence, command)
 
-    async def commands(self, channel: str, after: int) -> list[Command]:
-        names = (channel, EVERYWHERE)
+    async def commands(self, channels: Collection[str], seconds: float) -> list[GivenCommand]:
+        names = {*channels, EVERYWHERE}
         with self._lock:
+            now = self._clock()
             # The newest are last, and few streams take long to open.
-            newer = takewhile(lambda each: each.sequence > after, reversed(self._commands))
-            return [each.command for each in newer if each.channel in names][::-1]
+            newer = takewhile(lambda each: each.given >= now - seconds, reversed(self._commands))
+            found = [
+                GivenCommand(each.command, each.sequence, now - each.given) for each in newer if each.channel in names
+            ]
+            return found[::-1]
 
-    def sequence(self) -> int:
-        """Return the newest sequence given out."""
+    def heard(self) -> int:
         return self._sequence
 
     def cursor(self) -> str:

@@ -170,10 +170,10 @@ class Connection:
             self.cursor = chunk.cursor
             self._write(chunk)
 
-    def end(self, farewell: bytes = b"", *, clean: bool = True) -> None:
-        """End the stream after everything published so far. See Closing."""
+    def end(self, farewell: bytes = b"", *, clean: bool = True, until: int | None = None) -> None:
+        """End the stream after everything published so far, or up to the sequence `until`. See Closing."""
         if self.closing is None:
-            self.closing = Closing(self.registry.head.sequence, farewell, clean)
+            self.closing = Closing(self.registry.head.sequence if until is None else until, farewell, clean)
             self.pump()
 
     def fall_behind(self) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Any
 
 from .. import signals
 from ..asgi_servers import before_shutdown
-from ..brokers import EVERYWHERE, Broker, Command
+from ..brokers import COMMANDS_KEPT, EVERYWHERE, Broker, Command
 from ..conf import Settings
 from ..exceptions import BrokerUnavailable, Gap
 from ..sse import Frame, farewell, retry_frame
@@ -26,7 +27,7 @@ from .connections import Connection, Connections, Head
 from .grant import StreamGrant
 from .presence import Presence
 from .presence_sync import PresenceSync, new_process_name
-from .rechecks import Rechecks
+from .rechecks import SECOND_LOOK, Rechecks
 from .replay import begin_of, missed_data, opening_frames
 from .tabs import TabStreams
 from .threads import Threads, call_soon
@@ -43,6 +44,9 @@ SHUTDOWN_SPREAD = 4000
 # Seconds that the last bytes may take before the connections that are left are aborted.
 SHUTDOWN_TIMEOUT = 0.5
 
+# Seconds. A grant that is older when its stream opens is asked about first: its client may have kept it waiting.
+GRANT_AGE = 3.0
+
 # What is handed to a hub: an event's frame, a command on a channel, or the sequence alone.
 Item = Frame | Command | None
 # Queued after an epoch's last event; the channel field carries the new epoch.
@@ -55,7 +59,8 @@ class Hub:
     """One process's meeting point.
 
     `declared` holds the channels that broadcast.new() made, with their presence callbacks. `sender` is that of our
-    signals. `still_allowed` asks whether a connection would be granted its stream now.
+    signals. `still_allowed` asks whether a connection would be granted its stream now, and returns None where the
+    answer says nothing. `clock` is the one of the grants.
     """
 
     def __init__(
@@ -66,7 +71,8 @@ class Hub:
         declared: dict[str, PresenceCallback | None],
         *,
         sender: type,
-        still_allowed: Callable[[Connection], Awaitable[bool]],
+        still_allowed: Callable[[Connection], Awaitable[bool | None]],
+        clock: Callable[[], float] = time.monotonic,
         threads: Threads | None = None,
     ) -> None:
         self.loop = loop
@@ -76,6 +82,7 @@ class Hub:
         self.events = 0
         self.deliveries = 0
         self._broker = broker
+        self._clock = clock
         self._grace = settings.presence_grace
         self._thread = threading.get_ident()
         self._incoming: deque[tuple[str, int, Item]] = deque()
@@ -267,10 +274,9 @@ class Hub:
                         await self._channels.subscribe(channel)
                 if channel.log is None:
                     return b""
-                for command in await self._broker.commands(channel.name, grant.granted):
-                    self._apply_to(connection, command)
-                if connection.closing is not None:
-                    return b""
+            await self._confirm(connection, grant)
+            if connection.closing is not None:
+                return b""
             begin = begin_of(connection.channels, grant)
             missed = await missed_data(self._broker, grant, begin)
         except BrokerUnavailable as error:
@@ -281,6 +287,29 @@ class Hub:
             raise Gap("The broker has begun anew meanwhile.")
         connection.cursor = begin
         return opening_frames(grant, missed, self._tabs.replace(connection))
+
+    async def _confirm(self, connection: Connection, grant: StreamGrant) -> None:
+        """Obey what was said since the request of a stream came in; ask again where that may change the answer.
+
+        Raises Gap where no answer can be had.
+        """
+        is_doubtful = self._clock() - grant.granted_at > GRANT_AGE
+        # What a re-check is about may follow it within a moment.
+        span = self._clock() - grant.arrival.time + SECOND_LOOK
+        given = await self._broker.commands(grant.channels, span)
+        waited = self._clock() - grant.arrival.time
+        for command, sequence, age in given:
+            if not command.concerns(connection.user_id):
+                continue
+            if command.verb == "recheck":
+                is_doubtful = True
+            elif sequence > grant.granted or (sequence > grant.arrival.sequence and age <= waited):
+                self._apply_to(connection, command)
+                return
+        if is_doubtful or span > COMMANDS_KEPT:
+            allowed = await self._rechecks.answer(connection)
+            if allowed is None and connection.closing is None:
+                raise Gap("Nothing tells whether the stream is still allowed.")
 
     def close(self, connection: Connection, *, grace: bool = True) -> None:
         """Take a connection off its channels. Its user stays online for the grace, unless told otherwise."""
@@ -343,8 +372,8 @@ class Hub:
     def _end_refused(self, connection: Connection) -> None:
         """End the stream of a connection that a re-check refused."""
         # The client is to return and ask for itself, with the cookies it has by now. Those of our own element always
-        # do; of others some only after an end that is not clean.
-        connection.end(clean=connection.element is not None)
+        # do; of others some only after an end that is not clean. What it has not read by now, it may not have.
+        connection.end(clean=connection.element is not None, until=connection.cursor)
         self._close_at_once(connection)
 
     # Shutdown.

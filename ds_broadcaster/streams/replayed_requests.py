@@ -9,6 +9,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from django.db.utils import InterfaceError, OperationalError
@@ -21,14 +22,12 @@ from .scope import RECHECK_KEY, SCOPE_KEY, find_mark
 
 logger = logging.getLogger("ds_broadcaster")
 
-# Seconds after which a late answer is logged. It is waited for all the same: its thread cannot be stopped, and one more
-# for each that hangs would be threads without end.
-PATIENCE = 30
-
 # Errors that say nothing about permission: a database or a broker is away.
 TROUBLE = (OperationalError, InterfaceError, OSError, TimeoutError, MemoryError)
 
 UNKNOWN = object()
+
+_is_in_recheck: ContextVar[bool] = ContextVar("ds_broadcaster.is_in_recheck", default=False)
 
 
 class OriginalRequest(NamedTuple):
@@ -53,25 +52,22 @@ class Answer(NamedTuple):
     failure: Failure | None = None
 
 
-async def still_allowed(connection: Connection) -> bool:
-    """Tell whether a connection's request would be granted its stream now; True where the answer says nothing."""
+async def still_allowed(connection: Connection) -> bool | None:
+    """Tell whether a connection's request would be granted its stream now; None where the answer says nothing."""
     request: OriginalRequest | None = connection.request
     if request is None:
-        return True
+        return None
     path = request.scope["path"]
     if request.scope["method"] != "GET":
         return False  # Asking would do again what the request did.
     try:
-        asking = asyncio.get_running_loop().create_task(replay(request))
-        if not (await asyncio.wait({asking}, timeout=PATIENCE))[0]:
-            logger.warning("The re-check of %s takes more than %d s.", path, PATIENCE)
-        answer = await asking
+        answer = await replay(request)
     except Exception as error:
         if connection.is_open:
-            logger.warning("The re-check of %s failed: the stream stays.", path, exc_info=error)
-        return True
+            logger.warning("The re-check of %r failed: the stream stays.", path, exc_info=error)
+        return None
     if answer.grant is None:
-        return _says_nothing(connection, path, answer)
+        return None if _says_nothing(connection, path, answer) else False
     channels = {channel.name for channel in connection.channels}
     return bool(answer.grant.user_id == connection.user_id) and set(answer.grant.channels) == channels
 
@@ -87,10 +83,15 @@ def _says_nothing(connection: Connection, path: str, answer: Answer) -> bool:
         if failure.user_id is not UNKNOWN and failure.user_id != connection.user_id:
             return False
         if not isinstance(failure.error, TROUBLE):
-            logger.warning("The re-check of %s failed, so the stream ends.", path, exc_info=failure.error)
+            logger.warning("The re-check of %r failed, so the stream ends.", path, exc_info=failure.error)
             return False
-    logger.warning("The re-check of %s was answered with %d: the stream stays.", path, answer.status)
+    logger.warning("The re-check of %r was answered with %d: the stream stays.", path, answer.status)
     return True
+
+
+def is_in_recheck() -> bool:
+    """Tell whether the current code runs for a re-check, in whatever thread."""
+    return _is_in_recheck.get()
 
 
 def note_failure(sender: Any = None, request: Any = None, **kwargs: Any) -> None:
@@ -130,6 +131,8 @@ async def replay(request: OriginalRequest) -> Answer:
             enough.set()  # Another answer, which may be without an end, and without a pause.
             await asyncio.sleep(0)
 
+    # In the context of this task alone, and of the threads that its view waits for.
+    _is_in_recheck.set(True)
     await request.application({**request.scope, SCOPE_KEY: granted, RECHECK_KEY: failures}, receive, send)
     stream = granted.get(mark) if mark is not None else None
     return Answer(status, stream.grant if stream is not None else None, failures[0] if failures else None)

@@ -14,7 +14,7 @@ from django.utils.module_loading import import_string
 
 from ..brokers import Position
 from ..hub.channel import AttendanceHook, PresenceCallback
-from ..hub.grant import StreamGrant
+from ..hub.grant import Arrival, StreamGrant
 from ..ids import channel_names
 from ..sse import Fragment, encode_fragment
 from .scope import RECHECK_KEY
@@ -80,6 +80,8 @@ def grant_of(
     position: Position,
     request: HttpRequest,
     user_id: Any,
+    arrival: Arrival,
+    granted_at: float,
     *,
     presence_callback: PresenceCallback | None = None,
     attendance_hook: AttendanceHook | None = None,
@@ -96,6 +98,8 @@ def grant_of(
         position.epoch,
         position.cursor,
         position.granted,
+        arrival,
+        granted_at,
         position.gaps,
         presence_callback=presence_callback,
         attendance_hook=attendance_hook,

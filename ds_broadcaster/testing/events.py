@@ -252,17 +252,41 @@ class EventsContract(Cluster):
 
     @on_loop
     async def test_commands_are_kept_for_streams_that_are_still_opening(self) -> None:
-        """A command between the grant and the opening of a stream applies to it."""
+        """A command between the arrival of a request and the opening of its stream applies to the stream."""
         broker = self.make_broker()
-        granted = (await broker.alocate(["a"], None)).granted
+        began = time.monotonic()
+        before = (await broker.alocate(["a"], None)).granted
         given = [Command("disconnect", 5), Command("recheck", 6), Command("kill")]
         await broker.acommand("a", given[0])
         await broker.acommand(EVERYWHERE, given[1])
         await broker.acommand("b", Command("disconnect", 7))
         await broker.acommand("a", given[2])
         other = self.make_broker()
-        assert await other.commands("a", granted) == given
-        assert await other.commands("a", (await other.alocate(["a"], None)).granted) == []
+        found = await other.commands(["a", "c"], 10)
+        assert [each.command for each in found] == given
+        assert before < found[0].sequence < found[1].sequence < found[2].sequence
+        # Clocks of a server may count in milliseconds.
+        assert all(0 <= each.age <= time.monotonic() - began + 0.002 for each in found)
+
+    @on_loop
+    async def test_age_of_a_command_tells_whether_a_request_came_in_before_it(self) -> None:
+        """What was said before a request came in is older than the request."""
+        broker = self.make_broker()
+        await broker.acommand("a", Command("disconnect", 5))
+        await asyncio.sleep(0.05)
+        came_in = time.monotonic()
+        await broker.acommand("a", Command("disconnect", 6))
+        asked = time.monotonic()
+        older, newer = await self.make_broker().commands(["a"], 10)
+        assert older.age > asked - came_in
+        assert newer.age <= time.monotonic() - came_in + 0.002
+
+    @on_loop
+    async def test_sequence_that_was_heard_of_has_been_given_out(self) -> None:
+        """A process may know of a sequence without asking, never of one that is still to come."""
+        broker = self.make_broker()
+        await broker.acommand("a", Command("recheck"))
+        assert broker.heard() <= (await broker.alocate(["a"], None)).granted
 
     def test_kill_forgets_the_history(self) -> None:
         """A client that returns to a killed channel is at a gap, and sees nothing of its past."""

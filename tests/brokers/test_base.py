@@ -46,7 +46,7 @@ class SyncBroker(Broker):
     async def read(self, channel, cursor):
         raise NotImplementedError
 
-    async def commands(self, channel, after):
+    async def commands(self, channels, seconds):
         raise NotImplementedError
 
     def attach(self, receiver):

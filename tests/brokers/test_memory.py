@@ -76,13 +76,13 @@ def read(broker, channel, cursor):
 
 def kept(broker, channel):
     """Return every (sequence, frame) that a channel still holds."""
-    oldest = next(cursor for cursor in range(broker.sequence() + 1) if broker.covers(channel, cursor))
+    oldest = next(cursor for cursor in range(broker.heard() + 1) if broker.covers(channel, cursor))
     return run(broker.read(channel, oldest))
 
 
 def test_sequence_counts_over_all_channels_and_begins_each_frame():
     broker = make_broker()
-    assert broker.sequence() == 0
+    assert broker.heard() == 0
     assert [broker.publish(channel, b"x\n\n") for channel in "aba"] == [1, 2, 3]
     assert run(broker.apublish("b", b"y\n\n")) == 4
     assert parse_id(broker.cursor()) == (broker.epoch, 4)
@@ -178,7 +178,7 @@ def test_disconnect_leaves_the_history():
     broker = make_broker()
     broker.publish("a", b"x")
     broker.command("a", Command("disconnect", 1))
-    assert broker.sequence() == 2
+    assert broker.heard() == 2
     assert read(broker, "a", 0) == [b"x"]
 
 
@@ -335,7 +335,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def command(self, channel, verb):
         self.broker.command(channel, Command(verb))
         if verb == "kill":
-            self.killed[channel] = self.broker.sequence()
+            self.killed[channel] = self.broker.heard()
 
     @rule(seconds=st.sampled_from([1, 3, 21]))
     def let_time_pass(self, seconds):
@@ -347,7 +347,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @rule(channel=st.sampled_from("abc"), back=st.integers(0, 12))
     def read(self, channel, back):
-        cursor = max(0, self.broker.sequence() - back)
+        cursor = max(0, self.broker.heard() - back)
         everything = [sequence for sequence, name in self.published if name == channel and sequence > cursor]
         if self.broker.covers(channel, cursor):
             assert [sequence for sequence, _ in run(self.broker.read(channel, cursor))] == everything

@@ -84,7 +84,7 @@ class Carrying(NetworkBroker):
     async def read(self, channel, cursor):
         raise NotImplementedError
 
-    async def commands(self, channel, after):
+    async def commands(self, channels, seconds):
         raise NotImplementedError
 
 

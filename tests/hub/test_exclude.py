@@ -298,7 +298,7 @@ class ExcludeMachine(RuleBasedStateMachine):
         for _ in range(count):
             text = f"<p id={len(self.published)}>{'x' * size}</p>"
             self.world.broadcast(channel, text, exclude=exclude)
-            self.published.append((self.world.broker.sequence(), channel, exclude, text))
+            self.published.append((self.world.broker.heard(), channel, exclude, text))
 
     @rule(names=st.sampled_from([["a"], ["b"], ["a", "b"]]), tab=tabs, kind=st.sampled_from(KINDS))
     def connect(self, names, tab, kind):
@@ -308,7 +308,7 @@ class ExcludeMachine(RuleBasedStateMachine):
         client = self.world.client(names, kind=kind, query=of(tab), cursor=cursor)
         client.tab = tab
         client.start = parse_id(next(frame.id for frame in client.frames if hasattr(frame, "id")))[1]
-        client.gap_at = self.world.broker.sequence()
+        client.gap_at = self.world.broker.heard()
         self.clients.append(client)
 
     @precondition(lambda self: self.clients)

@@ -15,8 +15,19 @@ from django.test import override_settings
 
 from ds_broadcaster.brokers import EVERYWHERE, Command
 from ds_broadcaster.hub.connections import Connection
-from ds_broadcaster.hub.rechecks import JITTER, PARALLEL, SECOND_LOOK, SHORTEST, Rechecks
-from ds_broadcaster.streams.replayed_requests import PATIENCE, OriginalRequest, note_failure
+from ds_broadcaster.hub.rechecks import (
+    JITTER,
+    LATE,
+    LATE_OF_USER,
+    LONGEST_PAUSE,
+    PARALLEL,
+    PARALLEL_BY_CLOCK,
+    PATIENCE,
+    SECOND_LOOK,
+    SHORTEST,
+    Rechecks,
+)
+from ds_broadcaster.streams.replayed_requests import OriginalRequest, note_failure
 from ds_broadcaster.streams.scope import RECHECK_KEY
 from tests.fakes import KINDS, FakeClient, VirtualLoop, make_request, make_scope, virtual_world
 
@@ -207,14 +218,136 @@ def test_late_answer_keeps_the_stream_is_logged_and_counts_when_it_comes(world, 
     assert client.end == "cut"
 
 
-def test_those_that_hang_are_as_few_as_those_that_are_asked(world, site, caplog):
-    caplog.set_level(logging.ERROR)
-    for _ in range(20):
-        site.client(user_id=1)
-    site.seconds = 100 * PATIENCE
+@override_settings(DS_BROADCASTER_RECHECK_INTERVAL=100)
+def test_those_that_hang_by_the_clock_are_few_and_the_others_stay(world, site):
+    clients = [site.client(user_id=number % 20) for number in range(100)]
+    site.seconds = 10_000
+    world.advance(400)
+    assert LATE <= site.running < LATE + PARALLEL
+    assert not any(client.end for client in clients)
+
+
+def test_those_that_hang_have_no_place_and_the_next_is_asked(world, site):
+    hanging = [site.client(user_id=number) for number in range(PARALLEL)]
+    site.seconds = 10_000
     recheck(world)
-    world.advance(20 * PATIENCE)
-    assert site.most == site.running == PARALLEL
+    world.settle()
+    removed = site.client(user_id=9)
+    site.seconds, site.answer = 0, refuse
+    recheck(world, user_id=9)
+    world.advance(PATIENCE - 1)
+    assert removed.end is None
+    world.advance(1)
+    assert removed.end == "cut"
+    assert not any(client.end for client in hanging)
+
+
+def test_connection_whose_check_hangs_is_not_asked_again_meanwhile(world, site):
+    client = site.client(user_id=1, recheck_interval=1)
+    site.seconds = 60
+    world.advance(50)
+    assert site.times(client) == 1
+    world.advance(15)
+    assert client.end is None
+    assert site.times(client) == 2
+
+
+def test_second_command_ends_a_stream_whose_check_hangs(world, site):
+    """An answer that never comes must not be a way to stay."""
+    client = site.client(user_id=1)
+    site.seconds = 10_000
+    recheck(world, user_id=1)
+    world.advance(PATIENCE)
+    assert client.end is None
+    recheck(world, user_id=1)
+    world.settle()
+    assert client.end == "cut"
+
+
+def test_commands_end_streams_that_nothing_can_ask_about(world, site, caplog):
+    """With too many checks that hang, a client has to return and ask for itself."""
+    caplog.set_level(logging.ERROR)
+    hanging = [site.client(user_id=number) for number in range(LATE)]
+    others = [site.client(user_id=100 + number) for number in range(3)]
+    site.seconds = 10_000
+    for client in hanging:
+        recheck(world, user_id=client.user_id)
+    world.advance(LATE * PATIENCE)
+    assert site.running == LATE
+    recheck(world, user_id=100)
+    recheck(world, user_id=101)
+    world.settle()
+    assert [client.end for client in others] == ["cut", "cut", None]
+    (record,) = caplog.records
+    assert "have not been answered" in record.getMessage()
+
+
+def test_one_user_whose_checks_hang_takes_no_places_from_others(world, site):
+    stubborn = [site.client(user_id=1) for _ in range(50)]
+    site.seconds = 10_000
+    recheck(world, user_id=1)
+    world.advance(PATIENCE + 1)
+    assert site.running <= PARALLEL + LATE_OF_USER  # Those that were asked at once.
+    assert sum(client.end == "cut" for client in stubborn) == 50 - site.running
+
+
+def test_command_does_not_wait_for_what_the_clock_asks(world, site):
+    removed = site.client(user_id=1)
+    for number in range(100):
+        site.client(user_id=100 + number, recheck_interval=2)
+    site.seconds = 1
+    world.advance(10)
+    assert site.running == PARALLEL_BY_CLOCK
+    site.seconds, site.answer = 0, refuse
+    recheck(world, user_id=1)
+    world.settle()
+    assert removed.end == "cut"
+
+
+def test_streams_of_one_user_do_not_delay_another(world, site):
+    for _ in range(150):
+        site.client(user_id=1)
+    removed = site.client(user_id=2)
+    site.seconds = 1
+    recheck(world, user_id=1)
+    recheck(world, user_id=2)
+    world.advance(1)
+    assert site.times(removed) == 1
+
+
+def test_connection_is_asked_again_after_a_pause_that_grows(world, site):
+    """What a re-check does may be the reason for the next: a task that it starts, for example."""
+    client = site.client(user_id=1)
+    site.answer = lambda scope: (recheck(world, user_id=1), site.grant(scope, client))[1]
+    recheck(world, user_id=1)
+    world.advance(60)
+    assert 8 <= site.times(client) <= 14
+    assert client.end is None
+    before = site.times(client)
+    world.advance(60)
+    assert site.times(client) - before <= 60 / LONGEST_PAUSE + 1
+
+
+def test_pause_is_short_again_after_a_while(world, site):
+    client = site.client(user_id=1)
+    for _ in range(100):
+        recheck(world, user_id=1)
+        world.advance(0.25)
+    world.advance(3 * LONGEST_PAUSE)
+    asked = site.times(client)
+    recheck(world, user_id=1)
+    world.settle()
+    assert site.times(client) == asked + 1
+
+
+def test_two_quick_commands_are_both_obeyed_within_a_moment(world, site):
+    client = site.client(user_id=1)
+    recheck(world, user_id=1)
+    world.advance(0.25)
+    site.answer = refuse
+    recheck(world, user_id=1)
+    world.advance(0.25)
+    assert client.end == "cut"
 
 
 @pytest.mark.parametrize("granted", [{"user_id": 9}, {"channels": "hall"}, {"channels": ["room", "hall"]}])

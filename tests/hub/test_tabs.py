@@ -151,7 +151,7 @@ def test_stream_that_does_not_open_replaces_nothing(world, kind):
         # Only the newer one was granted before it: the older one's place in the line is later.
         (connection,) = world.connections
         world.disconnect("room", 1)
-        connection.granted = world.broker.sequence()
+        connection.granted = world.broker.heard()
 
     newer = FakeClient(world.loop, world.broadcast, "room", 1, kind=kind, query=query(), before_opening=end_it)
     world.settle()

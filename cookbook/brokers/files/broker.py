@@ -17,6 +17,7 @@ from ds_broadcaster.brokers import (
     PLAIN,
     Broker,
     Command,
+    GivenCommand,
     Position,
     frame,
     sequence_of,
@@ -166,11 +167,14 @@ class FileBroker(Broker):
         with self._lock:
             return self._log(channel).after(cursor)
 
-    async def commands(self, channel, after):
+    async def commands(self, channels, seconds):
         await asyncio.to_thread(self._catch_up)
-        names = (channel, EVERYWHERE)
+        names, now = {*channels, EVERYWHERE}, time.time()
         with self._lock:
-            return [item for sequence, _, name, item in self._commands if sequence > after and name in names]
+            kept = [
+                GivenCommand(item, sequence, now - at) for sequence, at, name, item in self._commands if name in names
+            ]
+        return [given for given in kept if given.age <= seconds]
 
     # --8<-- [end:positions]
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -16,7 +16,7 @@ from ...conf import History
 from ...exceptions import BrokerUnavailable, Gap
 from ...ids import parse_id
 from ...sse import PLAIN, Facts, Frame
-from ..base import COMMANDS_KEPT, EVERYWHERE, LEASE, Command, Event, Position, Receiver, T, frame
+from ..base import COMMANDS_KEPT, EVERYWHERE, LEASE, Command, Event, GivenCommand, Position, Receiver, T, frame
 from ..network import NetworkBroker
 from ..packing import encoded, pack_command, pack_event, unpack_command, unpack_event
 from . import statements
@@ -119,11 +119,11 @@ class PostgresBroker(NetworkBroker):
             if number is not None
         ]
 
-    async def commands(self, channel: str, after: int) -> list[Command]:
-        keys = [statements.key_of(channel), statements.key_of(EVERYWHERE)]
+    async def commands(self, channels: Collection[str], seconds: float) -> list[GivenCommand]:
+        keys = [statements.key_of(channel) for channel in {*channels, EVERYWHERE}]
         async with self._sessions.current() as session:
-            rows = await session.fetch(statements.COMMANDS, (keys, after, COMMANDS_KEPT))
-        return [unpack_command(payload)[1] for (payload,) in rows]
+            rows = await session.fetch(statements.COMMANDS, (keys, min(seconds, COMMANDS_KEPT)))
+        return [GivenCommand(unpack_command(payload)[1], sequence, age) for payload, sequence, age in rows]
 
     def sweep(self) -> None:
         now = time.monotonic()

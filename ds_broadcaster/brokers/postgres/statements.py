@@ -88,8 +88,8 @@ ORDER BY event.sequence
 """
 
 COMMANDS = """
-SELECT payload FROM ds_broadcaster_event
-WHERE key = ANY(%s) AND sequence > %s AND verb <> '' AND created > clock_timestamp() - %s * interval '1 second'
+SELECT payload, sequence, extract(epoch FROM clock_timestamp() - created)::float FROM ds_broadcaster_event
+WHERE key = ANY(%s) AND sequence IS NOT NULL AND verb <> '' AND created > clock_timestamp() - %s * interval '1 second'
 ORDER BY sequence
 """
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -11,7 +11,7 @@ from ...conf import History
 from ...exceptions import BrokerUnavailable, Gap
 from ...ids import parse_id
 from ...sse import PLAIN, Facts, Frame
-from ..base import COMMANDS_KEPT, EVERYWHERE, LEASE, Command, Event, Position, Receiver, frame
+from ..base import COMMANDS_KEPT, EVERYWHERE, LEASE, Command, Event, GivenCommand, Position, Receiver, frame
 from ..network import NetworkBroker
 from ..packing import encoded, pack_command, pack_event, unpack_event
 from . import scripts
@@ -96,9 +96,10 @@ class RedisBroker(NetworkBroker):
         events = [unpack_event(fields[3]) for _, fields in answer[2]]
         return [(each, frame(epoch, each, *event)) for each, event in zip(sequences, events, strict=True)]
 
-    async def commands(self, channel: str, after: int) -> list[Command]:
-        found = await asyncio.to_thread(self.session.commands_after, after)
-        return [command for _, name, command in found if name in (channel, EVERYWHERE)]
+    async def commands(self, channels: Collection[str], seconds: float) -> list[GivenCommand]:
+        names = {*channels, EVERYWHERE}
+        found = await asyncio.to_thread(self.session.commands_since, seconds)
+        return [given for name, given in found if name in names]
 
     def sweep(self) -> None:
         now = time.monotonic()

@@ -43,6 +43,7 @@ def _load(name: str) -> Script:
 
 PUBLISH = _load("publish")
 COMMAND = _load("command")
+COMMANDS = _load("commands")
 LOCATE = _load("locate")
 READ = _load("read")
 SHARE = _load("share")

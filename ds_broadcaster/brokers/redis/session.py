@@ -9,9 +9,9 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ...exceptions import BrokerUnavailable
 from ...ids import new_epoch
-from ..base import Command
+from ..base import Command, GivenCommand
 from ..packing import unpack_command
-from .scripts import Script
+from .scripts import COMMANDS, Script
 from .topology import Topology
 
 # Milliseconds that replicas may take to confirm an event: less than the server has for its answer.
@@ -95,6 +95,13 @@ class Session:
             kept = self.topology.client.zrangebyscore(self.key_of("commands"), f"({sequence}", "+inf")
         entries = [entry.split(b" ", 2) for entry in kept]
         return [(int(number), *unpack_command(text)) for number, _, text in entries]
+
+    def commands_since(self, seconds: float) -> list[tuple[str, GivenCommand]]:
+        """Return the commands of the last `seconds`, in order, each with its channel. Raises BrokerUnavailable."""
+        _, now, *kept = self.run(COMMANDS, [self.key_of("commands")], [milliseconds(seconds)])
+        entries = [entry.split(b" ", 2) for entry in reversed(kept)]
+        found = [(int(number), int(given), *unpack_command(text)) for number, given, text in entries]
+        return [(name, GivenCommand(command, number, (now - given) / 1000)) for number, given, name, command in found]
 
     def close(self) -> None:
         """Close the connections."""
