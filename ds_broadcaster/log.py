@@ -4,8 +4,10 @@ Live, slow and returning clients read the same way: from a cursor on. A cursor i
 client has. A log knows from which cursor on it is complete (`floor`); an older cursor is a gap.
 """
 
+import heapq
 import math
 from bisect import bisect_right
+from collections.abc import Iterable
 
 from .conf import History
 from .exceptions import Gap
@@ -17,6 +19,14 @@ READ_BYTES = 1 << 16
 
 # A kept frame costs its bytes and about this much for the objects around it (measured with tracemalloc).
 FRAME_OVERHEAD = 120
+# An empty log costs about this much, with its place in a table of logs (measured likewise, on Python 3.13).
+LOG_OVERHEAD = 460
+
+# Over a cap on all logs, they are cut to this share of it, so that not every event has to cut.
+CUT_TO = 0.9
+# A client that keeps up is still reading what a channel's limits would drop. This many times the limit in bytes is the
+# most that is held for it.
+HELD = 4
 
 
 class Log:
@@ -95,19 +105,24 @@ class Log:
             raise Gap(f"The log begins after {self.floor}; the cursor {cursor} is older.")
         return bisect_right(self._sequences, cursor)
 
-    def trim(self, limits: History, now: float, held: float = math.inf) -> int:
-        """Drop what exceeds the limits in count, bytes or age, oldest first; return the bytes freed.
+    def trim(self, limits: History, now: float, held: float = math.inf, floor: int = 0) -> int:
+        """Drop what exceeds the limits in count, bytes or age, and frames up to `floor`; return the bytes freed.
 
-        Frames after `held` stay whatever the limits: a client that keeps up is still reading there.
+        Frames after `held` stay up to HELD times the limit in bytes: a client that keeps up is still reading there.
         """
         drop = 0
         size = self.size
         count = len(self._data)
         oldest = now - limits.max_age
-        while (
-            drop < count
-            and self._sequences[drop] <= held
-            and (count - drop > limits.max_events or size > limits.max_bytes or self._stamps[drop] <= oldest)
+        most = limits.max_bytes * HELD
+        while drop < count and (
+            (
+                count - drop > limits.max_events
+                or size > limits.max_bytes
+                or self._stamps[drop] <= oldest
+                or self._sequences[drop] <= floor
+            )
+            and (self._sequences[drop] <= held or size > most)
         ):
             size -= len(self._data[drop]) + FRAME_OVERHEAD
             drop += 1
@@ -134,3 +149,18 @@ class Log:
     def oldest(self) -> float:
         """Return the sequence of the oldest frame held, infinity when there is none."""
         return self._sequences[0] if self._sequences else math.inf
+
+
+def drop_oldest(logs: Iterable[Log], excess: int) -> int:
+    """Drop the oldest frames of all logs until `excess` bytes are freed; return the bytes freed."""
+    heap = [(log.oldest(), number, log) for number, log in enumerate(logs) if log]
+    heapq.heapify(heap)
+    freed = 0
+    while heap and freed < excess:
+        _, number, log = heap[0]
+        freed += log.drop()
+        if log:
+            heapq.heapreplace(heap, (log.oldest(), number, log))
+        else:
+            heapq.heappop(heap)
+    return freed

@@ -288,6 +288,7 @@ class FakeClient:
         self.writes = 0
         self.end = None
         self.failing = False
+        self.is_slow = False  # Takes one write for each drain().
         self.was_hindered = False
         self._writable = asyncio.Event()
         self._writable.set()
@@ -370,6 +371,8 @@ class FakeClient:
                 self.take(message)
         finally:
             self._sending = False
+            if self.is_slow:
+                self._writable.clear()
 
     def take(self, message):
         """What the client's end of the connection receives."""

@@ -4,13 +4,13 @@ import math
 import tracemalloc
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from ds_broadcaster.conf import History
 from ds_broadcaster.exceptions import Gap
-from ds_broadcaster.log import FRAME_OVERHEAD, READ_BYTES, Log
+from ds_broadcaster.log import FRAME_OVERHEAD, HELD, READ_BYTES, Log, drop_oldest
 from ds_broadcaster.sse import PLAIN, Facts, Frame
 from tests.fakes import FACTOR
 
@@ -62,17 +62,18 @@ class LogMachine(RuleBasedStateMachine):
         max_age=st.sampled_from([0.5, 2.0, 3.0, 100.0]),
         max_bytes=st.integers(1, 1500),
         held=st.just(math.inf) | positions,
+        floor=st.just(0) | positions,
     )
-    def trim(self, max_events, max_age, max_bytes, held):
+    def trim(self, max_events, max_age, max_bytes, held, floor):
         self.now += 0.5
         limits = History(max_events=max_events, max_age=max_age, max_bytes=max_bytes)
         before = self.log.size
-        freed = self.log.trim(limits, self.now, held)
+        freed = self.log.trim(limits, self.now, held, floor)
         while self.kept:
             sequence, _, appended_at = self.kept[0]
             size = sum(len(frame.data) + FRAME_OVERHEAD for _, frame, _ in self.kept)
             too_much = len(self.kept) > max_events or size > max_bytes or self.now - appended_at >= max_age
-            if not too_much or sequence > held:
+            if not (too_much or sequence <= floor) or (sequence > held and size <= HELD * max_bytes):
                 break
             self.dropped += 1
         assert freed == before - self.log.size
@@ -142,6 +143,25 @@ def test_log_is_a_list_that_forgets_its_beginning():
         LogMachine,
         settings=settings(max_examples=150 * FACTOR, stateful_step_count=40, deadline=None, print_blob=True),
     )
+
+
+@given(
+    counts=st.lists(st.integers(0, 8), min_size=1, max_size=5),
+    excess=st.integers(-10, 4000),
+    data=st.data(),
+)
+def test_oldest_of_all_logs_are_dropped_and_no_more_than_need_be(counts, excess, data):
+    logs = [Log() for _ in counts]
+    owners = data.draw(st.permutations([number for number, count in enumerate(counts) for _ in range(count)]))
+    for sequence, number in enumerate(owners, 1):
+        logs[number].append(sequence, Frame(b"x" * data.draw(st.integers(0, 300))), 0)
+    before = sum(log.size for log in logs)
+    freed = drop_oldest(logs, excess)
+    assert before - sum(log.size for log in logs) == freed
+    assert freed >= min(excess, before)
+    kept = sorted(sequence for log in logs for sequence, _ in log.after(log.floor))
+    assert kept == list(range(len(owners) - len(kept) + 1, len(owners) + 1))
+    assert freed == 0 or freed - excess < 300 + FRAME_OVERHEAD
 
 
 def test_one_read_is_what_a_transport_holds():

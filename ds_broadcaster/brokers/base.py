@@ -262,6 +262,13 @@ class Broker(ABC):
     async def read(self, channel: str, cursor: int) -> list[tuple[int, Frame]]:
         """Return every kept (sequence, frame) after `cursor`; raises Gap when some are gone."""
 
+    def floor(self, channel: str) -> int:
+        """Return the sequence up to which a channel's history is gone, as far as can be told without asking.
+
+        A hub keeps no more than that: where both are in one memory, an event is there once.
+        """
+        return 0
+
     @abstractmethod
     async def commands(self, channels: Collection[str], seconds: float) -> list[GivenCommand]:
         """Return the commands of the last `seconds`, COMMANDS_KEPT at most, on these channels or EVERYWHERE, in order.

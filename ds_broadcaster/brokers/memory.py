@@ -1,6 +1,5 @@
 """The embedded broker: one process, nothing to install."""
 
-import heapq
 import logging
 import os
 import re
@@ -16,14 +15,11 @@ from django.core.handlers.asgi import ASGIHandler
 
 from ..conf import History
 from ..ids import format_id, new_epoch
-from ..log import Log
+from ..log import CUT_TO, LOG_OVERHEAD, Log, drop_oldest
 from ..sse import PLAIN, Facts, Frame, make_frame
 from .base import COMMANDS_KEPT, EVERYWHERE, Broker, Command, GivenCommand, Position, Receiver, T, sequence_of
 
 logger = logging.getLogger("ds_broadcaster")
-
-# Over the cap, logs are cut to this share of it, so that not every event has to cut.
-CUT_TO = 0.9
 
 WHAT_TO_SET = (
     'For several processes set DS_BROADCASTER_BROKER to {"BACKEND": "ds_broadcaster.brokers.redis.RedisBroker", '
@@ -92,6 +88,7 @@ class MemoryBroker(Broker):
             log = self._logs.get(channel)
             if log is None:
                 log = self._logs[channel] = Log(self._forgotten)
+                self._size += LOG_OVERHEAD
             before = log.size
             log.append(sequence, frame, now)
             log.trim(self.limits, now)
@@ -159,6 +156,11 @@ class MemoryBroker(Broker):
             log = self._fresh_log(channel)
             return cursor >= self._forgotten if log is None else log.covers(cursor)
 
+    def floor(self, channel: str) -> int:
+        with self._lock:
+            log = self._logs.get(channel)
+            return self._forgotten if log is None else log.floor
+
     async def read(self, channel: str, cursor: int) -> list[tuple[int, Frame]]:
         with self._lock:
             log = self._fresh_log(channel)
@@ -212,22 +214,19 @@ class MemoryBroker(Broker):
         """Drop a channel's log: older cursors become gaps."""
         log = self._logs.pop(channel, None)
         if log is not None:
-            self._size -= log.size
+            self._size -= log.size + LOG_OVERHEAD
             self._forgotten = max(self._forgotten, log.last)
 
     def _cut(self) -> None:
         """Drop the oldest events of all channels until they fit the cap."""
-        heap = [(log.oldest(), channel) for channel, log in self._logs.items() if log]
-        heapq.heapify(heap)
-        while heap and self._size > self.limits.max_total_bytes * CUT_TO:
-            _, channel = heap[0]
-            log = self._logs[channel]
-            self._size -= log.drop()
-            if log:
-                heapq.heapreplace(heap, (log.oldest(), channel))
-            else:
-                heapq.heappop(heap)
-                self._forget(channel)
+        self._forget_empty()
+        while self._logs and (excess := self._size - int(self.limits.max_total_bytes * CUT_TO)) > 0:
+            self._size -= drop_oldest(self._logs.values(), excess)
+            self._forget_empty()
+
+    def _forget_empty(self) -> None:
+        for channel in [channel for channel, log in self._logs.items() if not log]:
+            self._forget(channel)
 
 
 def notice_request(sender: type, **kwargs: Any) -> None:

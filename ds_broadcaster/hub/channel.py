@@ -24,7 +24,7 @@ class Reader(Protocol):
     cursor: int
 
     def keeps_up(self) -> bool:
-        """Tell whether a blocked connection was writing a moment ago."""
+        """Tell whether the client had everything a moment ago."""
 
 
 R = TypeVar("R", bound=Reader)
@@ -134,5 +134,5 @@ class Channel(Generic[R]):
         self.chunks[place] = chunk
 
     def held(self) -> float:
-        """Return the lowest cursor of the connections that are still writing, infinity without any."""
+        """Return the lowest cursor of the blocked connections that keep up, infinity without any."""
         return min((reader.cursor for reader in self.blocked if reader.keeps_up()), default=math.inf)

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from ..conf import History
 from ..exceptions import BrokerUnavailable, Gap
-from ..log import Log
+from ..log import CUT_TO, FRAME_OVERHEAD, Log, drop_oldest
+from ..sse import Frame
 from .channel import Channel, PresenceCallback
 from .connections import Connection
 
@@ -17,7 +18,7 @@ class Channels:
     """The table of channels. `declared` holds those that broadcast.new() made, with their presence callbacks.
 
     `subscribe` has the broker carry a channel to this hub and returns a sequence after which nothing on it is missed;
-    `unsubscribe` undoes that.
+    `unsubscribe` undoes that. `floor` returns up to where the broker has dropped a channel's history.
     """
 
     def __init__(
@@ -28,12 +29,15 @@ class Channels:
         *,
         subscribe: Callable[[str], Awaitable[int]],
         unsubscribe: Callable[[str], Awaitable[None]],
+        floor: Callable[[str], int],
     ) -> None:
         self._loop = loop
         self._limits = limits
         self._declared = declared
         self._subscribe = subscribe
         self._unsubscribe = unsubscribe
+        self._floor = floor
+        self._size = 0
         self._known: dict[str, Channel[Connection]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -65,9 +69,17 @@ class Channels:
     def restart(self, channels: Iterable[Channel[Connection]]) -> None:
         """Have all clients of these channels return: the logs and what comes next do not join."""
         for channel in channels:
+            self._size -= 0 if channel.log is None else channel.log.size
             channel.log = None
             for connection in list(channel.connections):
                 connection.fall_behind()
+
+    def append(self, channel: Channel[Connection], sequence: int, frame: Frame, now: float) -> bool:
+        """Add an event to a channel's log; return False for one that is already there."""
+        is_new = channel.append(sequence, frame, now)
+        if is_new:
+            self._size += len(frame.data) + FRAME_OVERHEAD
+        return is_new
 
     def pump(self, channels: Iterable[Channel[Connection]]) -> None:
         """Let every connection on these channels write; only then trim the logs."""
@@ -76,6 +88,9 @@ class Channels:
                 connection.pump()
         for channel in channels:
             self._trim(channel)
+        if self._size > self._limits.max_total_bytes:
+            logs = [channel.log for channel in self._known.values() if channel.log is not None]
+            self._size -= drop_oldest(logs, self._size - int(self._limits.max_total_bytes * CUT_TO))
 
     def trim(self) -> None:
         """Drop events that grew too old on quiet channels."""
@@ -83,8 +98,9 @@ class Channels:
             self._trim(channel)
 
     def _trim(self, channel: Channel[Connection]) -> None:
-        if channel.log is not None:
-            channel.log.trim(self._limits, self._loop.time(), channel.held())
+        log = channel.log
+        if log is not None:
+            self._size -= log.trim(self._limits, self._loop.time(), channel.held(), self._floor(channel.name))
 
     def retire(self, channel: Channel[Connection]) -> None:
         """Forget a channel without connections, once its graces are over and the other processes know its roster."""
@@ -94,6 +110,8 @@ class Channels:
         if channel.roster.online() or channel.unsynced or self._known.get(channel.name) is not channel:
             return
         del self._known[channel.name]
+        if channel.log is not None:  # Connections that were told to end still read there.
+            self._size -= channel.log.size
         for handle in (channel.expiry, channel.render):
             if handle is not None:
                 handle.cancel()
@@ -106,5 +124,5 @@ class Channels:
             await self._unsubscribe(name)
 
     def is_idle(self) -> bool:
-        """Tell whether there is no channel, and no task."""
-        return not self._known and not self._tasks
+        """Tell whether there is no channel, no task, and no byte of a log."""
+        return not self._known and not self._tasks and not self._size

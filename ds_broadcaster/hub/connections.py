@@ -21,7 +21,7 @@ logger = logging.getLogger("ds_broadcaster")
 
 # Seconds. A client that takes nothing for longer is aborted; it returns with its cursor.
 STALL_LIMIT = 30
-# Seconds. The log of a burst is held for a client that is still taking it, not for one that has stopped.
+# Seconds. The log of a burst is held for a client that is still taking it, not for one that has stopped or is slow.
 KEEPING_UP = 2
 # Heartbeats are spread over the interval: each tick serves one slot of the connections.
 SLOTS = 16
@@ -66,6 +66,7 @@ class Connection:
     __slots__ = (
         "_farewell_sent",
         "_patient",
+        "behind_since",
         "blocked_since",
         "busy",
         "channels",
@@ -98,6 +99,7 @@ class Connection:
         self.presence_at: float = 0
         self.busy = True
         self.blocked_since = 0.0
+        self.behind_since: float | None = None
         self.closing: Closing | None = None
         self._farewell_sent = False
         self._patient = False
@@ -160,6 +162,7 @@ class Connection:
         except Gap:
             self.fall_behind()
             return
+        self.behind_since = None
         if closing is not None:
             self._say_farewell()
 
@@ -179,7 +182,7 @@ class Connection:
     def fall_behind(self) -> None:
         """Abort, because the log no longer has what comes next; the client returns and is told of the gap."""
         names = ", ".join(channel.name for channel in self.channels)
-        logger.info("A client on %s fell behind its history and has to return.", names)
+        logger.info("A client on %r fell behind its history and has to return.", names)
         self.abort()
 
     def _say_farewell(self) -> None:
@@ -200,8 +203,8 @@ class Connection:
     # Stalls.
 
     def keeps_up(self) -> bool:
-        """Tell whether a blocked connection was writing a moment ago."""
-        return self.registry.loop.time() - self.blocked_since < KEEPING_UP
+        """Tell whether the client had everything a moment ago. One that reads a little all the time does not keep up."""
+        return self.behind_since is None or self.registry.loop.time() - self.behind_since < KEEPING_UP
 
     def be_patient(self) -> None:
         """Let the kernel wait for a stalled client as long as the hub does."""
@@ -210,9 +213,10 @@ class Connection:
             notice_dead_peers(self.transport, user_timeout=STALL_LIMIT)
 
     def _block(self) -> None:
-        blocked = self.registry.blocked
         self.blocked_since = self.registry.loop.time()
-        blocked[self] = None
+        if self.behind_since is None:
+            self.behind_since = self.blocked_since
+        self.registry.blocked[self] = None
         for channel in self.channels:
             channel.blocked[self] = None
 

@@ -98,6 +98,7 @@ class Hub:
             declared,
             subscribe=partial(broker.subscribe, self),
             unsubscribe=partial(broker.unsubscribe, self),
+            floor=broker.floor,
         )
         self._connections = Connections(
             loop,
@@ -220,7 +221,7 @@ class Hub:
                     self._channels.restart([] if channel is None else [channel])
                 elif channel is not None or name == EVERYWHERE:
                     self._obey(channel, item, sequence)
-            elif channel is not None and channel.append(sequence, item, now):
+            elif channel is not None and self._channels.append(channel, sequence, item, now):
                 changed[channel] = None
                 self.events += 1
                 self.deliveries += len(channel.connections)

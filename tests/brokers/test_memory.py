@@ -1,6 +1,7 @@
 """The embedded broker: ids, history and its caps, and what hubs are told."""
 
 import threading
+import tracemalloc
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -16,7 +17,7 @@ from ds_broadcaster.brokers.memory import MemoryBroker
 from ds_broadcaster.conf import History, get_settings
 from ds_broadcaster.exceptions import Gap
 from ds_broadcaster.ids import parse_id
-from ds_broadcaster.log import FRAME_OVERHEAD
+from ds_broadcaster.log import FRAME_OVERHEAD, LOG_OVERHEAD
 from tests.fakes import FACTOR
 
 
@@ -183,7 +184,7 @@ def test_disconnect_leaves_the_history():
 
 
 def test_old_logs_are_swept_and_leave_nothing_behind():
-    clock, broker = make_clock_and_broker(max_age=10, max_events=1000, max_bytes=25_000, max_total_bytes=25_000)
+    clock, broker = make_clock_and_broker(max_age=10, max_events=1000, max_bytes=25_000, max_total_bytes=75_000)
     for number in range(100):
         broker.publish(f"room-{number}", b"x" * 100)
     clock.now += 11
@@ -224,15 +225,29 @@ def test_sweeping_is_spaced():
     assert is_swept(second)
 
 
+def test_cap_over_all_channels_is_about_memory_however_many_channels_there_are():
+    broker = make_broker(max_total_bytes=2_000_000)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(20_000):
+            broker.publish(f"room-{number}", b"x")
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 2_500_000
+
+
 def test_cap_over_all_channels_drops_the_oldest_first():
-    broker = make_broker(max_events=10_000, max_bytes=100_000, max_total_bytes=100_000)
+    broker = make_broker(max_events=10_000, max_bytes=100_000, max_total_bytes=200_000)
     rooms = [f"room-{number}" for number in range(50)]
     for number in range(1000):
         broker.publish(rooms[number % 50], b"x" * 500)
         if number % 50 == 49:
             held = [each for room in rooms for each in kept(broker, room)]
-            assert sum(len(frame.data) + FRAME_OVERHEAD for _, frame in held) <= 100_000
-    assert sum(len(frame.data) + FRAME_OVERHEAD for _, frame in held) > 80_000
+            size = sum(len(frame.data) + FRAME_OVERHEAD for _, frame in held) + 50 * LOG_OVERHEAD
+            assert size <= 200_000
+    assert size > 160_000
     sequences = sorted(sequence for sequence, _ in held)
     assert sequences == list(range(sequences[0], 1001))
     cursor = sequences[0] - 1
@@ -360,7 +375,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @invariant()
     def it_knows_what_it_holds(self):
-        assert self.broker._size == sum(log.size for log in self.broker._logs.values()) <= 2500
+        assert self.broker._size == sum(log.size + LOG_OVERHEAD for log in self.broker._logs.values()) <= 2500
 
 
 def test_what_the_broker_calls_complete_is_complete():

@@ -19,7 +19,9 @@ class Table:
         async def unsubscribe(name):
             self.let_go.append(name)
 
-        self.channels = Channels(self.loop, History(), self.declared, subscribe=subscribe, unsubscribe=unsubscribe)
+        self.channels = Channels(
+            self.loop, History(), self.declared, subscribe=subscribe, unsubscribe=unsubscribe, floor=lambda name: 0
+        )
 
 
 @pytest.fixture

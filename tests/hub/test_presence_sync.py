@@ -30,7 +30,9 @@ class Cluster:
         async def unsubscribe(channel):
             pass
 
-        self.channels = Channels(self.loop, History(), {}, subscribe=subscribe, unsubscribe=unsubscribe)
+        self.channels = Channels(
+            self.loop, History(), {}, subscribe=subscribe, unsubscribe=unsubscribe, floor=lambda name: 0
+        )
         self.sync = PresenceSync(
             self.loop,
             self.channels,
