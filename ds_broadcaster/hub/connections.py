@@ -203,7 +203,7 @@ class Connection:
     # Stalls.
 
     def keeps_up(self) -> bool:
-        """Tell whether the client had everything a moment ago. One that reads a little all the time does not keep up."""
+        """Tell whether the client had everything a moment ago. Reading a little all the time does not keep up."""
         return self.behind_since is None or self.registry.loop.time() - self.behind_since < KEEPING_UP
 
     def be_patient(self) -> None:
