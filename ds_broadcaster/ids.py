@@ -7,6 +7,7 @@ begins again, and a cursor of the old epoch must not be mistaken for one of the 
 
 import re
 import secrets
+from collections.abc import Iterable
 from typing import Any
 
 _ID = re.compile(r"([0-9a-z]{1,32})-([0-9]{1,18})", re.ASCII)
@@ -62,6 +63,11 @@ def channel_name(channel: Any) -> str:
     if not channel:
         raise ValueError("channel must not be empty.")
     return single_line("channel", channel)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names for a line of the log: a line break in one of them must not begin another line."""
+    return ", ".join(map(repr, names))
 
 
 def has_key(instance: Any) -> bool:

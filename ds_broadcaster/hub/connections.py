@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..asgi_servers import notice_dead_peers
 from ..exceptions import Gap
-from ..ids import format_id
+from ..ids import format_id, listed
 from ..sse import id_frame
 from .channel import Channel, Chunk
 from .replay import chunk_until, next_chunk
@@ -181,8 +181,8 @@ class Connection:
 
     def fall_behind(self) -> None:
         """Abort, because the log no longer has what comes next; the client returns and is told of the gap."""
-        names = ", ".join(channel.name for channel in self.channels)
-        logger.info("A client on %r fell behind its history and has to return.", names)
+        names = listed(channel.name for channel in self.channels)
+        logger.info("A client on %s fell behind its history and has to return.", names)
         self.abort()
 
     def _say_farewell(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any
 
+from ..ids import listed
 from .connections import Connection
 
 logger = logging.getLogger("ds_broadcaster")
@@ -300,8 +301,8 @@ class Rechecks:
         """Give the place of a late answer to the next."""
         self._asking[connection].is_late = True
         self._late[connection.user_id] += 1
-        names = ", ".join(channel.name for channel in connection.channels)
-        logger.warning("The re-check of user %r on %r takes more than %d s.", connection.user_id, names, PATIENCE)
+        names = listed(channel.name for channel in connection.channels)
+        logger.warning("The re-check of user %r on %s takes more than %d s.", connection.user_id, names, PATIENCE)
         self._tell(connection, None)
         self._fill()
 

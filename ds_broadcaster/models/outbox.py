@@ -210,7 +210,7 @@ class _Batches:
                 log_failure(first.options, first.instance, first.kind)
             else:
                 logger.exception(
-                    "Some or all of %d changes, from %s %s on, were saved, but not broadcast.",
+                    "Some or all of %d changes, from %s %r on, were saved, but not broadcast.",
                     end - self._begin + 1,
                     first.instance._meta.label,
                     first.instance.pk,
@@ -327,4 +327,4 @@ def log_failure(options: Options, instance: Model, kind: str) -> None:
     except Exception:
         template = "unknown"
     label, pk = instance._meta.label, instance.pk
-    logger.error("%s %s was %s, but not broadcast (template: %s).", label, pk, kind, template, exc_info=error)
+    logger.error("%s %r was %s, but not broadcast (template: %s).", label, pk, kind, template, exc_info=error)

@@ -17,6 +17,7 @@ from ..asgi_servers import find_link
 from ..exceptions import BrokerUnavailable, Gap
 from ..hub.grant import StreamGrant
 from ..hub.hub import Hub
+from ..ids import listed
 from .handoff import Message, Receive, Send
 from .plain import PlainConnection, StreamCut
 from .replayed_requests import OriginalRequest
@@ -143,5 +144,5 @@ def come_back() -> HttpResponse:
 
 def broker_is_away(channels: tuple[str, ...], error: BrokerUnavailable) -> HttpResponse:
     """Return the answer of a server that cannot open streams for a while."""
-    logger.warning("A stream of %s could not be granted: %s", ", ".join(channels), error)
+    logger.warning("A stream of %s could not be granted: %s", listed(channels), error)
     return HttpResponse("Streams cannot be opened now.", status=503, headers={"Retry-After": "1"})

@@ -86,4 +86,4 @@ def _key(user: Any) -> str | None:
 
 
 def _describe(key: str | None) -> str:
-    return "an anonymous user" if key is None else f"user {key}"
+    return "an anonymous user" if key is None else f"user {key!r}"

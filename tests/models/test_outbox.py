@@ -466,7 +466,7 @@ def test_broker_that_is_down_is_asked_once_for_hundreds_of_changes(sent, hooks, 
     # The first batch was full; the rest could not be sent either.
     assert len(rendered) == 100
     (told,) = [each.getMessage() for each in caplog.records if each.name == "ds_broadcaster"]
-    assert told == f"Some or all of 350 changes, from chat.Job {jobs[0].pk} on, were saved, but not broadcast."
+    assert told == f"Some or all of 350 changes, from chat.Job {jobs[0].pk!r} on, were saved, but not broadcast."
     assert Job.objects.count() == 350
 
 
@@ -476,7 +476,7 @@ def test_broker_that_is_down_is_asked_once_for_one_change_to_hundreds_of_channel
     job = Job.objects.create()
     assert sent.attempts == 1
     assert errors() == [
-        (f"chat.Job {job.pk} was created, but not broadcast (template: chat/_job.html).", sent.fails),
+        (f"chat.Job {job.pk!r} was created, but not broadcast (template: chat/_job.html).", sent.fails),
     ]
 
 

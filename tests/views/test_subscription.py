@@ -164,7 +164,7 @@ def test_junk_gets_403_and_never_an_error_or_a_stream(token):
     "token, reason",
     [
         ("junk", "the token was not signed here"),
-        (make_token(["room"], user(5)), "an anonymous user came with the token of user 5"),
+        (make_token(["room"], user(5)), "an anonymous user came with the token of user '5'"),
         ("old", "the token has expired"),
     ],
     ids=["junk", "stolen", "old"],
