@@ -28,8 +28,17 @@ def format_id(epoch: str, sequence: int) -> str:
 
 def parse_id(text: str) -> tuple[str, int] | None:
     """Return (epoch, sequence), or None for text that format_id() did not write."""
-    match = _ID.fullmatch(text)
+    match = _ID.fullmatch(plain(text))
     return (match[1], int(match[2])) if match else None
+
+
+def plain(text: str) -> str:
+    """Return a string of exactly the type `str`: a subclass may tell something else than what was checked.
+
+    The string of an enumeration's member is its value.
+    """
+    # A lazy object says that it is a string, and is not.
+    return str.__str__(text if issubclass(type(text), str) else str(text))
 
 
 def single_line(argument: str, value: object) -> str:
@@ -40,9 +49,10 @@ def single_line(argument: str, value: object) -> str:
     """
     if not isinstance(value, str):
         raise TypeError(f"{argument} must be a string, not {type(value).__name__} ({value!r}).")
-    if _LINE_BREAKERS.search(value):
-        raise ValueError(f"{argument} must not hold a line break or NUL, got {value!r}.")
-    return str(value)
+    text = plain(value)
+    if _LINE_BREAKERS.search(text):
+        raise ValueError(f"{argument} must not hold a line break or NUL, got {text!r}.")
+    return text
 
 
 def channel_name(channel: Any) -> str:
@@ -60,9 +70,10 @@ def channel_name(channel: Any) -> str:
         raise TypeError(
             f"channel must be a string or a saved model instance, not {type(channel).__name__} ({channel!r})."
         )
-    if not channel:
+    name = single_line("channel", channel)
+    if not name:
         raise ValueError("channel must not be empty.")
-    return single_line("channel", channel)
+    return name
 
 
 def listed(names: Iterable[str]) -> str:
@@ -80,10 +91,14 @@ def key_of(instance: Any) -> Any:
     key, field = instance.pk, instance._meta.pk
     try:
         if isinstance(key, tuple):
-            return tuple(each.to_python(part) for each, part in zip(field.fields, key, strict=True))
-        return field.to_python(key)
+            return tuple(_as_text(each.to_python(part)) for each, part in zip(field.fields, key, strict=True))
+        return _as_text(field.to_python(key))
     except Exception:
-        return key  # No key of this model: a look-up finds nothing.
+        return _as_text(key)  # No key of this model: a look-up finds nothing.
+
+
+def _as_text(key: Any) -> Any:
+    return plain(key) if isinstance(key, str) else key
 
 
 def channel_names(channels: Any) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from pydantic import BaseModel
 
 from .exceptions import EventTooLarge
-from .ids import single_line
+from .ids import plain, single_line
 
 # What a presence or snapshot callback may return: HTML, signals, or both.
 Fragment = str | Mapping[str, Any] | BaseModel | tuple[str | None, Mapping[str, Any] | BaseModel] | None
@@ -91,15 +91,18 @@ def encode_elements(
         html = html.__html__()
     if not isinstance(html, str):
         raise TypeError(f"html must be a string or have __html__(), not {type(html).__name__} ({html!r}).")
+    html = plain(html)
     patch_mode = _choice("mode", mode, ElementPatchMode)
     patch_namespace = _choice("namespace", namespace, ElementPatchNamespace)
-    if selector is not None and not single_line("selector", selector).strip():
-        raise ValueError('selector must not be empty: write a CSS selector such as "#messages".')
+    if selector is not None:
+        selector = single_line("selector", selector)
+        if not selector.strip():
+            raise ValueError('selector must not be empty: write a CSS selector such as "#messages".')
     if selector is None and patch_mode and patch_mode not in _MODES_WITHOUT_SELECTOR:
         raise ValueError(f'mode "{patch_mode}" needs a selector that says where, for example selector="#messages".')
     event: str = _generator.patch_elements(
         _Lines(html) if html else None,
-        selector=str(selector) if selector is not None else None,
+        selector=selector,
         mode=patch_mode,
         namespace=patch_namespace,
         use_view_transition=True if use_view_transition else None,

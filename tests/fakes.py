@@ -31,6 +31,36 @@ class Factor(float):
 FACTOR = Factor(os.environ.get("EXAMPLES", "1"))
 
 
+class Hostile(str):
+    """A string that passes each check, and then says something else."""
+
+    FORGED = "#a\ndata: forged"
+
+    def __str__(self):
+        return self.FORGED
+
+    def __format__(self, spec):
+        return self.FORGED
+
+    def __getitem__(self, index):
+        return self.FORGED
+
+    def __bool__(self):
+        return True
+
+    def __eq__(self, other):
+        return True
+
+    def __hash__(self):
+        return 1
+
+    def strip(self, *args):
+        return self.FORGED
+
+    def encode(self, *args):
+        return self.FORGED.encode()
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop that runs only when told to, and whose clock only advance() moves."""
 

@@ -1,5 +1,6 @@
 """Event ids and channel names."""
 
+import enum
 import re
 import uuid
 from types import SimpleNamespace
@@ -8,12 +9,15 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser, Group
 from django.contrib.sessions.models import Session
+from django.db import models
 from django.utils.functional import SimpleLazyObject
+from django.utils.safestring import mark_safe
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ds_broadcaster.ids import channel_name, channel_names, dom_id, format_id, new_epoch, parse_id, single_line
+from ds_broadcaster.ids import channel_name, channel_names, dom_id, format_id, new_epoch, parse_id, plain, single_line
 from tests.chat.models import Seat
+from tests.fakes import Hostile
 
 epochs = st.text("0123456789abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=32)
 sequences = st.integers(0, 10**18 - 1)
@@ -79,6 +83,41 @@ def test_what_is_no_string_is_refused_with_the_arguments_name(value):
         single_line("mode", value)
     with pytest.raises(TypeError, match=r"^channel must be a string or a saved model instance"):
         channel_name(value)
+
+
+class Rooms(str, enum.Enum):  # noqa: UP042  (A StrEnum is its value already.)
+    ONE = "room-1"
+    BROKEN = "room\n1"
+
+
+class Keys(models.TextChoices):
+    FIRST = "first"
+
+
+def test_member_of_an_enumeration_is_its_value():
+    assert channel_name(Rooms.ONE) == "room-1"
+    assert channel_names([Rooms.ONE, "room-1"]) == ("room-1",)
+    assert single_line("mode", Rooms.ONE) == "room-1"
+    assert channel_name(Session(pk=Rooms.ONE)) == "sessions.session-room-1"
+    assert dom_id(Session(pk=Keys.FIRST)) == "sessions-session-first"
+    assert channel_name(Seat(room_id=7, number=enum.IntEnum("Numbers", "ONE").ONE)) == "chat.seat-(7, 1)"
+    with pytest.raises(ValueError, match=r"^channel must not hold"):
+        channel_name(Rooms.BROKEN)
+
+
+@pytest.mark.parametrize("text", [Hostile("room"), Rooms.ONE, mark_safe("room"), SimpleLazyObject(lambda: "room")])
+def test_name_is_a_plain_string(text):
+    for name in (plain(text), single_line("selector", text), channel_name(text), channel_names([text])[0]):
+        assert type(name) is str
+        assert name in ("room", "room-1")
+
+
+def test_subclass_of_a_string_cannot_say_something_else_than_what_was_checked():
+    with pytest.raises(ValueError, match=r"^channel must not be empty"):
+        channel_name(Hostile(""))
+    with pytest.raises(ValueError, match=r"^channel must not hold"):
+        channel_name(Hostile("a\nb"))
+    assert parse_id(Hostile("abc-7")) == ("abc", 7)
 
 
 def test_saved_instance_stands_for_its_label_and_key():

@@ -34,7 +34,7 @@ from ds_broadcaster.sse import (
     make_frame,
     retry_frame,
 )
-from tests.fakes import FACTOR
+from tests.fakes import FACTOR, Hostile
 from tests.harness.sse import Comment, Event, IdOnly, Retry, SSEParser
 
 # What str.splitlines() takes for a line end, and what else has broken encoders.
@@ -176,6 +176,22 @@ def test_line_break_in_a_field_of_one_line_is_refused_by_its_name(argument, brea
     fields = {"selector": "#a", argument: f"#a{breaker}data: x"}
     with pytest.raises(ValueError, match=f"^{argument} "):
         encode_elements("<p>", **fields)
+
+
+@pytest.mark.parametrize(
+    "argument, value",
+    [("html", "<p>"), ("selector", "#a"), ("selector", " #b"), ("mode", "append"), ("namespace", "svg")],
+)
+def test_subclass_of_a_string_is_sent_as_the_text_that_was_checked(argument, value):
+    fields = {"html": "<p>", "selector": "#log", argument: value}
+    assert encode_elements(**fields | {argument: Hostile(value)}) == encode_elements(**fields)
+
+
+def test_subclass_of_a_string_passes_no_check_that_its_text_does_not():
+    with pytest.raises(ValueError, match=r"^selector must not be empty"):
+        encode_elements("<p>", Hostile(" "))
+    with pytest.raises(ValueError, match=r"^selector must not hold"):
+        encode_elements("<p>", Hostile("#a\nb"))
 
 
 def test_unknown_mode_and_namespace_are_refused_with_those_that_there_are():

@@ -13,6 +13,8 @@ from typing import Any
 
 from django.http import HttpRequest
 
+from ..ids import plain
+
 # The name of the signal, and of the form field, for a tab's id.
 TAB = "broadcastTab"
 
@@ -63,9 +65,10 @@ def excluded(exclude: HttpRequest | str | None) -> str | None:
         return tab_of(request)
     if not isinstance(exclude, str):
         raise TypeError(f"exclude must be a request or a tab's id, not {type(exclude).__name__} ({exclude!r}).")
-    if not _ID.fullmatch(exclude):
-        raise ValueError(f"exclude must be a tab's id: 8 to 64 letters, digits, - and _, got {exclude!r}.")
-    return exclude
+    tab = plain(exclude)
+    if not _ID.fullmatch(tab):
+        raise ValueError(f"exclude must be a tab's id: 8 to 64 letters, digits, - and _, got {tab!r}.")
+    return tab
 
 
 def _read(request: HttpRequest) -> str | None:

@@ -15,7 +15,8 @@ from ds_broadcaster.broadcaster import Broadcaster
 from ds_broadcaster.ids import parse_id
 from ds_broadcaster.log import Log
 from ds_broadcaster.sse import PLAIN, Facts
-from tests.fakes import FACTOR, KINDS, make_request, make_scope, virtual_world
+from ds_broadcaster.streams.tabs import excluded
+from tests.fakes import FACTOR, KINDS, Hostile, make_request, make_scope, virtual_world
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -274,6 +275,11 @@ def test_request_that_tells_no_tab_leaves_out_no_tab(world):
 def test_what_is_no_tab_is_refused(exclude, error):
     with pytest.raises(error, match="exclude must be"):
         broadcast("room", "<p id=a>", exclude=exclude)
+
+
+def test_tab_is_a_plain_string():
+    assert type(excluded(Hostile(ONE))) is str
+    assert excluded(Hostile(ONE)) == ONE
 
 
 # All together
