@@ -71,7 +71,12 @@ class Stream:
 
 
 class BroadcastResponse(StreamingHttpResponse):
-    """An event stream. With the handoff its content is empty: the wrapper streams when Django is done with it."""
+    """An event stream. With the handoff its content is empty: the wrapper streams when Django is done with it.
+
+    `permitted_by` are the channel views whose permission check let it pass.
+    """
+
+    permitted_by: tuple[type, ...] = ()
 
     def __init__(self, stream: Stream | None, handoff: dict[str, Stream] | None) -> None:
         super().__init__(_nothing() if stream is None or handoff is not None else stream.body(), headers=HEADERS)

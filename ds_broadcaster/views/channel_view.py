@@ -23,7 +23,7 @@ from ..ids import channel_names
 from ..sse import Fragment
 from ..streams.replayed_requests import TROUBLE
 from ..streams.requests import is_from_datastar, is_logged_in, login_is_required
-from ..streams.responses import REFUSALS, refusal
+from ..streams.responses import REFUSALS, BroadcastResponse, refusal
 from .client_signals import BadSignals, signals_of
 from .routes import ChannelViewType
 
@@ -33,6 +33,17 @@ if TYPE_CHECKING:
     from ..streams.requests import SnapshotCallback
 
 logger = logging.getLogger("ds_broadcaster")
+
+
+class NotPermitted(PermissionDenied):
+    """What has_permission() refused.
+
+    `why` is for the log alone: a project's 403.html may show an error's text. None where the log has it already.
+    """
+
+    def __init__(self, why: str | None) -> None:
+        super().__init__()
+        self.why = why
 
 
 class _NoRequest:
@@ -104,7 +115,7 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
         )
 
     def has_permission(self) -> bool:
-        """Tell whether this request gets the stream; may also raise PermissionDenied or Http404.
+        """Tell whether this request gets the stream: True or False, nothing else; or raise PermissionDenied or Http404.
 
         By default every user who is logged in does. Asked again, with the same request, every `recheck_interval` and
         after broadcast.recheck().
@@ -150,20 +161,27 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
         def view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             try:
                 if served.login_required is not False and login_is_required() and not is_logged_in(request):
-                    raise PermissionDenied
-                response: HttpResponseBase = inner(request, *args, **kwargs)
+                    raise NotPermitted("LoginRequiredMiddleware asks for a login")
+                response: Any = inner(request, *args, **kwargs)
+                if isawaitable(response):
+                    response = async_to_sync(_awaited)(response)
             except BadSignals as error:
                 return HttpResponse(str(error), status=400, content_type="text/plain; charset=utf-8")
             except (PermissionDenied, Http404) as error:
+                _log_refusal(cls, request, error.why if isinstance(error, NotPermitted) else repr(error))
                 if not is_from_datastar(request):
                     raise
                 return refusal(request, 404 if isinstance(error, Http404) else 403)
-            if is_from_datastar(request):
-                if 300 <= response.status_code < 400:
-                    return refusal(request)
-                if response.status_code in REFUSALS:
-                    return refusal(request, response.status_code)
-            return response
+            answer: HttpResponseBase = response
+            if isinstance(answer, BroadcastResponse) and cls not in answer.permitted_by:
+                raise ImproperlyConfigured(
+                    f"{cls.__name__} answered with a stream, and its has_permission() was not asked: "
+                    "return super().dispatch(request, *args, **kwargs) in its dispatch(), and open the stream in get()."
+                )
+            if is_from_datastar(request) and (300 <= answer.status_code < 400 or answer.status_code in REFUSALS):
+                _log_refusal(cls, request, f"the view answered with {answer.status_code}")
+                return refusal(request, answer.status_code if answer.status_code in REFUSALS else 403)
+            return answer
 
         served: Any = view
         # LoginRequiredMiddleware would redirect: None leaves the answer to us. login_not_required() sets False, on
@@ -174,13 +192,14 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """Check the permission, then the signals, then let the method answer."""
         if request.method != "OPTIONS":
-            if not self._is_permitted():
-                raise PermissionDenied
+            self._check_permission()
             if self.signals_model is not None:
                 _ = self.signals
         response: Any = super().dispatch(request, *args, **kwargs)
         if isawaitable(response):
             response = async_to_sync(_awaited)(response)
+        if isinstance(response, BroadcastResponse) and request.method != "OPTIONS":
+            response.permitted_by += (type(self),)
         answer: HttpResponseBase = response
         return answer
 
@@ -195,7 +214,7 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
             recheck_interval=self.recheck_interval,
         )
 
-    def _is_permitted(self) -> Any:
+    def _check_permission(self) -> None:
         try:
             allowed: Any = self.has_permission()
         except (PermissionDenied, Http404, BadSignals, ImproperlyConfigured, *TROUBLE):
@@ -204,17 +223,27 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
             # Many queries need a user: `members=self.request.user` fails for an anonymous one.
             if is_logged_in(self.request):
                 raise
-            self._log("Refused an anonymous user: %s.has_permission() failed: %r", error)
-            raise PermissionDenied from error
-        # All of these are true, whatever they would return.
+            raise NotPermitted(f"has_permission() failed for an anonymous user: {error!r}") from error
+        if allowed is True:
+            return
+        if allowed is False:
+            user = f"user {self.request.user.pk!r}" if is_logged_in(self.request) else "an anonymous user"
+            raise NotPermitted(f"has_permission() returned False for {user}")
+        name = f"{type(self).__name__}.has_permission()"
+        if allowed is None:
+            told = "%s returned None for %r, which refuses every user: write `return` before its result."
+            logger.warning(told, name, self.request.path)
+            raise NotPermitted(None)
         if isawaitable(allowed) or isgenerator(allowed) or isasyncgen(allowed) or callable(allowed):
             if iscoroutine(allowed):
                 allowed.close()
-            raise ImproperlyConfigured(
-                f"{type(self).__name__}.has_permission() must return True or False, not {allowed!r}: "
-                "write `def`, not `async def`, and call what you return."
-            )
-        return allowed
+            hint = "write `def`, not `async def`, and call what you return."
+        elif isinstance(allowed, HttpResponseBase):
+            hint = "to refuse, return False, or raise PermissionDenied or Http404."
+        else:
+            hint = "write for example bool(...), or the exists() of a query."
+        # Most of these are true, whatever they mean.
+        raise ImproperlyConfigured(f"{name} must return True or False, not {allowed!r}: {hint}")
 
     def _channel_names(self) -> tuple[str, ...]:
         returned: Any = self.channel_name()
@@ -223,8 +252,7 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
             "".join(names).encode()
         except ValueError as error:
             # Part of a URL, or a signal, can be empty, or hold a line break or half a surrogate pair.
-            self._log("Not found: %s.channel_name() returned what names no channel: %s", error)
-            raise Http404(str(error)) from error
+            raise Http404(f"channel_name() returned what names no channel: {error}") from error
         except TypeError as error:
             if iscoroutine(returned):
                 returned.close()
@@ -232,10 +260,6 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
                 f"{type(self).__name__}.channel_name() must return a channel, or a list of several: {error}"
             ) from error
         return names
-
-    def _log(self, message: str, error: Exception) -> None:
-        # It may be a mistake in the view, for its developers to see; in production it is one visitor among many.
-        logger.log(logging.WARNING if settings.DEBUG else logging.INFO, message, type(self).__name__, error)
 
     # Callbacks. Those of a whole channel outlive the request: they keep the view's arguments, and nothing else of it.
 
@@ -276,6 +300,13 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
 
 def _overrides(view: BroadcastChannelView, name: str) -> bool:
     return getattr(type(view), name) is not getattr(BroadcastChannelView, name)
+
+
+def _log_refusal(cls: type, request: HttpRequest, why: str | None) -> None:
+    if why is not None:
+        # It may be a mistake in the view, for its developers to see; in production it is one visitor among many.
+        level = logging.WARNING if settings.DEBUG else logging.INFO
+        logger.log(level, "%s refused the stream at %r: %s", cls.__name__, request.path, why)
 
 
 async def _awaited(response: Any) -> Any:

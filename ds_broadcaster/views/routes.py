@@ -163,6 +163,22 @@ class LateView:
         return self._made[0]
 
 
+def _hidden_hooks(cls: type) -> Iterator[tuple[type, str]]:
+    """Find the mixins that come after BroadcastChannelView, and the public names of theirs that it hides."""
+    mro = cls.__mro__
+    base = [each for each in mro if isinstance(each, ChannelViewType)][-1]
+    for mixin in mro[mro.index(base) + 1 : -1]:
+        if mixin is View:
+            continue
+        # A mixin that is itself a View comes before View, where super() reaches it in these two.
+        hiding = vars(base).keys() - {"as_view", "dispatch"}
+        if mro.index(mixin) > mro.index(View):
+            hiding = vars(base).keys() | vars(View).keys()
+        for name in vars(mixin):
+            if name in hiding and not name.startswith("_"):
+                yield mixin, name
+
+
 routes = Routes()
 
 
@@ -177,13 +193,10 @@ class ChannelViewType(ABCMeta):
     def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(name, bases, namespace, **kwargs)
         place = f"{cls.__module__}.{cls.__qualname__}"
-        for mixin in cls.__mro__[cls.__mro__.index(View) + 1 :]:
-            if "dispatch" in vars(mixin):
-                # View.dispatch() calls no super().
-                raise ImproperlyConfigured(
-                    f"{place}: {mixin.__name__} comes after BroadcastChannelView, where its dispatch() is not called: "
-                    "it would refuse no request. Name it first: "
-                    f"`class {name}({mixin.__name__}, BroadcastChannelView)`."
-                )
+        for mixin, hidden in _hidden_hooks(cls):
+            raise ImproperlyConfigured(
+                f"{place}: {mixin.__name__} comes after BroadcastChannelView, which hides its {hidden}: it is never "
+                f"asked. Name it first: `class {name}({mixin.__name__}, BroadcastChannelView)`."
+            )
         if namespace.get("url_path") is not None and not (namespace.get("abstract", False) or isabstract(cls)):
             routes.add(Route(namespace.get("url_name") or name_of(name), namespace["url_path"], place, LateView(cls)))

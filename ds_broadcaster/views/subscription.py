@@ -11,7 +11,7 @@ from django.utils.decorators import method_decorator
 
 from ..conf import get_settings
 from ..streams.requests import is_authenticated
-from .channel_view import BroadcastChannelView
+from .channel_view import BroadcastChannelView, NotPermitted
 
 logger = logging.getLogger("ds_broadcaster")
 
@@ -35,8 +35,9 @@ class Subscription(BroadcastChannelView):
         try:
             self.channels = read_token(self.kwargs["token"], user)
         except BadToken as error:
+            # Without the path, which holds the token.
             logger.warning("Refused a subscription: %s.", error)
-            return False
+            raise NotPermitted(None) from error
         return True
 
     def channel_name(self) -> list[str]:

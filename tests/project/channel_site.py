@@ -8,7 +8,7 @@ from django.contrib.auth.mixins import LoginRequiredMixin, PermissionRequiredMix
 from django.contrib.auth.models import AnonymousUser, Group
 from django.core.exceptions import PermissionDenied
 from django.core.handlers.asgi import ASGIRequest
-from django.http import Http404, HttpResponse, JsonResponse
+from django.http import Http404, HttpResponse, HttpResponseForbidden, JsonResponse
 from django.urls import path, register_converter
 from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
@@ -261,7 +261,13 @@ class OddChannel(OpenChannel):
             return (each for each in "no")
         if self.kwargs["answer"] == "method":
             return self.refuse
-        return {"object": object(), "none": None}[self.kwargs["answer"]]
+        return {
+            "object": object(),
+            "zero": 0,
+            "query": Group.objects.none(),
+            "response": HttpResponse(),
+            "refusal": HttpResponseForbidden(),
+        }[self.kwargs["answer"]]
 
     async def ask(self):
         return False

@@ -4,9 +4,10 @@ import asyncio
 import copy
 import itertools
 import json
+import re
 import time
 from types import SimpleNamespace
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 import pytest
 from django.conf import settings as django_settings
@@ -305,20 +306,121 @@ def test_a_subclass_of_the_login_middleware_counts_and_a_function_does_not(setti
     assert view(request).status_code == 200
 
 
-@pytest.mark.parametrize("answer", ["coroutine", "generator", "method"])
-def test_an_answer_that_is_true_by_accident_is_an_error(site, answer, rf):
+@pytest.mark.parametrize(
+    "answer, hint",
+    [
+        ("coroutine", "write `def`, not `async def`"),
+        ("generator", "and call what you return"),
+        ("method", "and call what you return"),
+        ("response", "return False, or raise PermissionDenied"),
+        ("refusal", "return False, or raise PermissionDenied"),
+        ("object", r"bool\(...\), or the exists\(\) of a query"),
+        ("query", r"bool\(...\), or the exists\(\) of a query"),
+        ("zero", r"bool\(...\), or the exists\(\) of a query"),
+    ],
+)
+def test_permission_that_is_neither_true_nor_false_is_an_error(site, answer, hint, rf):
+    """Most of them are true, a refusal too."""
     from tests.project.channel_site import OddChannel
 
-    with pytest.raises(ImproperlyConfigured, match=r"OddChannel.has_permission\(\) must return True or False.*`def`"):
+    told = rf"^OddChannel.has_permission\(\) must return True or False, not .*: .*{hint}"
+    with pytest.raises(ImproperlyConfigured, match=told):
         OddChannel.as_view()(rf.get("/"), name="odd", answer=answer)
+    assert site.ask(f"../odd/{answer}/").status == 404
 
 
-def test_any_other_answer_counts_by_its_truth(rf):
-    from tests.project.channel_site import OddChannel
+def said(caplog):
+    return [(each.levelname, each.getMessage()) for each in caplog.records if each.name == "ds_broadcaster"]
 
-    assert OddChannel.as_view()(rf.get("/", headers=DATASTAR), name="odd", answer="none").status_code == 403
-    request = AsyncRequestFactory().get("/")
-    assert OddChannel.as_view()(request, name="odd", answer="object").status_code == 200
+
+@pytest.mark.parametrize("headers", [{}, DATASTAR, RETURNING])
+def test_permission_without_a_return_is_a_refusal_that_the_log_explains(site, served, headers, caplog):
+    served("ForgetfulChannel", url_path="forgetful/", has_permission=lambda self: None)
+    assert site.ask("forgetful/", user="ann", **headers).status == (204 if headers is RETURNING else 403)
+    told = (
+        "ForgetfulChannel.has_permission() returned None for '/events/forgetful/', which refuses every user: "
+        "write `return` before its result."
+    )
+    assert said(caplog) == [("WARNING", told)]
+
+
+REASONS = {
+    "any/a/b/": "has_permission() returned False for an anonymous user",
+    "open/room/?answer=denied": "PermissionDenied()",
+    "open/room/?answer=missing": "Http404()",
+    "words/a%0Ab/": 'Http404("channel_name() returned what names no channel: channel must not hold a line break',
+    "careful/": "has_permission() failed for an anonymous user: AttributeError(",
+    "with-login/": "the view answered with 302",
+}
+
+
+@pytest.mark.parametrize("headers", [DATASTAR, RETURNING])
+@pytest.mark.parametrize("path", REASONS)
+def test_refused_stream_is_explained_in_the_log(site, served, path, headers, caplog):
+    caplog.set_level("INFO", "ds_broadcaster")
+    served("CarefulChannel", url_path="careful/", has_permission=lambda self: self.request.user.boss)
+    assert site.ask(unquote(path), **headers).status in (204, 403, 404)
+    ((level, text),) = said(caplog)
+    assert level == "INFO"
+    assert re.match(rf"\w+Channel refused the stream at '/events/{path[:4]}", text)
+    assert REASONS[path] in text
+    assert "\n" not in text
+
+
+def test_user_who_is_refused_is_named_in_the_log(site, served, caplog):
+    caplog.set_level("INFO", "ds_broadcaster")
+    served("NoChannel", url_path="no/", has_permission=lambda self: False)
+    assert site.ask("no/", user="ann").status == 403
+    text = "NoChannel refused the stream at '/events/no/': has_permission() returned False for user 7"
+    assert said(caplog) == [("INFO", text)]
+
+
+# A stream for which no permission was asked
+
+
+def stranger(**attributes):
+    """Define a view that lets nobody in, and is overridden by these."""
+    attributes = {"channel_name": lambda self: "room", "has_permission": lambda self: False} | attributes
+    return define("StrangeView", **attributes)
+
+
+def any_stream(self, request, *args, **kwargs):
+    return broadcast.connect("room", request)
+
+
+async def awaited_stream(self, request, *args, **kwargs):
+    return await broadcast.aconnect("room", request)
+
+
+def stream_of_another_view(self, request, *args, **kwargs):
+    other = define("OtherView", channel_name=lambda self: "room", has_permission=lambda self: True)
+    return other.as_view()(request)
+
+
+@pytest.mark.parametrize("headers", [{}, DATASTAR, RETURNING])
+@pytest.mark.parametrize("answer", [any_stream, awaited_stream, stream_of_another_view])
+def test_dispatch_that_asks_for_no_permission_hands_out_no_stream(answer, headers):
+    told = r"StrangeView answered with a stream, and its has_permission\(\) was not asked: return super\(\).dispatch"
+    with pytest.raises(ImproperlyConfigured, match=told):
+        call(stranger(dispatch=answer).as_view(), **headers)
+
+
+def test_options_hands_out_no_stream():
+    request = AsyncRequestFactory().options("/")
+    with pytest.raises(ImproperlyConfigured, match="was not asked"):
+        call(stranger(options=any_stream).as_view(), request)
+
+
+def test_stream_without_permission_reaches_no_client(site, served):
+    served("SlyChannel", url_path="sly/", channel_name=lambda self: "room", dispatch=any_stream)
+    found = site.ask("sly/")
+    assert (found.status, found.stream, found.headers["content-type"][:9]) == (500, False, "text/html")
+
+
+@pytest.mark.parametrize("answer", [any_stream, awaited_stream, stream_of_another_view])
+def test_get_of_ones_own_opens_the_stream_of_a_permitted_client_alone(answer):
+    assert call(stranger(get=answer, has_permission=lambda self: True).as_view(), **DATASTAR).status_code == 200
+    assert call(stranger(get=answer).as_view(), **DATASTAR).status_code == 403
 
 
 def test_an_async_has_permission_is_an_error(rf):
@@ -431,9 +533,9 @@ def test_a_possible_mistake_in_a_view_is_logged_louder_in_development(is_debug, 
         call(slip, anonymous)
     found = [(each.levelname, each.getMessage()) for each in caplog.records if each.name == "ds_broadcaster"]
     assert [each for each, _ in found] == [level, level]
-    assert "UnsavedGroupView.channel_name()" in found[0][1]
+    assert found[0][1].startswith("UnsavedGroupView refused the stream at '/': Http404('channel_name() returned")
     assert "save it before it names a channel" in found[0][1]
-    assert "SlipView.has_permission() failed: AttributeError" in found[1][1]
+    assert "has_permission() failed for an anonymous user: AttributeError" in found[1][1]
 
 
 def test_a_mistake_inside_channel_name_is_not_the_clients():

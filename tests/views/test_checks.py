@@ -4,7 +4,10 @@ from functools import partialmethod
 
 import pytest
 from django.contrib.auth.mixins import LoginRequiredMixin, PermissionRequiredMixin, UserPassesTestMixin
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.test import RequestFactory
+from django.views.generic import DetailView, View
+from django.views.generic.detail import SingleObjectMixin
 from pydantic import BaseModel
 
 from ds_broadcaster import BroadcastChannelView
@@ -89,6 +92,50 @@ def test_mixin_after_the_view_is_an_error(mixin):
     with pytest.raises(ImproperlyConfigured, match=rf"class Late\({mixin.__name__}, BroadcastChannelView\)"):
         type(Fine)("Late", (Fine, mixin), {})
     type(Fine)("InTime", (mixin, Fine), {})
+
+
+HOOKS = [
+    *("channel_name", "has_permission", "render_presence", "render_snapshot", "get_presence_context"),
+    *("on_join", "on_leave", "signals", "as_view", "setup", "dispatch", "get", "options", "http_method_not_allowed"),
+    *("http_method_names", "recheck_interval", "signals_model", "presence_template_name"),
+]
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_hook_of_a_mixin_that_is_never_asked_is_an_error(hook):
+    mixin = type("Guard", (), {hook: lambda self, *args: False})
+    told = rf"Late: Guard comes after BroadcastChannelView, which hides its {hook}: .*`class Late\(Guard, Broadcast"
+    with pytest.raises(ImproperlyConfigured, match=told):
+        type(Fine)("Late", (Fine, mixin), {})
+    with pytest.raises(ImproperlyConfigured, match=told):
+        type(Fine)("Late", (Fine, type("Heir", (mixin,), {})), {"has_permission": lambda self: True})
+    type(Fine)("InTime", (mixin, Fine), {})
+
+
+def test_view_after_the_view_is_an_error_where_its_hooks_are_hidden():
+    with pytest.raises(ImproperlyConfigured, match=r"BaseDetailView comes after BroadcastChannelView, .* its get"):
+        type(Fine)("Late", (Fine, DetailView), {})
+    guard = type("Guard", (View,), {"has_permission": lambda self: False})
+    with pytest.raises(ImproperlyConfigured, match="which hides its has_permission"):
+        type(Fine)("Late", (Fine, guard), {})
+
+
+def test_mixin_after_the_view_may_bring_what_is_reached():
+    type(Fine)("Detail", (Fine, SingleObjectMixin), {})
+    type(Fine)("Helped", (Fine, type("Helper", (), {"members": lambda self: [], "_private": 1})), {})
+
+    class Guard(View):
+        def setup(self, request, *args, **kwargs):
+            raise PermissionDenied("setup")
+
+        def dispatch(self, request, *args, **kwargs):
+            raise PermissionDenied("dispatch")
+
+    for hook in ("setup", "dispatch"):
+        mixin = type("One", (View,), {hook: vars(Guard)[hook]})
+        view = type(Fine)("Guarded", (Fine, mixin), {"has_permission": lambda self: True, "signals_model": None})
+        with pytest.raises(PermissionDenied, match=hook):
+            view.as_view()(RequestFactory().get("/"))
 
 
 def test_template_with_a_mistake_inside_exists(settings):
