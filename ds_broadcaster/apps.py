@@ -8,6 +8,7 @@ from django.core.signals import got_request_exception, request_started, setting_
 class DsBroadcasterConfig(AppConfig):
     name = "ds_broadcaster"
     verbose_name = "Broadcaster"
+    default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
         from .brokers.memory import notice_request

@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
@@ -20,7 +20,7 @@ from .exceptions import BrokerUnavailable
 from .hub.channel import AttendanceHook, PresenceCallback
 from .hub.grant import Arrival, StreamGrant
 from .hub.hub import Hub
-from .ids import channel_name
+from .ids import RESERVED, channel_name
 from .sse import PLAIN, Facts, check_size, encode_elements, encode_remove, encode_signals
 from .streams.replayed_requests import still_allowed
 from .streams.requests import (
@@ -282,11 +282,11 @@ class Broadcaster:
 
     def get_channels(self) -> list[str]:
         """Return the channels with a connection, and those that new() made."""
-        return list(dict.fromkeys([*self._broker.channels(), *list(self._declared)]))
+        return self._listed(self._broker.channels())
 
     async def aget_channels(self) -> list[str]:
         """See get_channels()."""
-        return list(dict.fromkeys([*await self._broker.achannels(), *list(self._declared)]))
+        return self._listed(await self._broker.achannels())
 
     # Streams.
 
@@ -342,7 +342,26 @@ class Broadcaster:
         recheck_interval: float | None = None,
     ) -> HttpResponseBase:
         """See connect(). Takes the options of a channel view as well."""
-        names = checked_channels(channel, request, presence_callback, snapshot_callback)
+        return self._open(
+            checked_channels(channel, request, presence_callback, snapshot_callback),
+            request,
+            presence_callback=presence_callback,
+            snapshot_callback=snapshot_callback,
+            attendance_hook=attendance_hook,
+            recheck_interval=recheck_interval,
+        )
+
+    def _open(
+        self,
+        names: tuple[str, ...],
+        request: HttpRequest,
+        *,
+        presence_callback: PresenceCallback | None = None,
+        snapshot_callback: SnapshotCallback | None = None,
+        attendance_hook: AttendanceHook | None = None,
+        recheck_interval: float | None = None,
+    ) -> HttpResponseBase:
+        """See grant(). Takes reserved names as well."""
         arrival = self._arrival_of(request)
         if self.is_closing():
             return come_back()
@@ -398,6 +417,9 @@ class Broadcaster:
         return list(self._hubs.values())
 
     # The parts.
+
+    def _listed(self, channels: Iterable[str]) -> list[str]:
+        return [name for name in dict.fromkeys([*channels, *list(self._declared)]) if not name.startswith(RESERVED)]
 
     def _publish(self, channel: "ChannelLike", payload: bytes, exclude: "Exclude") -> None:
         name, facts = channel_name(channel), facts_of(payload, exclude)

@@ -21,6 +21,7 @@ EXAMPLES = {
     "MAX_EVENT_BYTES": "1_048_576 (bytes, more than 0)",
     "LANGUAGE": 'None (the language that is active when a model is saved), or a code such as "en"',
     "TOKEN_MAX_AGE": "86_400 (seconds, more than 0)",
+    "INSPECTOR": "True (False switches it off)",
     "DATASTAR_URL": '"https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.4/bundles/datastar.js"',
 }
 
@@ -63,6 +64,7 @@ class Settings(_Strict):
     max_event_bytes: PositiveInt = 1 << 20
     language: str | None = Field(None, min_length=1)
     token_max_age: PositiveFloat = 86_400
+    inspector: bool = True
     datastar_url: str = Field(
         "https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.4/bundles/datastar.js", min_length=1
     )

@@ -13,6 +13,9 @@ from typing import Any
 _ID = re.compile(r"([0-9a-z]{1,32})-([0-9]{1,18})", re.ASCII)
 # Characters of a primary key that an id cannot have, and an underscore that would look like our escape.
 _NOT_IN_IDS = re.compile(r"[^0-9A-Za-z_-]|_(?=[0-9a-f]+(?:_|[^0-9A-Za-z-]))", re.ASCII)
+# Channels of the package itself begin so.
+RESERVED = "ds_broadcaster."
+
 _LINE_BREAKERS = re.compile("[\r\n\0]")
 
 
@@ -58,8 +61,8 @@ def single_line(argument: str, value: object) -> str:
 def channel_name(channel: Any) -> str:
     """Return the name of a channel, given as a string or as a saved model instance.
 
-    An instance stands for `<app_label>.<model_name>-<pk>`. Raises TypeError for other types and
-    ValueError for empty names, line breaks, and instances that have no primary key yet.
+    An instance stands for `<app_label>.<model_name>-<pk>`. Raises TypeError for other types and ValueError for empty
+    and reserved names, line breaks, and instances that have no primary key yet.
     """
     meta = getattr(channel, "_meta", None)
     if meta is not None and not isinstance(channel, type):
@@ -73,6 +76,10 @@ def channel_name(channel: Any) -> str:
     name = single_line("channel", channel)
     if not name:
         raise ValueError("channel must not be empty.")
+    if name.startswith(RESERVED):
+        raise ValueError(
+            f'channel must not begin with "{RESERVED}", which is reserved for the inspector, got {name!r}.'
+        )
     return name
 
 

@@ -5,7 +5,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import autodiscover_modules
 
 from .broadcaster import broadcast
-from .inspector.views import Inspector
+from .inspector.views import Inspector, is_on
 from .views import subscription  # noqa: F401  (defines a channel view)
 from .views.routes import routes
 
@@ -18,4 +18,4 @@ if not apps.is_installed("ds_broadcaster"):
 # Every app is ready when the project's urls are imported, so channel views need no import of their own.
 autodiscover_modules("views")
 
-urlpatterns = routes.publish(Inspector(broadcast).urlpatterns())
+urlpatterns = routes.publish(Inspector(broadcast).urlpatterns() if is_on() else [])

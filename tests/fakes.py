@@ -305,6 +305,7 @@ class FakeClient:
         cursor=None,
         query=b"",
         before_opening=None,
+        is_inspectors=False,
         **options,
     ):
         self.loop = loop
@@ -327,7 +328,8 @@ class FakeClient:
         self.scope = make_scope(cursor, query)
         if kind in ("driven", "driven, write last", "plain"):
             self.scope["transport"] = FakeTransport(self)
-        self._connect = lambda scope: broadcaster.grant(channels, make_request(scope, user_id), **options)
+        connect = broadcaster._open if is_inspectors else broadcaster.grant
+        self._connect = lambda scope: connect(channels, make_request(scope, user_id), **options)
         self._before_opening = before_opening  # Called between the view and the stream, as if by middleware.
         self.task = loop.create_task(self._run())
 

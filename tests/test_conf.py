@@ -19,6 +19,7 @@ DEFAULTS = {
     "MAX_EVENT_BYTES": 2**20,
     "LANGUAGE": None,
     "TOKEN_MAX_AGE": 86_400,
+    "INSPECTOR": True,
     "DATASTAR_URL": "https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.4/bundles/datastar.js",
 }
 NAN, INFINITY = float("nan"), float("inf")
@@ -52,6 +53,7 @@ def test_every_setting_has_an_example_that_is_right():
         ("MAX_EVENT_BYTES", 1),
         ("LANGUAGE", "de"),
         ("TOKEN_MAX_AGE", 60),
+        ("INSPECTOR", False),
         ("DATASTAR_URL", "/static/datastar.js"),
         ("BROKER", {"BACKEND": "somewhere.Broker", "LOCATION": ["redis://a", "redis://b"], "OPTIONS": {"a": 1}}),
         ("HISTORY", {"max_events": 1, "max_age": 0.5, "max_bytes": 1, "max_total_bytes": 1}),

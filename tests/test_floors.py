@@ -17,7 +17,7 @@ FLOORS = [
     {"checks", "hub", "testing"},
     {"streams"},
     {"asgi", "broadcaster"},
-    {"contrib", "inspector", "models", "receivers", "views"},
+    {"contrib", "inspector", "migrations", "models", "receivers", "views"},
     {"", "apps", "middleware", "templatetags", "urls"},
 ]
 FLOOR = {room: number for number, floor in enumerate(FLOORS, 1) for room in floor}
@@ -29,6 +29,7 @@ KNOWN_BY = {
         "broadcaster",  # Models as types alone.
         "brokers.postgres",
         "contrib",
+        "migrations",
         "hub.threads",  # Closes the connections that the project's code opened in a thread.
         "models",
         "receivers",

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 from django.db import connections
 from django.dispatch import Signal
 
+from ..ids import RESERVED
+
 logger = logging.getLogger("ds_broadcaster")
 
 # A slow presence callback delays its own channel; more of them than this delay other channels too.
@@ -43,8 +45,8 @@ class Threads:
         return self._renderers.submit(_closing_connections, function, *args)
 
     def send(self, signal: Signal, channel: str, user_id: Any) -> None:
-        """Send a signal after those sent before it; log what its receivers raise."""
-        if signal.has_listeners(self._signal_sender):
+        """Send a signal after those sent before it, unless the channel is the inspector's; log what receivers raise."""
+        if not channel.startswith(RESERVED) and signal.has_listeners(self._signal_sender):
             named = {"sender": self._signal_sender, "channel": channel, "user_id": user_id}
             self._sender.submit(_closing_connections, _send, signal, named)
 

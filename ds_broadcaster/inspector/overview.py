@@ -21,9 +21,11 @@ from ..broadcaster import Broadcaster
 from ..brokers import ProcessHoldings, holdings_of
 from ..conf import get_settings
 from ..exceptions import BrokerUnavailable
+from ..ids import RESERVED
 
-# The channel that keeps the inspector live.
-CHANNEL = "ds_broadcaster.inspector"
+# The channels that keep the inspector live: with buttons that disconnect and kill, and without.
+CHANNEL = f"{RESERVED}inspector"
+READ_ONLY = f"{RESERVED}inspector.read-only"
 
 # Seconds between two refreshes.
 REFRESH = 1.0
@@ -70,16 +72,18 @@ class Rates:
 
 
 class Overview:
-    """The live part of the page: the presence callback of the inspector's channel.
+    """The live part of the page: the presence callback of one of the inspector's channels.
 
-    All viewers get the same, so it holds nothing of one of them, such as a CSRF token.
+    All viewers on a channel get the same, so it holds nothing of one of them, such as a CSRF token. `has_buttons` tells
+    whether they may disconnect and kill.
     """
 
     # Seconds after which the hub calls again, while the channel has connections.
     refresh_every = REFRESH
 
-    def __init__(self, broadcast: Broadcaster) -> None:
+    def __init__(self, broadcast: Broadcaster, *, has_buttons: bool = True) -> None:
         self._broadcast = broadcast
+        self._has_buttons = has_buttons
         self._rates = Rates()
 
     def __call__(self, channel: str, user_ids: list[Any]) -> SafeString:
@@ -109,8 +113,8 @@ class Overview:
         connections = Counter[str](dict.fromkeys(self._broadcast.declared(), 0))
         for holder in holdings:
             connections.update(holder.channels)
-        connections.pop(CHANNEL, None)
-        own = sum(hub.connections(CHANNEL) for hub in hubs)
+        connections = Counter({name: count for name, count in connections.items() if not name.startswith(RESERVED)})
+        own = sum(hub.connections(name) for hub in hubs for name in (CHANNEL, READ_ONLY))
         largest = sorted(heapq.nlargest(limit, connections, key=lambda name: connections[name]))
         # The first character tells totals from channels.
         counters |= {f"#{name}": events[name] for name in largest}
@@ -122,6 +126,7 @@ class Overview:
                 ("Events a second", _per_second(rates.get("/events"))),
                 ("Deliveries a second", _per_second(rates.get("/deliveries"))),
             ],
+            "has_buttons": self._has_buttons,
             "pid": str(os.getpid()),
             "cursor": cursor,
             "processes": [self._process(holder) for holder in holdings[:PROCESSES]] if len(holdings) > 1 else [],
@@ -139,7 +144,7 @@ class Overview:
             return [holdings_of(hub) for hub in self._broadcast.hubs()], "unknown: the broker is away"
 
     def _process(self, holder: ProcessHoldings) -> dict[str, Any]:
-        held = {name: count for name, count in holder.channels.items() if name != CHANNEL}
+        held = {name: count for name, count in holder.channels.items() if not name.startswith(RESERVED)}
         return {
             "name": _label(holder),
             "channels": f"{len(held):,}",

@@ -13,8 +13,8 @@ from datastar_py.consts import ElementPatchMode
 from django.conf import settings as django_settings
 from django.contrib.auth import REDIRECT_FIELD_NAME
 from django.contrib.auth.decorators import login_not_required
-from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, QueryDict
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, QueryDict
 from django.shortcuts import resolve_url
 from django.template import RequestContext
 from django.urls import NoReverseMatch, Resolver404, URLPattern, get_script_prefix, path, resolve
@@ -27,10 +27,10 @@ from django.views.decorators.http import require_http_methods, require_safe
 from ..broadcaster import Broadcaster
 from ..conf import get_settings
 from ..exceptions import BroadcasterError
-from ..streams.requests import is_logged_in
+from ..streams.requests import check_asgi, is_logged_in
 from ..streams.responses import refusal
 from ..views.connect_element import nonce_of
-from .overview import CHANNEL, TEMPLATES, Action, Overview, cut, engine
+from .overview import CHANNEL, READ_ONLY, TEMPLATES, Action, Overview, cut, engine
 
 DONE = {
     "elements": "The elements were sent.",
@@ -38,14 +38,19 @@ DONE = {
     "kill": "The channel was killed.",
     "disconnect": "The user was disconnected.",
 }
+SEND, DISCONNECT = "ds_broadcaster.send", "ds_broadcaster.disconnect"
+# The permission that each verb needs, and the part of the page that tells what came of it.
+NEEDS = {"elements": SEND, "signals": SEND, "kill": DISCONNECT, "disconnect": DISCONNECT}
+PLACES = {SEND: "send", DISCONNECT: "act"}
 
 
 class Inspector:
-    """The views of one Broadcaster's page."""
+    """The views of one Broadcaster's page. Staff may look; to send and to disconnect needs a permission each."""
 
     def __init__(self, broadcast: Broadcaster) -> None:
         self.broadcast = broadcast
         self.overview = Overview(broadcast)
+        self.read_only = Overview(broadcast, has_buttons=False)
 
     def urlpatterns(self) -> list[URLPattern]:
         """Return the patterns of the page, its stream and its style sheet."""
@@ -60,27 +65,38 @@ class Inspector:
 
     def page(self, request: HttpRequest) -> HttpResponseBase:
         """Show the page; perform what its forms send."""
+        _check_is_on()
         if not _is_staff(request):
             return _refuse(request)
         if request.method == "POST":
             return self._post(request)
-        return self._page(request, send_notice=DONE.get(request.GET.get("done", ""), ""))
+        done = request.GET.get("done", "")
+        context: dict[str, Any] = {f"{PLACES[NEEDS[done]]}_notice": DONE[done]} if done in DONE else {}
+        return self._page(request, **context)
 
     def stream(self, request: HttpRequest) -> HttpResponseBase:
-        """Keep the page live."""
+        """Keep the page live. A user who gets or loses the buttons gets another stream, by a re-check."""
+        _check_is_on()
         if not _is_staff(request):
             return refusal(request)
-        return self.broadcast.connect(CHANNEL, request, self.overview)
+        channel, overview = (CHANNEL, self.overview) if _may(request, DISCONNECT) else (READ_ONLY, self.read_only)
+        check_asgi(request)
+        return self.broadcast._open((channel,), request, presence_callback=overview)
 
     def style(self, request: HttpRequest) -> HttpResponse:
         """Serve the style sheet: a Content-Security-Policy of 'self' allows it, unlike an inline one."""
+        _check_is_on()
         css = (TEMPLATES / "inspector.css").read_text(encoding="utf-8")
         return HttpResponse(css, content_type="text/css; charset=utf-8")
 
     def _post(self, request: HttpRequest) -> HttpResponse:
         form = request.POST
         by_datastar = "Datastar-Request" in request.headers
-        place = "act" if "row" in form or form.get("verb") in ("kill", "disconnect") else "send"
+        needed = NEEDS.get(_read_verb(form))
+        # Of what cannot be read, users with either permission are told.
+        if not any(_may(request, each) for each in ([SEND, DISCONNECT] if needed is None else [needed])):
+            raise PermissionDenied(f"This needs the permission {needed or SEND}.")
+        place = PLACES[needed or (DISCONNECT if "row" in form else SEND)]
         try:
             action = _read_action(form)
             if action.verb in ("kill", "disconnect") and not by_datastar and "confirmed" not in form:
@@ -120,8 +136,11 @@ class Inspector:
         return f"Sent to {cut(channel)}: {_connections(connections)}."
 
     def _page(self, request: HttpRequest, status: int = 200, **context: Any) -> HttpResponse:
+        may_disconnect = _may(request, DISCONNECT)
         context = {
-            "overview": self.overview.render(),
+            "overview": (self.overview if may_disconnect else self.read_only).render(),
+            "may_send": _may(request, SEND),
+            "may_disconnect": may_disconnect,
             "modes": [str(mode) for mode in ElementPatchMode],
             "datastar_url": get_settings().datastar_url,
             "nonce": nonce_of(request),
@@ -130,6 +149,25 @@ class Inspector:
         }
         page = engine.get_template("inspector.html").render(RequestContext(request, context))
         return _html(page, status)
+
+
+def is_on() -> bool:
+    """Tell whether the project has the page. With wrong settings it has none, and `manage.py check` says why."""
+    try:
+        return get_settings().inspector
+    except ImproperlyConfigured:
+        return False
+
+
+def _check_is_on() -> None:
+    if not is_on():
+        raise Http404("DS_BROADCASTER_INSPECTOR is False.")
+
+
+def _may(request: HttpRequest, permission: str) -> bool:
+    """Tell whether the user has a permission; a project's own user model may know none."""
+    user: Any = getattr(request, "user", None)
+    return bool(user.has_perm(permission) if hasattr(user, "has_perm") else getattr(user, "is_superuser", False))
 
 
 def _is_staff(request: HttpRequest) -> bool:
@@ -161,13 +199,24 @@ def _login_url() -> str | None:
     return None
 
 
+def _read_row(form: Mapping[str, Any]) -> Any:
+    """Return what a row's button carries as JSON, None for what is none."""
+    try:
+        return json.loads(form["row"])
+    except (ValueError, RecursionError):
+        return None
+
+
+def _read_verb(form: Mapping[str, Any]) -> str:
+    """Return the verb of a form, whatever is wrong with the rest of it."""
+    row = _read_row(form) if "row" in form else [form.get("verb")]
+    return str(row[0]) if isinstance(row, list) and row else ""
+
+
 def _read_action(form: Mapping[str, Any]) -> Action:
-    """Return the action of a form, or of a row's button, which carries it as JSON."""
+    """Return the action of a form, or of a row's button."""
     if "row" in form:
-        try:
-            values = json.loads(form["row"])
-        except RecursionError:
-            values = None
+        values = _read_row(form)
         if not isinstance(values, list) or list(map(type, values)) not in ([str, str], [str, str, str]):
             raise ValueError('row must be a JSON list such as ["kill", "room-42"].')
     else:

@@ -1,5 +1,6 @@
 """Models that broadcast: what a save, a change and a deletion send."""
 
+from . import inspector  # noqa: F401  (Django looks for an app's models here.)
 from .base import BroadcastOnSave
 
 __all__ = ["BroadcastOnSave"]

@@ -306,6 +306,8 @@ def test_inspector_shows_which_process_holds_what(workers, channel):
     # Each process tells the others a moment later.
     until(lambda: where()[2] == 12)
     page, holders, _ = where()
+    with staff.connect(path="/events/inspector/stream/") as stream:
+        stream.expect(f">{channel} ")
     processes = re.findall(r'<th scope="row">(\S+:\d+)</th>', page)
     assert holders <= set(processes)
     assert len(processes) == len(set(processes)) >= 2

@@ -1,6 +1,8 @@
 """The staff page: its permission, its forms, its stream. This module is also a ROOT_URLCONF."""
 
+import asyncio
 import html
+import io
 import json
 import re
 import subprocess
@@ -14,17 +16,25 @@ from urllib.parse import quote
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import AnonymousUser, Group, Permission
+from django.core.management import call_command
+from django.db import connection
+from django.template import Context, Template
 from django.test import Client
 from django.urls import include, path
 
 from ds_broadcaster import broadcast
 from ds_broadcaster.broadcaster import Broadcaster
-from ds_broadcaster.inspector.overview import CHANNEL, CHANNELS, USERS, Overview, Rates
+from ds_broadcaster.hub.threads import Threads
+from ds_broadcaster.inspector.overview import CHANNEL, CHANNELS, READ_ONLY, USERS, Overview, Rates
 from ds_broadcaster.inspector.views import DONE
-from tests.fakes import virtual_world
+from ds_broadcaster.signals import user_joined
+from tests.fakes import make_request, make_scope, virtual_world
 from tests.harness import MODES, expect
 from tests.project import views
 
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ["inspector", "inspector-stream", "inspector-style", "subscribe"]
 URL = "/events/inspector/"
 STREAM = "/events/inspector/stream/"
 CLIENT = {"DS_BROADCASTER_DATASTAR_URL": "/client/datastar.js"}
@@ -51,11 +61,20 @@ class Forms(HTMLParser):
             self.rows.append((attributes["title"], attributes["value"]))
 
 
+def log_in(*permissions, **attributes):
+    """Return a client that is logged in as a user with these permissions, through a group."""
+    user = get_user_model().objects.create_user("boss", **attributes)
+    group = Group.objects.create(name="bosses")
+    group.permissions.set(Permission.objects.filter(content_type__app_label="ds_broadcaster", codename__in=permissions))
+    user.groups.add(group)
+    client = Client()
+    client.force_login(user)
+    return client
+
+
 @pytest.fixture
 def staff(db):
-    client = Client()
-    client.force_login(get_user_model().objects.create_user("boss", is_staff=True))
-    return client
+    return log_in("send", "disconnect", is_staff=True)
 
 
 @pytest.fixture
@@ -63,6 +82,11 @@ def ordinary_user(db):
     client = Client()
     client.force_login(get_user_model().objects.create_user("ann"))
     return client
+
+
+def run(program):
+    command = [sys.executable, "-W", "error", "-c", program]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
 @pytest.fixture
@@ -139,6 +163,187 @@ def test_an_inactive_staff_member_is_refused(client, db, settings, published):
     assert published == []
 
 
+SEND_FORM = {"verb": "signals", "channel": "room", "signals": "{}"}
+KILL_FORM = {"verb": "kill", "channel": "room", "confirmed": "yes"}
+# Each verb, with its arguments right and wrong.
+FORMS = {
+    "send": [
+        SEND_FORM,
+        {"verb": "elements", "channel": "room", "html": "<b>x</b>"},
+        {"verb": "elements"},
+        {"verb": "signals", "channel": "a\nb", "signals": "nonsense"},
+    ],
+    "disconnect": [
+        KILL_FORM,
+        {"verb": "kill", "channel": "room"},
+        {"verb": "disconnect", "channel": "room", "user": "7", "confirmed": "yes"},
+        {"verb": "disconnect"},
+        {"row": '["kill", "room"]'},
+        {"row": '["disconnect", "room", "7"]', "confirmed": "yes"},
+        {"row": '["kill"]'},
+        {"row": '["kill", 1, 2, 3, 4]'},
+        # The row counts, and not what is beside it.
+        {"row": '["kill", "room"]', "verb": "signals", "channel": "room", "signals": "{}", "confirmed": "yes"},
+    ],
+}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("headers", [{}, {"Datastar-Request": "true"}])
+@pytest.mark.parametrize("permission", ["send", "disconnect"])
+def test_each_verb_needs_its_permission(published, permission, headers):
+    (other,) = FORMS.keys() - {permission}
+    client = log_in(permission, is_staff=True)
+    for form in FORMS[other]:
+        assert client.post(URL, form, headers=headers).status_code == 403
+    assert published == []
+    form = SEND_FORM if permission == "send" else KILL_FORM
+    assert client.post(URL, form, headers=headers).status_code == (200 if headers else 302)
+    assert len(published) == 1
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "form", [*FORMS["send"], *FORMS["disconnect"], {}, {"verb": "explode"}, {"row": "["}, {"row": "[[]]"}]
+)
+def test_staff_without_a_permission_may_only_look(published, form):
+    client = log_in(is_staff=True)
+    assert client.get(URL).status_code == 200
+    assert client.post(URL, form).status_code == 403
+    assert published == []
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("form", [SEND_FORM, KILL_FORM])
+def test_permissions_without_staff_status_open_nothing(published, form):
+    client = log_in("send", "disconnect")
+    for answer in (client.get(URL), client.post(URL, form), client.get(STREAM)):
+        assert answer.status_code == 403
+    assert published == []
+
+
+@pytest.mark.django_db
+def test_superusers_need_no_permission(published):
+    client = log_in(is_staff=True, is_superuser=True)
+    for form in (SEND_FORM, KILL_FORM):
+        assert client.post(URL, form).status_code == 302
+    assert len(published) == 2
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("permissions", [(), ("send",), ("disconnect",), ("send", "disconnect")])
+def test_page_has_the_forms_that_its_user_may_use(permissions):
+    broadcast.new("room-with-a-row")
+    text = log_in(*permissions, is_staff=True).get(URL).content.decode()
+    broadcast.kill("room-with-a-row")
+    assert "room-with-a-row" in text
+    assert ("<h2>Send</h2>" in text) == ('value="elements"' in text) == ("send" in permissions)
+    for mark in ("<h2>Close</h2>", 'id="act"', 'value="kill"', ">Kill<"):
+        assert (mark in text) == ("disconnect" in permissions), mark
+
+
+@pytest.mark.django_db
+def test_done_is_told_to_those_who_may_only_disconnect():
+    client = log_in("disconnect", is_staff=True)
+    page = client.get(URL + client.post(URL, KILL_FORM)["Location"]).content.decode()
+    assert re.search(r'<p id="act-notice" class="notice done"[^>]*>The channel was killed\.</p>', page)
+
+
+@pytest.mark.django_db
+def test_permissions_are_djangos_own_and_change_no_table():
+    found = Permission.objects.filter(content_type__app_label="ds_broadcaster").values_list("codename", flat=True)
+    assert set(found) == {"send", "disconnect"}
+    assert "ds_broadcaster_inspector" not in connection.introspection.table_names()
+    call_command("makemigrations", check=True, dry_run=True, verbosity=0)
+    for options in ({}, {"use_base_manager": True}):
+        out = io.StringIO()
+        call_command("dumpdata", "ds_broadcaster", stdout=out, **options)
+        assert json.loads(out.getvalue()) == []
+
+
+# The switch
+
+
+@pytest.mark.parametrize("url", [URL, STREAM, URL + "style.css"])
+def test_page_that_is_switched_off_is_not_found(staff, published, settings, url):
+    settings.DS_BROADCASTER_INSPECTOR = False
+    assert staff.get(url).status_code == 404
+    assert staff.post(URL, SEND_FORM).status_code == 404
+    assert published == []
+
+
+def test_page_that_is_switched_off_has_no_urls():
+    program = """
+import django
+from django.conf import settings
+settings.configure(INSTALLED_APPS=["ds_broadcaster"], ROOT_URLCONF="ds_broadcaster.urls",
+                   SECRET_KEY="x", ALLOWED_HOSTS=["*"], DS_BROADCASTER_INSPECTOR=%r)
+django.setup()
+from ds_broadcaster.urls import urlpatterns
+print(sorted(each.name for each in urlpatterns))
+"""
+    for given, names in [(False, ["subscribe"]), (True, PAGES), ("no", ["subscribe"])]:
+        done = run(program % given)
+        assert (done.returncode, done.stdout.strip()) == (0, str(names)), done.stderr
+
+
+# Its channels
+
+
+NAMES = [CHANNEL, READ_ONLY, "ds_broadcaster.", "ds_broadcaster.anything"]
+CALLS = [
+    lambda b, name: b(name, "<p id=a>"),
+    lambda b, name: b.signals(name, {}),
+    lambda b, name: b.remove(name, "#a"),
+    lambda b, name: b.new(name),
+    lambda b, name: b.kill(name),
+    lambda b, name: b.disconnect(name, 1),
+    lambda b, name: b.recheck(name),
+    lambda b, name: b.get_users(name),
+    lambda b, name: b.connect(name, make_request(make_scope())),
+    lambda b, name: b.grant(["room", name], make_request(make_scope())),
+    lambda b, name: asyncio.run(b.aconnect(name, make_request(make_scope()))),
+    lambda b, name: asyncio.run(b.asignals(name, {})),
+    lambda b, name: Template("{% load ds_broadcaster %}{% broadcast_subscribe name user %}").render(
+        Context({"name": name, "user": AnonymousUser()})
+    ),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("call", CALLS)
+def test_its_names_are_reserved(call, name):
+    with pytest.raises(ValueError, match=r'^channel must not begin with "ds_broadcaster\.", .*reserved for the inspec'):
+        call(broadcast, name)
+
+
+def test_its_channels_are_not_listed(world):
+    world.client((CHANNEL,), 1, is_inspectors=True)
+    world.client((READ_ONLY,), 2, is_inspectors=True)
+    world.client("room", 3)
+    assert world.broadcast.get_channels() == ["room"]
+    assert world.loop.run_until_complete(world.broadcast.aget_channels()) == ["room"]
+
+
+def test_no_signal_is_sent_about_its_channels():
+    """A receiver could do nothing with a name that no verb takes."""
+    heard = []
+
+    def receive(channel, **kwargs):
+        heard.append(channel)
+
+    user_joined.connect(receive)
+    try:
+        threads = Threads(type(broadcast))
+        for name in (CHANNEL, READ_ONLY, "room"):
+            threads.send(user_joined, name, 1)
+        threads._sender.shutdown(wait=True)
+        threads.close()
+    finally:
+        user_joined.disconnect(receive)
+    assert heard == ["room"]
+
+
 def test_login_middleware_does_not_redirect_the_stream(client, settings):
     settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.contrib.auth.middleware.LoginRequiredMiddleware"]
     assert client.get(STREAM).status_code == 403
@@ -166,14 +371,14 @@ from django.test import Client, RequestFactory
 assert Client().get("/inspector/").status_code == 403
 from django.urls import resolve
 request = RequestFactory().get("/inspector/")
-request.user = type("Staff", (), {"is_active": True, "is_staff": True, "is_authenticated": True})()
+staff = {"is_active": True, "is_staff": True, "is_authenticated": True}
+request.user = type("Staff", (), staff)()
 answer = resolve("/inspector/").func(request)
-assert answer.status_code == 200 and b"<h2>Send</h2>" in answer.content
+assert answer.status_code == 200 and b"<h2>Send</h2>" not in answer.content
+request.user = type("Superuser", (), staff | {"is_superuser": True})()
+assert b"<h2>Send</h2>" in resolve("/inspector/").func(request).content
 """
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], cwd=root, capture_output=True, text=True, timeout=60
-    )
+    done = run(program)
     assert done.returncode == 0, done.stderr
 
 
@@ -305,7 +510,7 @@ def test_a_form_does_what_it_says_and_redirects(staff, published, form, call):
         ({"verb": "disconnect", "user": "", "confirmed": "yes"}, "user_id must be a primary key"),
         ({"verb": "explode"}, "verb must be one of"),
         ({}, "verb must be one of"),
-        ({"row": "["}, "Expecting value"),
+        ({"row": "["}, "row must be"),
         ({"row": '{"kill": 1}'}, "row must be"),
         ({"row": "[1, 2]"}, "row must be"),
         ({"row": '["kill"]'}, "row must be"),
@@ -372,7 +577,8 @@ def test_overview_is_bounded(world, settings):
         world.client(f"channel {number:04}")
     for user in [0, *range(USERS + 5)]:
         world.client("popular", user)
-    world.client(CHANNEL, 1)
+    world.client((CHANNEL,), 1, is_inspectors=True)
+    world.client((READ_ONLY,), 1, is_inspectors=True)
     text = overview(CHANNEL, [])
     assert text.count("<tr id=") == CHANNELS
     assert "and 8 more, with fewer connections" in text
@@ -398,7 +604,7 @@ def test_long_names_are_cut_and_the_buttons_keep_the_whole(world):
 
 def test_it_is_refreshed_each_second_while_it_has_viewers_and_only_then(world):
     overview = CountingOverview(world.broadcast)
-    watchers = [world.client(CHANNEL, user, presence_callback=overview) for user in (1, 2)]
+    watchers = [world.client((CHANNEL,), user, presence_callback=overview, is_inspectors=True) for user in (1, 2)]
     members = [world.client("room") for _ in range(3)]
     world.advance(2)
     assert "room" in watchers[0].texts[-1]
@@ -432,7 +638,7 @@ def test_it_is_refreshed_each_second_while_it_has_viewers_and_only_then(world):
 
 def test_an_error_does_not_end_the_refreshing(world, caplog):
     overview = CountingOverview(world.broadcast)
-    watcher = world.client(CHANNEL, 1, presence_callback=overview)
+    watcher = world.client((CHANNEL,), 1, presence_callback=overview, is_inspectors=True)
     with patch.object(Overview, "_facts", side_effect=RuntimeError("it fails")):
         world.advance(3)
     assert "it fails" in caplog.text
@@ -507,6 +713,31 @@ def test_former_staff_are_stopped_for_good(start_server):
     with boss.connect(path=STREAM) as stream:
         stream.expect("overview")
     get_user_model().objects.filter(pk=boss.user_id).update(is_staff=False)
+    assert boss.connect(path=STREAM, last_event_id=stream.last_event_id).status == 204
+
+
+@server_with_users
+@pytest.mark.parametrize("mode", MODES)
+def test_stream_ends_when_its_user_is_staff_no_more(start_server, mode):
+    server = start_server(mode=mode)
+    boss = server.login("boss-for-an-hour", staff=True)
+    stream = boss.connect(path=STREAM)
+    stream.expect("overview")
+    assert "Kill" in boss.get(URL).text
+    user = get_user_model().objects.get(pk=boss.user_id)
+
+    # Another kind of stream is for those who may only look, so the page is asked to return.
+    user.is_superuser = False
+    user.save()
+    server.call("recheck")
+    assert stream.wait_end() == "cut"
+    assert "Kill" not in boss.get(URL).text
+    with boss.connect(path=STREAM, last_event_id=stream.last_event_id) as stream:
+        stream.expect("overview")
+        user.is_staff = False
+        user.save()
+        server.call("recheck")
+        assert stream.wait_end() == "cut"
     assert boss.connect(path=STREAM, last_event_id=stream.last_event_id).status == 204
 
 
@@ -594,5 +825,5 @@ def test_in_a_browser_without_javascript(chromium, start_server, channel):
     tab.locator("tbody .danger").click()
     expect(tab.locator(".question h2")).to_have_text(f"Kill {channel}?")
     tab.locator(".question .danger").click()
-    expect(tab.locator("#send-notice")).to_have_text("The channel was killed.")
+    expect(tab.locator("#act-notice")).to_have_text("The channel was killed.")
     assert client.wait_end() == "clean"
