@@ -45,11 +45,15 @@ def BroadcasterMiddleware(get_response: Callable[[HttpRequest], Any]) -> Callabl
 
 def _for_client(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     """Return the response, or a refusal where it would redirect a stream's client."""
-    if 300 <= response.status_code < 400 and "Datastar-Request" in request.headers:
-        view = getattr(getattr(request.resolver_match, "func", None), "view_class", None)
-        # An element of ours asks for streams alone, whatever kind of view is at its URL.
-        if ELEMENT_PARAMETER in request.GET or (isinstance(view, type) and issubclass(view, BroadcastChannelView)):
-            return refusal(request)
+    view = getattr(getattr(request.resolver_match, "func", None), "view_class", None)
+    is_ours = isinstance(view, type) and issubclass(view, BroadcastChannelView)
+    is_redirect = 300 <= response.status_code < 400 and "Datastar-Request" in request.headers
+    # An element of ours asks for streams alone, whatever kind of view is at its URL.
+    if is_redirect and (is_ours or ELEMENT_PARAMETER in request.GET):
+        return refusal(request)
+    if is_ours:
+        # Django's own page, of what the view raised.
+        response.headers.setdefault("Cache-Control", "no-store")
     return response
 
 

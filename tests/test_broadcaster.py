@@ -514,7 +514,7 @@ def test_response_is_an_event_stream_that_no_middleware_holds_back(broadcaster):
     assert response.streaming
     assert response.is_async
     assert response["Content-Type"] == "text/event-stream"
-    assert response["Cache-Control"] == "no-cache"
+    assert response["Cache-Control"] == "no-cache, no-store"
     assert response["X-Accel-Buffering"] == "no"
     assert response["Content-Encoding"] == "identity"
     assert broadcaster.get_users("room") == []

@@ -28,7 +28,7 @@ logger = logging.getLogger("ds_broadcaster")
 
 HEADERS = {
     "Content-Type": "text/event-stream",
-    "Cache-Control": "no-cache",
+    "Cache-Control": "no-cache, no-store",
     "X-Accel-Buffering": "no",  # nginx
     "Content-Encoding": "identity",  # So that no middleware compresses: GZipMiddleware would hold events back.
 }
@@ -109,6 +109,9 @@ def _close_connections() -> None:
 
 # Refusals.
 
+# 204, 404 and 405 may be cached where nothing forbids it, and permission may be given later.
+NO_STORE = {"Cache-Control": "no-store"}
+
 # Statuses that mean "not you" or "not here".
 REFUSALS = {401, 403, 404, 410}
 
@@ -125,7 +128,7 @@ def refusal_status(returns: bool, status: int = 403) -> int:
 
 def refusal(request: HttpRequest, status: int = 403) -> HttpResponse:
     """Return the answer to a client that may not have its stream."""
-    return HttpResponse(status=refusal_status(is_returning(request), status))
+    return HttpResponse(status=refusal_status(is_returning(request), status), headers=NO_STORE)
 
 
 def without_redirect(scope: Message, start: Message) -> Message:
@@ -138,16 +141,19 @@ def without_redirect(scope: Message, start: Message) -> Message:
     is_ours = b"datastar-request" in headers and _ELEMENT.search(scope["query_string"]) is not None
     if not (is_ours and 300 <= start["status"] < 400):
         return start
-    kept = [each for each in start["headers"] if each[0].lower() not in (b"location", b"content-length")]
-    return {**start, "status": refusal_status(b"last-event-id" in headers), "headers": kept}
+    replaced = (b"location", b"content-length", b"cache-control")
+    kept = [each for each in start["headers"] if each[0].lower() not in replaced]
+    status = refusal_status(b"last-event-id" in headers)
+    return {**start, "status": status, "headers": [*kept, (b"cache-control", b"no-store")]}
 
 
 def come_back() -> HttpResponse:
     """Return the answer of a server that is about to stop."""
-    return HttpResponse("The server is about to stop.", status=503, headers={"Connection": "close", "Retry-After": "1"})
+    headers = {"Connection": "close", "Retry-After": "1", **NO_STORE}
+    return HttpResponse("The server is about to stop.", status=503, headers=headers)
 
 
 def broker_is_away(channels: tuple[str, ...], error: BrokerUnavailable) -> HttpResponse:
     """Return the answer of a server that cannot open streams for a while."""
     logger.warning("A stream of %s could not be granted: %s", listed(channels), error)
-    return HttpResponse("Streams cannot be opened now.", status=503, headers={"Retry-After": "1"})
+    return HttpResponse("Streams cannot be opened now.", status=503, headers={"Retry-After": "1", **NO_STORE})

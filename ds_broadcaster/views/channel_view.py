@@ -23,7 +23,7 @@ from ..ids import channel_names
 from ..sse import Fragment
 from ..streams.replayed_requests import TROUBLE
 from ..streams.requests import is_from_datastar, is_logged_in, login_is_required
-from ..streams.responses import REFUSALS, BroadcastResponse, refusal
+from ..streams.responses import NO_STORE, REFUSALS, BroadcastResponse, refusal
 from .client_signals import BadSignals, signals_of
 from .routes import ChannelViewType
 
@@ -166,7 +166,7 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
                 if isawaitable(response):
                     response = async_to_sync(_awaited)(response)
             except BadSignals as error:
-                return HttpResponse(str(error), status=400, content_type="text/plain; charset=utf-8")
+                return HttpResponse(str(error), status=400, content_type="text/plain; charset=utf-8", headers=NO_STORE)
             except (PermissionDenied, Http404) as error:
                 _log_refusal(cls, request, error.why if isinstance(error, NotPermitted) else repr(error))
                 if not is_from_datastar(request):
@@ -181,6 +181,7 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
             if is_from_datastar(request) and (300 <= answer.status_code < 400 or answer.status_code in REFUSALS):
                 _log_refusal(cls, request, f"the view answered with {answer.status_code}")
                 return refusal(request, answer.status_code if answer.status_code in REFUSALS else 403)
+            answer.headers.setdefault("Cache-Control", "no-store")
             return answer
 
         served: Any = view

@@ -72,6 +72,7 @@ def test_our_element_is_not_redirected_to_a_login_page(site, status, headers):
         answer = site.get(f"/function/room/?{query}", headers=headers)
         assert answer.status == status
         assert "Location" not in answer.headers
+        assert answer.headers["Cache-Control"] == "no-store"
         assert answer.body == b""
 
 
@@ -94,13 +95,15 @@ def test_other_answers_to_our_element_are_untouched(site, headers):
     assert set(answer.json()) == {"requests", "views"}
 
 
-@pytest.mark.parametrize("query, expected", [(b"a=1&element=x", (403, {}, b"")), (b"elements=x", None)])
+@pytest.mark.parametrize(
+    "query, expected", [(b"a=1&element=x", (403, {b"cache-control": b"no-store"}, b"")), (b"elements=x", None)]
+)
 def test_body_of_a_redirect_goes_with_it(query, expected):
     sent = []
     start = {
         "type": "http.response.start",
         "status": 307,
-        "headers": [(b"Location", b"/in/"), (b"content-length", b"9")],
+        "headers": [(b"Location", b"/in/"), (b"content-length", b"9"), (b"Cache-Control", b"max-age=60")],
     }
     bodies = [{"type": "http.response.body", "body": body, "more_body": True} for body in (b"<a hre", b"f=>")]
 

@@ -446,7 +446,7 @@ def test_headers_of_a_stream(server, channel):
     assert client.status == 200
     headers = client.response_headers
     assert headers["content-type"] == "text/event-stream"
-    assert headers["cache-control"] == "no-cache"
+    assert headers["cache-control"] == "no-cache, no-store"
     assert headers["x-accel-buffering"] == "no"
     assert headers["content-security-policy"].startswith("default-src")
     assert headers["x-frame-options"] == "DENY"

@@ -23,8 +23,9 @@ from django.test import AsyncRequestFactory, Client, override_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ds_broadcaster import BroadcastChannelView, broadcast
+from ds_broadcaster import BroadcastChannelView, BrokerUnavailable, broadcast
 from ds_broadcaster.asgi import HandoffApplication
+from ds_broadcaster.streams.responses import broker_is_away, come_back
 from ds_broadcaster.streams.scope import RECHECK_KEY, SCOPE_KEY
 from ds_broadcaster.views.routes import ChannelViewType, routes
 from tests.fakes import FACTOR
@@ -145,6 +146,11 @@ def site(request):
 @pytest.fixture(scope="module", params=["handoff", "plain"])
 def locked_site(request):
     yield from opened_site(request.param, LOGIN_MIDDLEWARE)
+
+
+@pytest.fixture(scope="module", params=["handoff", "plain"])
+def site_with_middleware(request):
+    yield from opened_site(request.param, "ds_broadcaster.middleware.BroadcasterMiddleware")
 
 
 @pytest.fixture(params=[False, True], ids=["production", "debug"])
@@ -373,6 +379,41 @@ def test_user_who_is_refused_is_named_in_the_log(site, served, caplog):
     assert site.ask("no/", user="ann").status == 403
     text = "NoChannel refused the stream at '/events/no/': has_permission() returned False for user 7"
     assert said(caplog) == [("INFO", text)]
+
+
+UNCACHED = {
+    "any/a/b/": (403, "no-store"),
+    "open/room/?answer=missing": (404, "no-store"),
+    "words/a%0Ab/": (404, "no-store"),
+    "with-login/": (403, "no-store"),
+    "open/room/": (200, "no-cache, no-store"),
+    "search/?datastar={": (400, "no-store"),
+}
+
+
+@pytest.mark.parametrize("path", UNCACHED)
+def test_no_answer_is_stored(site, path):
+    """A cache would give a refusal to those who are let in later."""
+    status, expected = UNCACHED[path]
+    found = site.ask(unquote(path), user="ann" if status == 400 else None, **DATASTAR)
+    assert (found.status, found.headers["cache-control"]) == (status, expected)
+    if status in (403, 404):
+        found = site.ask(unquote(path), **RETURNING)
+        assert (found.status, found.headers["cache-control"]) == (204, "no-store")
+    for method in ("POST", "OPTIONS"):
+        assert site.ask("open/room/", method=method).headers["cache-control"] == "no-store"
+
+
+def test_no_page_of_a_refusal_is_stored(site_with_middleware):
+    for path, status in (("any/a/b/", 403), ("open/room/?answer=missing", 404), ("with-login/", 302)):
+        found = site_with_middleware.ask(path)
+        assert (found.status, found.headers["cache-control"]) == (status, "no-store")
+    assert "cache-control" not in site_with_middleware.ask("no-such-page/").headers
+
+
+def test_answer_for_later_is_not_stored():
+    for answer in (come_back(), broker_is_away(("room",), BrokerUnavailable("away"))):
+        assert (answer.status_code, answer["Retry-After"], answer["Cache-Control"]) == (503, "1", "no-store")
 
 
 # A stream for which no permission was asked
