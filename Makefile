@@ -38,7 +38,7 @@ fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo recipe test test-fast lint format chaos bench docs clean python
+.PHONY: help demo recipe test test-fast lint format chaos bench docs docs-code clean python
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ bench: $(VENV)/.has-bench ## Measure against other libraries
 
 docs: $(VENV)/.has-docs ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+docs-code: $(BIN)/python ## Copy the code that the cookbook's pages show from its files
+	$(BIN)/python cookbook/show_code.py
 
 clean: ## Remove environments, caches and everything built or fetched
 	rm -rf .venv .venv-* build dist site htmlcov .coverage *.egg-info cookbook/client

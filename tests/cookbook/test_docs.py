@@ -15,6 +15,7 @@ from django.dispatch import Signal
 from django.views.generic import View
 
 import ds_broadcaster
+from cookbook.show_code import BLOCK, code_of, with_code
 from ds_broadcaster import BroadcastChannelView, BroadcastOnSave, broadcast, signals
 from ds_broadcaster.conf import EXAMPLES, PREFIX
 from ds_broadcaster.templatetags.ds_broadcaster import register
@@ -30,8 +31,6 @@ TEXT = "\n".join(PAGES.values())
 FOLDERS = {folder.parent.name: folder.parent for folder in RECIPES.glob("*/urls.py")} | {"room": COOKBOOK / "room"}
 
 FENCE = re.compile(r"^( *)```(\w[\w+]*)?[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-# On three lines: the one-line form is valid Python, and ruff would format it.
-INCLUDE = re.compile(r"^--8<--\n([^:\n]+)(?::(\w+))?\n--8<--$")
 
 # Public names of the classes that are not their users' business.
 INTERNAL = {"grant", "hubs", "is_closing", "declared", "holdings", "page_cursor", "apage_cursor"}
@@ -86,7 +85,7 @@ def test_site_fetches_nothing_from_elsewhere(site):
 
 def test_site_shows_code_and_no_marks_of_where_it_is_taken_from(site):
     pages = {str(page): re.sub("<[^>]+>", "", page.read_text()) for page in site.rglob("*.html")}
-    assert [name for name, text in pages.items() if re.search("8 *&lt; *--", text)] == []
+    assert [name for name, text in pages.items() if re.search("&lt;!-- code:|```|# (section|end):", text)] == []
     assert sum("class Note(BroadcastOnSave)" in text for text in pages.values()) == 2
 
 
@@ -135,30 +134,36 @@ FENCES = [
     for found in FENCE.finditer(page)
     for language, code in [(found[2], found[3])]
 ]
+SHOWN = {name: list(BLOCK.finditer(page)) for name, page in PAGES.items()}
 
 
-def test_every_fence_is_found():
+def test_every_fence_and_every_mark_is_found():
     assert len(FENCES) == len(re.findall("^ *```", TEXT, re.MULTILINE)) / 2
+    assert sum(map(len, SHOWN.values())) == TEXT.count("<!-- code:") > 40
 
 
-@pytest.mark.parametrize("language,code", FENCES)
-def test_code_is_taken_from_a_file_that_runs_or_compiles(language, code):
-    include = INCLUDE.match(code.strip())
-    if include is None:
-        assert not re.search("8 *< *--", code)
-        if language == "python":
-            compile(code, "<page>", "exec")
-        return
-    path, section = include.groups()
-    assert ROOT / path in runs(), f"{path} is no file that a test runs."
-    if section:
-        for mark in ("start", "end"):
-            assert f"--8<-- [{mark}:{section}]" in (ROOT / path).read_text()
+@pytest.mark.parametrize("language,code", [each for each in FENCES if each.values[0] == "python"])
+def test_python_on_a_page_compiles(language, code):
+    compile(code, "<page>", "exec")
+
+
+@pytest.mark.parametrize("name", sorted(PAGES))
+def test_page_shows_the_code_that_its_files_have(name):
+    assert PAGES[name] == with_code(PAGES[name]), f"{name} shows old code: run `make docs-code`."
+    shown = {ROOT / found["path"] for found in SHOWN[name]}
+    assert shown <= {*runs()}, "No test runs these files."
+
+
+def test_section_is_between_its_marks_without_them():
+    path = "cookbook/recipes/notifications/templates/notifications/base.html"
+    assert code_of(path, "stream") == "{% block stream %}{% broadcast_subscribe request.user %}{% endblock %}\n"
+    assert "section:" not in code_of(path)
+    with pytest.raises(ValueError, match="one comment `section: other`, and one `end: other`"):
+        code_of(path, "other")
 
 
 def test_start_page_shows_the_product_in_thirty_lines():
-    includes = [INCLUDE.match(code[3].strip()) for code in FENCE.finditer(PAGES["index.md"])]
-    code = "".join((ROOT / include[1]).read_text() for include in includes if include)
+    code = "".join(found["code"] for found in SHOWN["index.md"])
     assert "BroadcastOnSave" in code
     assert len([line for line in code.splitlines() if line.strip()]) <= 30
 
@@ -204,7 +209,4 @@ def test_every_recipe_has_a_test_and_every_test_a_recipe():
 @pytest.mark.parametrize("name", sorted(set(FOLDERS) - {"room"}))
 def test_page_of_a_recipe_shows_all_its_files(name):
     files = [path for path in FOLDERS[name].rglob("*") if path.suffix in (".py", ".html") and path.stat().st_size]
-    shown = {
-        ROOT / path for path, _ in re.findall(r"^(cookbook/[^:\n]+)(:\w+)?$", PAGES[f"recipes/{name}.md"], re.MULTILINE)
-    }
-    assert sorted(shown) == sorted(files)
+    assert sorted({ROOT / found["path"] for found in SHOWN[f"recipes/{name}.md"]}) == sorted(files)

@@ -53,7 +53,7 @@ class FileBroker(Broker):
         self._tasks = {}
         self._lock = threading.Lock()
 
-    # --8<-- [start:publish]
+    # section: publish
     def publish(self, channel, payload, facts=PLAIN):
         return self._write(channel, "event", pack_event(payload, facts).decode("utf-8", "surrogateescape"))
 
@@ -64,9 +64,9 @@ class FileBroker(Broker):
         with asking(), self._journal.turn():
             return self._journal.append(channel, kind, text, self.limits.max_total_bytes)
 
-    # --8<-- [end:publish]
+    # end: publish
 
-    # --8<-- [start:catch_up]
+    # section: catch_up
     def _catch_up(self):
         """Read new records, and deliver them to the attached hubs in their order."""
         with asking(), self._lock:
@@ -104,9 +104,9 @@ class FileBroker(Broker):
         for receiver in receivers:
             receiver.deliver(channel, sequence, item)
 
-    # --8<-- [end:catch_up]
+    # end: catch_up
 
-    # --8<-- [start:lost]
+    # section: lost
     def _begin_anew(self, head):
         """Start over: the sequences begin again."""
         if self.epoch:
@@ -151,9 +151,9 @@ class FileBroker(Broker):
                 if not self._log(channel):
                     self._floor = max(self._floor, self._logs.pop(channel).last)
 
-    # --8<-- [end:lost]
+    # end: lost
 
-    # --8<-- [start:positions]
+    # section: positions
     def locate(self, channels, event_id):
         self._catch_up()
         with self._lock:
@@ -176,9 +176,9 @@ class FileBroker(Broker):
             ]
         return [given for given in kept if given.age <= seconds]
 
-    # --8<-- [end:positions]
+    # end: positions
 
-    # --8<-- [start:hubs]
+    # section: hubs
     def receivers(self):
         return list(self._subscribed)
 
@@ -219,4 +219,4 @@ class FileBroker(Broker):
         with self._lock:
             self._subscribed.get(receiver, set()).discard(channel)
 
-    # --8<-- [end:hubs]
+    # end: hubs

@@ -46,7 +46,7 @@ class Journal:
         self.folder = folder
         self._path = folder / "journal"
 
-    # --8<-- [start:write]
+    # section: write
     @contextlib.contextmanager
     def turn(self):
         """Let one thread of one process write at a time; raises BrokerUnavailable after PATIENCE seconds."""
@@ -94,9 +94,9 @@ class Journal:
     def _replace(self, head, records):
         write(self._path, json.dumps(head).encode().ljust(HEAD - 1) + b"\n" + records)
 
-    # --8<-- [end:write]
+    # end: write
 
-    # --8<-- [start:read]
+    # section: read
     def read(self, epoch, position):
         """Return the head and the records after a position; all records when the epoch is another by now."""
         with contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
@@ -110,7 +110,7 @@ class Journal:
             pass
         return self.read(epoch, position)
 
-    # --8<-- [end:read]
+    # end: read
 
 
 @contextlib.contextmanager

@@ -63,7 +63,7 @@ def delete(request, pk):
     return done()
 
 
-# --8<-- [start:bulk]
+# section: bulk
 @require_POST
 @login_required
 def all_done(request):
@@ -73,4 +73,4 @@ def all_done(request):
     return done()
 
 
-# --8<-- [end:bulk]
+# end: bulk

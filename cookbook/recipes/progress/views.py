@@ -11,7 +11,7 @@ from . import jobs
 from .models import Job
 
 
-# --8<-- [start:channel]
+# section: channel
 class JobChannel(BroadcastChannelView):
     url_path = "jobs/<int:pk>/"
 
@@ -29,7 +29,7 @@ class JobChannel(BroadcastChannelView):
         return render_to_string("progress/_result.html", {"job": job}), job.signals
 
 
-# --8<-- [end:channel]
+# end: channel
 
 
 @require_GET

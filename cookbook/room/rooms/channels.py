@@ -9,7 +9,7 @@ from . import live
 from .models import Room
 
 
-# --8<-- [start:home]
+# section: home
 class HomeChannel(BroadcastChannelView):
     """The list of rooms: changes for everyone, and changes to the user's own list."""
 
@@ -22,10 +22,10 @@ class HomeChannel(BroadcastChannelView):
         return render_to_string("rooms/_cards.html", {"cards": live.cards(self.request.user)})
 
 
-# --8<-- [end:home]
+# end: home
 
 
-# --8<-- [start:room]
+# section: room
 class RoomChannel(BroadcastChannelView):
     url_path = "rooms/<int:pk>/"
 
@@ -56,4 +56,4 @@ class RoomChannel(BroadcastChannelView):
     on_leave = on_join
 
 
-# --8<-- [end:room]
+# end: room

@@ -50,7 +50,7 @@ class Room(models.Model):
         return messages
 
 
-# --8<-- [start:membership]
+# section: membership
 class Membership(BroadcastOnSave):
     """A user's membership in a room, shown as a card on their list of rooms."""
 
@@ -72,10 +72,10 @@ class Membership(BroadcastOnSave):
         return f"home-{self.user_id}"
 
 
-# --8<-- [end:membership]
+# end: membership
 
 
-# --8<-- [start:message]
+# section: message
 class Message(BroadcastOnSave):
     room = models.ForeignKey(Room, models.CASCADE, related_name="messages")
     author = models.ForeignKey(User, models.CASCADE, related_name="messages")
@@ -91,7 +91,7 @@ class Message(BroadcastOnSave):
     def broadcast_channel(self):
         return f"room-{self.room_id}"
 
-    # --8<-- [end:message]
+    # end: message
 
     @cached_property
     def continues(self):
