@@ -38,7 +38,7 @@ fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo recipe test test-fast lint format chaos bench docs docs-code clean python
+.PHONY: help demo recipe test test-fast lint format chaos attack bench docs docs-code clean python
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ format: $(VENV)/.has-dev ## Put the code into the project's style
 
 chaos: $(VENV)/.has-test ## Run two workers at length while their broker, connections and tabs come and go
 	FULL_CHAOS=1 $(BIN)/python -m pytest -s tests/brokers/test_chaos.py $(PYTEST_ARGS)
+
+attack: $(VENV)/.has-test ## Attack the package at length: forged input, tokens, races, floods
+	FULL_ATTACK=1 EXAMPLES=$(or $(EXAMPLES),20) $(BIN)/python -m pytest tests/attack $(PYTEST_ARGS)
 
 bench: $(VENV)/.has-bench ## Measure against other libraries
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
