@@ -178,11 +178,16 @@ def live_frame() -> bytes:
 
 
 def farewell(element: str | None) -> bytes:
-    """Return the last frames of a stream that is closed for good: they remove the element, which would return.
+    """Return the last frames of a stream that is closed for good: one that says so replaces its element, which would
+    return.
 
-    The huge retry comes first: a busy client may see the end before it applies the last events.
+    The huge retry comes first: a busy client may see the end before it applies the last events. The replacement has
+    to be the last event: clients ignore what comes for an element that is gone (1.0.2 and newer).
     """
-    return b"" if element is None else retry_frame(NEVER) + encode_remove(f"#{element}") + _CLOSED
+    if element is None:
+        return b""
+    closed = f'<div id="{element}" hidden data-broadcast="closed"></div>'
+    return retry_frame(NEVER) + encode_elements(closed, mode="replace")
 
 
 def make_frame(event_id: str, payload: bytes, facts: Facts = PLAIN) -> Frame:
@@ -208,9 +213,7 @@ def retry_frame(retry: int) -> bytes:
     return b"retry: %d\n\n" % retry
 
 
-# The states that {% broadcast_connect %} shows.
 _LIVE = encode_signals({"_broadcast": "live"})
-_CLOSED = encode_signals({"_broadcast": "closed"})
 
 
 def _choice(argument: str, value: str | None, kind: type[E]) -> E | None:

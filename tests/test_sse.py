@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field
 
 from ds_broadcaster import EventTooLarge
 from ds_broadcaster.sse import (
+    NEVER,
     Facts,
     check_size,
     data_for,
@@ -426,8 +427,8 @@ def test_page_is_told_that_its_stream_is_open():
     assert event.signals == '{"_broadcast":"live"}'
 
 
-def test_farewell_removes_the_element_and_says_closed():
-    *_, removal, closed = parse(farewell("stream-1"))
-    assert removal.args == {"mode": "remove", "selector": "#stream-1"}
-    assert closed.signals == '{"_broadcast":"closed"}'
+def test_farewell_replaces_the_element_by_one_that_says_closed():
+    retry, closed = parse(farewell("stream-1"))
+    assert retry == Retry(NEVER)
+    assert closed.args == {"mode": "replace", "elements": '<div id="stream-1" hidden data-broadcast="closed"></div>'}
     assert farewell(None) == b""

@@ -23,16 +23,16 @@ NAMESPACE = "ds_broadcaster"
 _BEGIN = f"${TAB} ||= crypto.getRandomValues(new Uint32Array(4)).join('-'); $_broadcast ||= 'connecting'; "
 
 # The types of the client's `datastar-fetch` event differ in their first letter: d(atastar-patch-...), r(etrying),
-# f(inished), e(rror) with a status. The signal is the worst state of all elements on the page.
-# An element that was just removed does not count: the server sent the reason together with the removal.
+# f(inished), e(rror) with a status. The signal is the worst state of all elements on the page: an element that this
+# very event took away counts no more, and what is in its place does.
 # Without `data-init` the client gives up a stream that is refused. Removing it must wait for the next task: 1.0.1 sets
 # the timer of its next try after this event, and would keep it.
 _ON_FETCH = (
     "const d=evt.detail,"
     "s={d:'live',r:'lost',f:'closed',e:/429|5../.test(d.argsRaw.status)?'lost':'closed'}[d.type[0]];"
-    "if(s&&d.el==el&&el.isConnected){"
+    "if(s&&d.el==el){"
     "el.dataset.broadcast=s;"
-    "$_broadcast=['closed','lost','connecting','live'].find(s=>document.querySelector('[data-broadcast='+s+']'));"
+    "$_broadcast=['closed','lost','connecting','live'].find(s=>document.querySelector('[data-broadcast='+s+']'))||'closed';"
     "s=='closed'&&setTimeout(()=>el.removeAttribute('data-init'))}"
 )
 
