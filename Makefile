@@ -18,6 +18,7 @@ slug = $(shell printf '%s' '$(1)' | sed 's/[^A-Za-z0-9.]//g; s/\.*$$//')
 VENV ?= .venv$(if $(PYTHON),-$(call slug,$(notdir $(PYTHON))))$(if $(DJANGO),-$(call slug,$(DJANGO)))
 BIN := $(VENV)/bin
 CLIENT := cookbook/client/datastar.js
+OLDEST_CLIENT := cookbook/client/datastar-1.0.1.js
 
 # The fixtures of a file are made once, so a file's tests stay together. tests/harness/selection.py says how many
 # processes there are, and which files they begin with.
@@ -51,7 +52,7 @@ demo: $(VENV)/.has-demo $(CLIENT) ## Serve the live room on http://localhost:800
 recipe: $(VENV)/.has-demo $(CLIENT) ## Serve one recipe of the cookbook on http://localhost:8000 (NAME=...)
 	@exec $(BIN)/python cookbook/serve.py $(or $(NAME),--help) $(if $(NAME),--port $(PORT))
 
-test: $(VENV)/.has-test $(CLIENT) ## Run the tests
+test: $(VENV)/.has-test $(CLIENT) $(OLDEST_CLIENT) ## Run the tests
 	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.has-test ## Run the tests that start no server, browser or broker
@@ -106,5 +107,5 @@ $(VENV)/.has-%: pyproject.toml | $(BIN)/python
 	@touch $@
 
 # Ends well without a network too: the demo then takes the client from its CDN.
-$(CLIENT): cookbook/fetch_client.py | $(BIN)/python
-	@$(BIN)/python cookbook/fetch_client.py
+$(CLIENT) $(OLDEST_CLIENT): cookbook/fetch_client.py | $(BIN)/python
+	@$(BIN)/python cookbook/fetch_client.py $(@F)

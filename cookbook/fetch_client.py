@@ -1,8 +1,9 @@
 """Fetch the Datastar client once, so that the demo and the browser tests need no network afterwards.
 
-The Datastar project publishes its client to a CDN, not to a package registry. A wheel on PyPI contains the same client
-(v1.0.1, self-contained). This script extracts that one file, verifies it and puts it into `client/`, which is never
-committed. Without a network it prints a message and exits normally; the demo then uses the CDN.
+The Datastar project publishes its client to a CDN, not to a package registry. Wheels on PyPI contain the same files:
+v1.0.4, the version that the package pins, which the demo serves; and v1.0.1, the oldest that is supported, on which the
+tests run again what depends on the client. This script extracts one of them, verifies it and puts it into `client/`,
+which is never committed. Without a network it prints a message and exits normally; the demo then uses the CDN.
 """
 
 import hashlib
@@ -11,47 +12,66 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
-PACKAGE = "starhtml==0.7.0"
-MEMBER = "starhtml/static/js/datastar-core.js"
-SHA256 = "31c8c9efb895beadeba5f73407c3ca60201dee321c5dea56c182817b475bde9f"
-TARGET = Path(__file__).resolve().parent / "client" / "datastar.js"
+FOLDER = Path(__file__).resolve().parent / "client"
 
 
-def is_the_client(content: bytes) -> bool:
-    return hashlib.sha256(content).hexdigest() == SHA256
+class Client(NamedTuple):
+    package: str
+    member: str
+    sha256: str
+
+    def is_in(self, content: bytes) -> bool:
+        return hashlib.sha256(content).hexdigest() == self.sha256
 
 
-def download() -> bytes:
+# By the name of the file.
+CLIENTS = {
+    "datastar.js": Client(
+        "stario-create==5.2.0",
+        "stario_create/vendor/datastar.js",
+        "727844adfc825ee651fb93c544a2a739986f9a21820a94524b35f0cac470cf91",
+    ),
+    "datastar-1.0.1.js": Client(
+        "starhtml==0.7.0",
+        "starhtml/static/js/datastar-core.js",
+        "31c8c9efb895beadeba5f73407c3ca60201dee321c5dea56c182817b475bde9f",
+    ),
+}
+
+
+def download(client: Client) -> bytes:
     """Return the client's bytes from the wheel."""
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     with tempfile.TemporaryDirectory() as folder:
-        # The wheel requires Python 3.12, which does not matter for the one file we take from it.
-        options = ["--no-deps", "--only-binary=:all:", "--python-version=3.12", "--retries=1"]
-        command = [*pip, "download", *options, f"--dest={folder}", PACKAGE]
+        # The wheels require newer Pythons, which does not matter for the one file we take from each.
+        options = ["--no-deps", "--only-binary=:all:", "--python-version=3.14", "--retries=1"]
+        command = [*pip, "download", *options, f"--dest={folder}", client.package]
         subprocess.run(command, check=True, capture_output=True, timeout=120)  # noqa: S603
         (wheel,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
-            return archive.read(MEMBER)
+            return archive.read(client.member)
 
 
-def main() -> None:
-    if TARGET.exists() and is_the_client(TARGET.read_bytes()):
-        TARGET.touch()
+def fetch(name: str) -> None:
+    client, target = CLIENTS[name], FOLDER / name
+    if target.exists() and client.is_in(target.read_bytes()):
+        target.touch()
         return
     try:
-        content = download()
+        content = download(client)
     except (OSError, ValueError, KeyError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
         reason = type(error).__name__
         print(f"The Datastar client could not be fetched ({reason}); the demo will use the CDN.")
         return
-    if not is_the_client(content):
-        print(f"{MEMBER} of {PACKAGE} is not the expected file; the demo will use the CDN.")
+    if not client.is_in(content):
+        print(f"{client.member} of {client.package} is not the expected file; the demo will use the CDN.")
         return
-    TARGET.parent.mkdir(exist_ok=True)
-    TARGET.write_bytes(content)
-    print(f"The Datastar client is in {TARGET.parent.name}/{TARGET.name}.")
+    FOLDER.mkdir(exist_ok=True)
+    target.write_bytes(content)
+    print(f"The Datastar client is in {FOLDER.name}/{name}.")
 
 
 if __name__ == "__main__":
-    main()
+    fetch(sys.argv[1] if len(sys.argv) > 1 else "datastar.js")

@@ -8,7 +8,7 @@ from django.core.management.color import no_style
 from django.db import connection
 
 from tests.harness import selection
-from tests.harness.browser import Chromium
+from tests.harness.browser import CLIENTS, Chromium
 from tests.harness.requirements import require_client_bundle
 from tests.harness.server import Server, logins, running_servers
 from tests.harness.sse import close_all_clients
@@ -123,9 +123,15 @@ def _chromium():
 
 
 @pytest.fixture
-def chromium(_chromium):
-    """The browser: `chromium.tab(visitor)` opens a window, `chromium.second_tab(tab)` a tab beside it."""
+def chromium(request, _chromium):
+    """The browser: `chromium.tab(visitor)` opens a window, `chromium.second_tab(tab)` a tab beside it.
+
+    Its parameter is the version of the Datastar client, see `each_client` in the harness.
+    """
     require_client_bundle()
+    _chromium.client = getattr(request, "param", CLIENTS[0])
+    older = _chromium.client != CLIENTS[0]
+    _chromium.bundle = require_client_bundle(f"datastar-{_chromium.client}.js") if older else None
     yield _chromium
     _chromium.close_tabs()
 

@@ -4,13 +4,14 @@ import time
 
 import pytest
 
-from tests.harness import each_mode, expect
+from tests.harness import each_client, each_mode, expect
 
 
 def items(count, start=0):
     return [str(number) for number in range(start, start + count)]
 
 
+@each_client
 @each_mode
 def test_patch_arrives(chromium, server, channel):
     tab = chromium.tab(server.login("ann"))
@@ -64,6 +65,7 @@ def test_presence_is_the_same_in_two_windows_and_a_reload_does_not_flicker(chrom
     assert {text for text in ann.evaluate("window.seen") if "ben" not in text} == set()
 
 
+@each_client
 @each_mode
 def test_hidden_tab_shows_everything_sent_meanwhile_once_and_in_order(chromium, server, channel):
     tab = chromium.tab(server.login("ann"))
@@ -112,6 +114,7 @@ def test_kicked_users_page_says_so_and_stays_away(chromium, server, channel):
     assert server.call("get_users", channel) == [ben.user_id]
 
 
+@each_client
 @pytest.mark.parametrize("retry", ["auto", "always"])
 @pytest.mark.parametrize("mode", ["handoff", "plain"])
 def test_server_restart_is_survived(chromium, start_server, channel, mode, retry):

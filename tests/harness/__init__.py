@@ -1,6 +1,6 @@
 """What the tests drive the package with: real servers, raw streams, a real browser."""
 
-from tests.harness.browser import Tab, expect
+from tests.harness.browser import Tab, each_client, expect
 from tests.harness.requirements import (
     require_chromium,
     require_client_bundle,
@@ -25,6 +25,7 @@ __all__ = [
     "Server",
     "Tab",
     "Visitor",
+    "each_client",
     "each_mode",
     "each_server",
     "expect",

@@ -1,14 +1,22 @@
 """A real Chromium with the real Datastar client, used from plain tests."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
-from playwright.async_api import Browser, BrowserContext, async_playwright
+import pytest
+from playwright.async_api import Browser, BrowserContext, Route, async_playwright
 from playwright.async_api import expect as async_expect
 
 from tests.harness.loop import loop_thread
 from tests.harness.requirements import require_chromium
 from tests.harness.server import Visitor
+
+# The versions of the Datastar client: the one that the package pins, and the oldest that is supported.
+CLIENTS = ("1.0.4", "1.0.1")
+
+# Run a test on each client: for what depends on how a client opens, loses and reopens its streams.
+each_client = pytest.mark.parametrize("chromium", CLIENTS, indirect=True)
 
 # Chromium calls home unless told not to, and needs --no-sandbox where it runs as root.
 FLAGS = [
@@ -111,9 +119,15 @@ class Tab(Waiting):
 
 
 class Chromium:
-    """One browser process for the whole test run."""
+    """One browser process for the whole test run.
+
+    Pages get the Datastar client that their server has at `/client/datastar.js`, or else the version in `client`, whose
+    file is `bundle`.
+    """
 
     def __init__(self) -> None:
+        self.client = CLIENTS[0]
+        self.bundle: Path | None = None
         self._path = require_chromium()
         self._contexts: list[BrowserContext] = []
         loop_thread().run(self._start(), timeout=60)
@@ -138,11 +152,16 @@ class Chromium:
         context = await self._browser.new_context(**options)
         self._contexts.append(context)
         context.set_default_timeout(10_000)
+        if self.bundle is not None:
+            await context.route("**/client/datastar.js", self._answer_with_bundle)
         if visitor is not None:
             await context.add_cookies(
                 [{"name": name, "value": value, "url": visitor.server.url} for name, value in visitor.cookies.items()]
             )
         return Tab(await context.new_page())
+
+    async def _answer_with_bundle(self, route: Route) -> None:
+        await route.fulfill(path=self.bundle, content_type="text/javascript")
 
     def second_tab(self, tab: Tab) -> Tab:
         """Open another tab in the same window: it shares the cookies."""

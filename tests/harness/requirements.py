@@ -31,11 +31,11 @@ def require_chromium() -> str:
     _missing("needs Chromium: `apt-get install chromium`, or name one with CHROMIUM=/path/to/chrome")
 
 
-def require_client_bundle() -> Path:
-    """Return the path of the Datastar client that the test project serves."""
-    path = Path(settings.CLIENT_BUNDLE)
+def require_client_bundle(name: str = "datastar.js") -> Path:
+    """Return the path of a Datastar client, by default of the one that the test project serves."""
+    path = Path(settings.CLIENT_BUNDLE).with_name(name)
     if not path.exists():
-        _missing("needs the Datastar client: run `python cookbook/fetch_client.py` with a network")
+        _missing(f"needs a Datastar client: run `python cookbook/fetch_client.py {name}` with a network")
     return path
 
 

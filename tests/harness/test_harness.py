@@ -1,15 +1,19 @@
 """The tests' own tools, tested: without these, a test that passes says little."""
 
+import re
 import signal
 from itertools import pairwise
 
 import pytest
-from django.conf import settings
 from django.contrib.auth import get_user_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.harness import SERVERS, Comment, Event, IdOnly, Retry, Server, SSEParser, expect
+from cookbook import fetch_client
+from ds_broadcaster.conf import get_settings
+from tests.harness import SERVERS, Comment, Event, IdOnly, Retry, Server, SSEParser, each_client, expect
+from tests.harness.browser import CLIENTS
+from tests.harness.requirements import require_client_bundle
 from tests.harness.sse import ChunkDecoder
 
 BARE = "tests.project.bare_app:application"
@@ -203,8 +207,21 @@ def test_hidden_tab_is_told_so(chromium, server, channel):
 
 
 def test_client_bundle_is_the_checked_one():
-    from cookbook import fetch_client
+    path = require_client_bundle()
+    client = fetch_client.CLIENTS[path.name]
+    assert path.parent == fetch_client.FOLDER
+    assert client.is_in(path.read_bytes())
 
-    assert fetch_client.TARGET == settings.CLIENT_BUNDLE
-    if fetch_client.TARGET.exists():
-        assert fetch_client.is_the_client(fetch_client.TARGET.read_bytes())
+
+def test_demo_and_the_browser_tests_run_the_client_that_users_get():
+    [version] = re.findall(r"@(v[0-9.]+)/", get_settings().datastar_url)
+    assert require_client_bundle().read_text().startswith(f"// Datastar {version}\n")
+    assert version == f"v{CLIENTS[0]}"
+
+
+@each_client
+def test_page_runs_the_client_that_the_test_asks_for(chromium, server, channel):
+    tab = chromium.tab(server.visitor())
+    tab.goto(f"/page/{channel}/")
+    bundle = tab.evaluate("fetch('/client/datastar.js').then(answer => answer.text())")
+    assert bundle.startswith(f"// Datastar v{chromium.client}")

@@ -5,7 +5,7 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-from tests.harness import expect
+from tests.harness import each_client, expect
 from tests.harness.loop import loop_thread
 from tests.live import live_server, until
 from tests.settings import MIDDLEWARE
@@ -76,6 +76,7 @@ def is_alone(server, channel):
 # The stream, and the tab's id
 
 
+@each_client
 @pytest.mark.parametrize(
     "source", [CONNECT, "{% broadcast_subscribe channel %}", "{% broadcast_subscribe channel user %}"]
 )
@@ -208,6 +209,7 @@ def test_state_can_be_seen_by_css(server, open_page, channel):
     assert tab.evaluate("document.body.matches(':has([data-broadcast=live])')")
 
 
+@each_client
 @pytest.mark.parametrize("end", ["sigterm", "kill"])
 def test_server_that_goes_and_returns_is_lost_then_live(own_server, open_page, channel, end):
     tab = open_page(own_server, CONNECT, channel)
@@ -223,6 +225,7 @@ def test_server_that_goes_and_returns_is_lost_then_live(own_server, open_page, c
     assert last["tab"] == tab.locator("#tab").inner_text()
 
 
+@each_client
 def test_hidden_tab_returns_with_one_stream(server, open_page, channel):
     tab = open_page(server, CONNECT, channel)
     becomes(tab, "live")
@@ -243,6 +246,7 @@ def test_hidden_tab_returns_with_one_stream(server, open_page, channel):
 # What happens in a page's future is made to happen now: the page's clock is set forward by a minute.
 
 
+@each_client
 @pytest.mark.parametrize("status", [401, 403, 404, 410, 400])
 def test_refused_page_shows_closed_and_does_not_return(server, open_page, chromium, channel, status):
     tab = chromium.tab(server.login("ann"))
@@ -259,6 +263,7 @@ def test_refused_page_shows_closed_and_does_not_return(server, open_page, chromi
     becomes(tab, "closed")
 
 
+@each_client
 @pytest.mark.parametrize("status", [500, 503, 429])
 def test_page_of_a_server_in_trouble_shows_lost_and_returns(server, open_page, chromium, channel, status):
     tab = chromium.tab(server.login("ann"))
@@ -271,6 +276,7 @@ def test_page_of_a_server_in_trouble_shows_lost_and_returns(server, open_page, c
     becomes(tab, "lost")
 
 
+@each_client
 def test_204_is_closed(server, open_page, channel):
     tab = open_page(server, '{% broadcast_connect "answer" channel 204 %}', channel)
     becomes(tab, "closed")
@@ -281,6 +287,7 @@ def test_204_is_closed(server, open_page, channel):
     assert tab.errors == []
 
 
+@each_client
 @pytest.mark.parametrize("verb", ["disconnect", "kill"])
 @pytest.mark.parametrize("source", [CONNECT, "{% broadcast_subscribe channel %}"])
 def test_kicked_page_is_closed_and_stays_away(server, open_page, chromium, channel, verb, source):
@@ -298,6 +305,7 @@ def test_kicked_page_is_closed_and_stays_away(server, open_page, chromium, chann
     assert tab.errors == []
 
 
+@each_client
 def test_element_may_be_replaced_by_a_notice(server, open_page, channel):
     tab = open_page(
         server, CONNECT + '{% broadcast_connect "own-stream" channel=channels.1 %}', channel, f"{channel}-b"
@@ -315,6 +323,7 @@ def test_element_may_be_replaced_by_a_notice(server, open_page, channel):
     assert tab.errors == []
 
 
+@each_client
 def test_kicked_page_stays_away_though_the_end_came_while_it_was_busy(server, open_page, chromium, channel):
     tab = chromium.tab(server.login("ann"))
     tab.clock.install()
@@ -327,6 +336,7 @@ def test_kicked_page_stays_away_though_the_end_came_while_it_was_busy(server, op
     assert len(asked(server, channel)) == 1
 
 
+@each_client
 def test_signal_is_the_worst_of_all_elements(server, open_page, channel):
     source = CONNECT + '{% broadcast_connect "answer" channel 500 as lost %}{{ lost }}'
     tab = open_page(server, source, channel)
@@ -343,6 +353,7 @@ def test_signal_is_the_worst_of_all_elements(server, open_page, channel):
 # The element in its page
 
 
+@each_client
 def test_morph_of_the_page_leaves_the_stream_alone(server, open_page, channel):
     tab = open_page(server, CONNECT, channel)
     becomes(tab, "live")
@@ -361,6 +372,7 @@ def test_morph_of_the_page_leaves_the_stream_alone(server, open_page, channel):
     assert is_alone(server, channel)
 
 
+@each_client
 def test_morph_that_takes_the_element_away_ends_the_stream(server, open_page, channel):
     tab = open_page(server, CONNECT, channel)
     becomes(tab, "live")
@@ -369,6 +381,7 @@ def test_morph_that_takes_the_element_away_ends_the_stream(server, open_page, ch
     assert tab.errors == []
 
 
+@each_client
 def test_page_that_goes_on_to_another_channel_is_live_again(server, open_page, channel):
     other = f"{channel}-other"
     tab = open_page(server, CONNECT, channel)
@@ -411,6 +424,7 @@ def test_tab_that_made_the_change_is_left_out_and_its_neighbour_is_not(server, o
     expect(sender.locator("#target")).to_have_text("")
 
 
+@each_client
 def test_page_stops_receiving_when_its_user_logs_out_in_another_tab(server, open_page, chromium, channel):
     tab = open_page(server, '{% broadcast_connect "members-room" channel=channel %}', channel)
     becomes(tab, "live")
