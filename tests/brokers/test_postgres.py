@@ -262,6 +262,77 @@ def test_publishers_and_foreign_keys_do_not_wait_for_each_other_for_good(server,
     assert [frame.data.partition(b"\n")[2] for _, frame in stored(broker)] == [b"y\n\n", b"x\n\n"]
 
 
+CHECKS = {
+    "check_constraints()": lambda: connections[ALIAS].check_constraints(),
+    "immediate from now on": lambda: connections[ALIAS].cursor().execute("SET CONSTRAINTS ALL IMMEDIATE"),
+    "twice": lambda: [connections[ALIAS].check_constraints() for _ in range(2)],
+}
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+def test_check_of_constraints_inside_a_transaction_keeps_no_publisher_waiting(broker, check):
+    def publish():
+        with transaction.atomic(using=ALIAS):
+            broker.publish("a", b"first\n\n")
+            check()
+            broker.publish_all([Event("a", b"second\n\n"), Event("b", b"third\n\n")])
+            check()
+            asyncio.run(apart(broker.publish, "a", b"of another\n\n"))
+            with contextlib.suppress(ValueError), transaction.atomic(using=ALIAS):
+                broker.publish("a", b"taken back\n\n")
+                check()
+                raise ValueError
+            broker.publish("a", b"fourth\n\n")
+        with contextlib.suppress(ValueError), transaction.atomic(using=ALIAS):
+            broker.publish("a", b"never\n\n")
+            check()
+            raise ValueError
+        return broker.publish("a", b"last\n\n")
+
+    async def test(receiver):
+        await receiver.hears("a", await apart(publish))
+
+    receiver = listening(broker, test, "ab")
+    everything = [item.data.partition(b"\n")[2] for _, _, item in receiver.heard]
+    assert everything == [
+        b"%b\n\n" % each for each in (b"of another", b"first", b"second", b"third", b"fourth", b"last")
+    ]
+    sequences = [sequence for _, sequence, _ in receiver.heard]
+    assert sequences == sorted(set(sequences))
+
+
+def test_events_of_one_statement_with_its_own_commit_are_numbered(broker, database):
+    """Commands may come in one string, or from a procedure."""
+    columns = "key, channel, verb, payload, created"
+    values = f"decode('{statements.key_of('a').hex()}', 'hex'), 'a', '', '\\x0a780a0a', clock_timestamp()"
+    work = f"insert into ds_broadcaster_event ({columns}) values ({values}); set constraints all immediate; commit;"
+    database.call(f"create procedure publish() language plpgsql as $$ begin {work} end $$")
+    with contextlib.closing(database.connect()) as connection:
+        connection.execute(f"begin; {work}")
+        connection.execute("call publish()")
+    assert [sequence for sequence, _ in stored(broker)] == [1, 2]
+
+
+def test_tables_are_upgraded_and_downgraded_in_place(server, template, django_db_blocker):
+    def migrate(name):
+        call_command("migrate", "ds_broadcaster_postgres", name, database=ALIAS, verbosity=0)
+
+    database = server.database(like=template)
+    with used(database, django_db_blocker.unblock), new_broker() as broker:
+        broker.publish("a", b"0\n\n")
+        for number, name in enumerate(["0001", "0002", "0001", "0002"], 1):
+            migrate(name)
+            with transaction.atomic(using=ALIAS):
+                broker.publish("a", b"%d\n\n" % number)
+        assert [frame.data.partition(b"\n")[2] for _, frame in stored(broker)] == [
+            b"%d\n\n" % each for each in range(5)
+        ]
+        migrate("zero")
+        migrate("0002")
+        assert broker.publish("a", b"x\n\n") == 1
+    server.drop(database)
+
+
 def test_first_transaction_that_asks_for_a_cursor_keeps_no_publisher_waiting(broker):
     with transaction.atomic(using=ALIAS):
         before = broker.cursor()

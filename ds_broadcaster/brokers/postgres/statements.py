@@ -13,7 +13,7 @@ from ..packing import encoded
 # The topic of LISTEN. Its messages are "e<key>" for an event and "r<process> <key>" for a change of presence.
 TOPIC = "ds_broadcaster"
 
-# Advisory locks are numbers that a database's users agree on; the migration has the publishers' lock.
+# Advisory locks are numbers that a database's users agree on; the first migration has the publishers' lock.
 SHARE_LOCK = 0x64735F62_02
 TRIM_LOCK = 0x64735F62_03
 

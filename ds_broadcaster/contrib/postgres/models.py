@@ -6,7 +6,7 @@ from django.db import models
 class Event(models.Model):
     """A published event; with a `verb`, a command.
 
-    Its `sequence` is assigned at commit, by a trigger in the first migration. `key` stands for the channel's name,
+    Its `sequence` is assigned at commit, by a trigger of the migrations. `key` stands for the channel's name,
     which may be too long for an index.
     """
 

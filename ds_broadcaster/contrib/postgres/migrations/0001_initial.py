@@ -7,6 +7,37 @@ from django.db import migrations, models
 # An advisory lock is a number that the users of a database agree on.
 PUBLISH_LOCK = 0x64735F62_01
 
+NUMBER_AT_COMMIT = f"""
+CREATE FUNCTION ds_broadcaster_number() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock({PUBLISH_LOCK});
+    PERFORM ds_broadcaster_begin();
+    UPDATE ds_broadcaster_event
+    SET sequence = nextval('ds_broadcaster_sequence'), created = clock_timestamp()
+    WHERE id = NEW.id;
+    PERFORM pg_notify('ds_broadcaster', 'e' || encode(NEW.key, 'hex'));
+    RETURN NULL;
+END;
+$$;
+
+-- Deferred foreign keys lock rows at the end of a transaction. With the lock above in hand, that would deadlock with a
+-- transaction that waits for it. What one deferred trigger leaves to another runs after all others.
+CREATE FUNCTION ds_broadcaster_defer() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE ds_broadcaster_event SET created = clock_timestamp() WHERE id = NEW.id;
+    RETURN NULL;
+END;
+$$;
+
+CREATE CONSTRAINT TRIGGER ds_broadcaster_defer AFTER INSERT ON ds_broadcaster_event
+DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.sequence IS NULL)
+EXECUTE FUNCTION ds_broadcaster_defer();
+
+CREATE CONSTRAINT TRIGGER ds_broadcaster_number AFTER UPDATE ON ds_broadcaster_event
+DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.sequence IS NULL)
+EXECUTE FUNCTION ds_broadcaster_number();
+"""
+
 # Sequences commit out of order: a reader of 11 that does not see 10 yet would never see it. So an event is numbered
 # when its transaction commits, under a lock held until then. PostgreSQL serializes commits that notify anyway.
 FORWARDS = f"""
@@ -39,35 +70,7 @@ BEGIN
 END;
 $$;
 
-CREATE FUNCTION ds_broadcaster_number() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM pg_advisory_xact_lock({PUBLISH_LOCK});
-    PERFORM ds_broadcaster_begin();
-    UPDATE ds_broadcaster_event
-    SET sequence = nextval('ds_broadcaster_sequence'), created = clock_timestamp()
-    WHERE id = NEW.id;
-    PERFORM pg_notify('ds_broadcaster', 'e' || encode(NEW.key, 'hex'));
-    RETURN NULL;
-END;
-$$;
-
--- Deferred foreign keys lock rows at the end of a transaction. With the lock above in hand, that would deadlock with a
--- transaction that waits for it. What one deferred trigger leaves to another runs after all others.
-CREATE FUNCTION ds_broadcaster_defer() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    UPDATE ds_broadcaster_event SET created = clock_timestamp() WHERE id = NEW.id;
-    RETURN NULL;
-END;
-$$;
-
-CREATE CONSTRAINT TRIGGER ds_broadcaster_defer AFTER INSERT ON ds_broadcaster_event
-DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.sequence IS NULL)
-EXECUTE FUNCTION ds_broadcaster_defer();
-
-CREATE CONSTRAINT TRIGGER ds_broadcaster_number AFTER UPDATE ON ds_broadcaster_event
-DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.sequence IS NULL)
-EXECUTE FUNCTION ds_broadcaster_number();
-
+{NUMBER_AT_COMMIT}
 -- Presence is worth nothing after a crash of the server.
 ALTER TABLE ds_broadcaster_process SET UNLOGGED;
 ALTER TABLE ds_broadcaster_holding SET UNLOGGED;
