@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import math
 import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextvars import Context
@@ -20,6 +22,31 @@ RECONNECT = (0.1, 5.0)
 # Seconds after which a connection counts as steady and the pause starts over: a server that accepts connections and
 # drops them at once is not hammered.
 STEADY = 1.0
+# Seconds between two lines in the log about malformed messages.
+MALFORMED_INTERVAL = 60
+
+
+class MalformedLog:
+    """Tells the log, now and then, of messages that were skipped because another program must have written them."""
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._count = 0
+        self._logged_at = -math.inf
+
+    def note(self, channel: str, error: ValueError) -> None:
+        """Note a skipped message on a channel, and what is wrong with it. Any thread may call this."""
+        self._count += 1
+        now = time.monotonic()
+        if now - self._logged_at > MALFORMED_INTERVAL:
+            count, self._count, self._logged_at = self._count, 0, now
+            logger.error(
+                "Skipped %d malformed messages in %s, the last on channel %r: %s Does another program write there?",
+                count,
+                self._server,
+                channel[:100],
+                str(error)[:200],
+            )
 
 
 class Listener(ABC):
@@ -49,6 +76,11 @@ class Listener(ABC):
     @abstractmethod
     async def listen(self) -> None:
         """Connect, bring the hub up to date, and deliver what arrives until the connection ends."""
+
+    def begin_anew(self, receiver: Receiver, epoch: str) -> None:
+        """Have the hub begin anew in another epoch. Any thread may call this."""
+        self.reset()
+        receiver.reset(epoch)
 
     async def cleanup(self) -> None:  # noqa: B027
         """Close what outlives a connection."""
@@ -99,10 +131,11 @@ class NetworkBroker(Broker):
         before, self.epoch = self.epoch, epoch
         if not before:
             return False
-        logger.warning("%s has lost some or all of its memory: every client starts from a snapshot.", self.server)
+        logger.warning(
+            "%s has begun a new epoch, for it may have lost events: every client starts from a snapshot.", self.server
+        )
         for receiver, listener in list(self._listeners.items()):
-            listener.reset()
-            receiver.reset(epoch)
+            listener.begin_anew(receiver, epoch)
         return True
 
     def receivers(self) -> Collection[Receiver]:

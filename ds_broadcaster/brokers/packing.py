@@ -1,13 +1,20 @@
-"""Events, commands and users as bytes or text, as brokers store them; types survive."""
+"""Events, commands and users as bytes or text, as brokers store them; types survive.
+
+What is unpacked may come from another program: each function that undoes another one raises ValueError for what that
+one does not return, and nothing else.
+"""
 
 import json
 import uuid
 from typing import Any
 
 from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError
 
 from ..sse import PLAIN, Facts
 from .base import Command
+
+_VERBS = {"disconnect", "kill", "recheck"}
 
 
 def encoded(channel: str) -> bytes:
@@ -28,10 +35,14 @@ def pack_event(payload: bytes, facts: Facts) -> bytes:
 
 def unpack_event(packed: bytes) -> tuple[bytes, Facts]:
     """Undo pack_event()."""
-    line, _, payload = packed.partition(b"\n")
+    line, end, payload = packed.partition(b"\n")
+    if not end:
+        raise ValueError("The event has no line of facts.")
     if not line:
         return payload, PLAIN
-    named = json.loads(line)
+    named = _loaded(line)
+    if not isinstance(named, dict) or not isinstance(named.get("exclude"), str | None):
+        raise ValueError("The event's line of facts is wrong.")
     # Facts unknown here come from a newer process.
     return payload, Facts(**{name: named[name] for name in Facts._fields if name in named})
 
@@ -47,8 +58,13 @@ def pack_command(channel: str, command: Command) -> bytes:
 
 def unpack_command(text: bytes) -> tuple[str, Command]:
     """Undo pack_command()."""
-    channel, verb, user = json.loads(text)
-    return channel, Command(verb, _typed(user))
+    parts = _loaded(text)
+    if not isinstance(parts, list) or len(parts) != 3:
+        raise ValueError("A command is a channel, a verb and a user.")
+    channel, verb, user = parts
+    if not isinstance(channel, str) or not isinstance(verb, str) or verb not in _VERBS:
+        raise ValueError("The command's channel or verb is wrong.")
+    return channel, Command(verb, None if user is None else _typed(user))
 
 
 def pack_user(user: Any) -> str:
@@ -58,7 +74,7 @@ def pack_user(user: Any) -> str:
 
 def unpack_user(text: str | bytes) -> Any:
     """Undo pack_user()."""
-    return _typed(json.loads(text))
+    return _typed(_loaded(text))
 
 
 def _plain(user: Any) -> Any:
@@ -68,6 +84,21 @@ def _plain(user: Any) -> Any:
 
 
 def _typed(user: Any) -> Any:
-    if not isinstance(user, dict):
+    if isinstance(user, (int, str)) and not isinstance(user, bool):
         return user
-    return uuid.UUID(user["uuid"]) if "uuid" in user else get_user_model()._meta.pk.to_python(user["pk"])
+    match user:
+        case {"uuid": str(text)}:
+            return uuid.UUID(text)
+        case {"pk": str(text)}:
+            try:
+                return get_user_model()._meta.pk.to_python(text)
+            except ValidationError as error:
+                raise ValueError("The user's id is none of the user model's.") from error
+    raise ValueError("The user's id is wrong.")
+
+
+def _loaded(text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("It is nested too deeply.") from error

@@ -284,7 +284,7 @@ class Hub:
             # Unless it is logged here, the server logs an error of its own for each client that comes meanwhile.
             logger.warning("A stream of channel %r could not begin: %s", grant.channels[0], error)
             raise Gap(str(error)) from error
-        if grant.epoch != self._head.epoch:
+        if not grant.epoch == self._head.epoch == self._broker.epoch:
             raise Gap("The broker has begun anew meanwhile.")
         connection.cursor = begin
         return opening_frames(grant, missed, self._tabs.replace(connection))

@@ -1,12 +1,25 @@
-"""What brokers write down comes back as it was."""
+"""What brokers write down comes back as it was, and what another program wrote is refused."""
 
 import json
+import uuid
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ds_broadcaster.brokers.packing import pack_event, unpack_event
+from ds_broadcaster.brokers import Command
+from ds_broadcaster.brokers.packing import (
+    pack_command,
+    pack_event,
+    pack_user,
+    unpack_command,
+    unpack_event,
+    unpack_user,
+)
 from ds_broadcaster.sse import PLAIN, Facts
+from tests.brokers.malformed import BYTES, NUMBERS, mangled
+
+USERS = st.integers() | st.text() | st.uuids()
 
 
 @given(st.binary(), st.builds(Facts, exclude=st.none() | st.text("abcXYZ019-_", min_size=8, max_size=64)))
@@ -22,3 +35,63 @@ def test_event_without_facts_costs_one_byte():
 def test_facts_of_a_newer_process_are_passed_over():
     packed = json.dumps({"exclude": "tab-number-1", "mood": "good"}).encode() + b"\nx"
     assert unpack_event(packed) == (b"x", Facts(exclude="tab-number-1"))
+
+
+@given(st.text(), st.sampled_from(["disconnect", "kill", "recheck"]), st.none() | USERS)
+def test_command_and_its_user_come_back(channel, verb, user):
+    assert unpack_command(pack_command(channel, Command(verb, user))) == (channel, Command(verb, user))
+
+
+@given(USERS)
+def test_user_comes_back_with_its_type(user):
+    found = unpack_user(pack_user(user))
+    assert (found, type(found)) == (user, type(user))
+
+
+@given(BYTES | mangled(pack_event(b"data: x\n\n", Facts(exclude="tab-number-1"))))
+def test_event_of_another_program_is_taken_as_it_is_or_refused(packed):
+    try:
+        payload, facts = unpack_event(packed)
+    except ValueError:
+        return
+    assert packed.endswith(payload)
+    assert facts.exclude is None or isinstance(facts.exclude, str)
+
+
+@given(BYTES | mangled(pack_command("a", Command("disconnect", uuid.UUID(int=5)))))
+def test_command_of_another_program_is_a_command_or_refused(text):
+    try:
+        channel, command = unpack_command(text)
+    except ValueError:
+        return
+    assert isinstance(channel, str)
+    assert command.verb in ("disconnect", "kill", "recheck")
+    assert command.user_id is None or isinstance(command.user_id, int | str | uuid.UUID)
+
+
+@given(BYTES | mangled(pack_user(uuid.UUID(int=5)).encode()))
+def test_user_of_another_program_can_be_a_key_or_is_refused(text):
+    try:
+        user = unpack_user(text)
+    except ValueError:
+        return
+    assert isinstance(user, int | str | uuid.UUID)
+
+
+@pytest.mark.parametrize("user", [*NUMBERS, "null", "true", "[]", "{}", '{"uuid": 5}', '{"pk": 5}', '{"pk": "x"}'])
+def test_what_no_user_has_is_refused(user):
+    if user.lstrip("-").isdigit() and len(user) < 100:
+        assert unpack_user(user) == int(user)
+    else:
+        with pytest.raises(ValueError, match=r"."):
+            unpack_user(user)
+    with pytest.raises(ValueError, match=r"."):
+        unpack_command(f'["a", {user}, {user}]'.encode())
+
+
+def test_deeply_nested_text_is_refused():
+    for text in (b"[" * 100_000, b'{"pk":' * 100_000):
+        with pytest.raises(ValueError, match=r"."):
+            unpack_command(text)
+        with pytest.raises(ValueError, match=r"."):
+            unpack_event(text + b"\nx")

@@ -19,6 +19,8 @@ BROKERS = {
     "tests.brokers.test_cluster",
     "tests.brokers.test_postgres",
     "tests.brokers.test_redis",
+    "tests.brokers.test_redis_messages",
+    "tests.brokers.test_redis_runs",
     "tests.harness.test_brokers",
 }
 

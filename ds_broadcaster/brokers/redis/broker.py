@@ -11,11 +11,12 @@ from ...conf import History
 from ...exceptions import BrokerUnavailable, Gap
 from ...ids import parse_id
 from ...sse import PLAIN, Facts, Frame
-from ..base import COMMANDS_KEPT, EVERYWHERE, LEASE, Command, Event, GivenCommand, Position, Receiver, frame
+from ..base import COMMANDS_KEPT, EVERYWHERE, LEASE, Command, Event, GivenCommand, Position, Receiver
 from ..network import NetworkBroker
-from ..packing import encoded, pack_command, pack_event, unpack_event
+from ..packing import encoded, pack_command, pack_event
 from . import scripts
 from .listener import RedisListener
+from .messages import unpack_entry
 from .presence import RedisPresence
 from .session import Session, milliseconds
 
@@ -32,8 +33,8 @@ class RedisBroker(NetworkBroker):
 
     - `sentinel`: the name by which sentinels, whose URLs are in LOCATION, know the primary;
     - `cluster`: True if LOCATION has the URLs of some nodes of a cluster;
-    - `replicas`: the number of replicas that must have an event before publish() returns, 0 by default. Without them,
-      a confirmed event may be lost when a replica takes over; clients are told of the gap then;
+    - `replicas`: the number of replicas that must have an event or a command before its call returns, 0 by default.
+      Without them, a confirmed command may be lost when a replica takes over; events are a gap then in either case;
     - `prefix`: the beginning of all keys, "ds_broadcaster" by default: two projects in one database need two;
     - `lease`: see LEASE.
 
@@ -92,14 +93,23 @@ class RedisBroker(NetworkBroker):
         if not answer[1]:
             raise Gap(f"{channel!r} no longer holds what came after {cursor}.")
         epoch = answer[0].decode()
-        sequences = [int(entry.partition(b"-")[0]) for entry, _ in answer[2]]
-        events = [unpack_event(fields[3]) for _, fields in answer[2]]
-        return [(each, frame(epoch, each, *event)) for each, event in zip(sequences, events, strict=True)]
+        events = []
+        for entry in answer[2]:
+            try:
+                events.append(unpack_entry(epoch, entry))
+            except ValueError as error:
+                self.session.malformed.note(channel, error)
+        return events
 
     async def commands(self, channels: Collection[str], seconds: float) -> list[GivenCommand]:
         names = {*channels, EVERYWHERE}
-        found = await asyncio.to_thread(self.session.commands_since, seconds)
-        return [given for name, given in found if name in names]
+        kept = await asyncio.to_thread(self.session.commands)
+        return [
+            # A sequence of another epoch says nothing: the age decides.
+            GivenCommand(each.command, each.sequence if each.epoch == kept.epoch else 1, each.age)
+            for each in kept.entries
+            if each.channel in names and each.age <= seconds
+        ]
 
     def sweep(self) -> None:
         now = time.monotonic()

@@ -9,16 +9,21 @@ import redis
 
 from ...exceptions import BrokerUnavailable, Gap
 from ...sse import Frame
-from ..base import COMMANDS_KEPT, EVERYWHERE, LEASE, Command, Receiver, frame
+from ..base import COMMANDS_KEPT, EVERYWHERE, LEASE, Command, Receiver
 from ..network import Listener, NetworkBroker
-from ..packing import decoded, encoded, unpack_command, unpack_event
-from .session import Session
+from ..packing import decoded, encoded
+from .messages import Message, unpack_message
+from .session import KeptCommands, Session
 from .topology import TIMEOUT
 
 # Seconds. A connection silent for half of this is pinged, and ended after twice this in silence.
 PING = 1.5
 # On an error redis-py would disconnect without waiting: a loop that ends then leaves a TLS connection half open.
 _READ = {"disconnect_on_error": False}
+# Seconds between two questions for the server's epoch.
+LOOK = 1.0
+# Higher than any sequence.
+LAST = 1 << 62
 # Messages in a row before other tasks get a turn.
 IN_A_ROW = 100
 
@@ -38,12 +43,19 @@ class RedisListener(Listener):
         self._confirmed: dict[str, asyncio.Future[None]] = {}
         # Messages for a channel whose subscriber does not know its first sequence yet.
         self._early: dict[str, list[tuple[int, Frame | Command]]] = {}
+        # The epoch that the hub is in, "" while it is unknown, and the time at which it came there.
+        self._epoch = broker.epoch
+        self._began_at = self.loop.time()
         # The newest sequence heard, and the time of the newest message.
         self._head = 0
         self._heard_at = self.loop.time()
         self._connection: Any = None
         # The number of connections so far.
         self._connected = 0
+        self._ending: asyncio.Task[None] | None = None
+        # Whether a message was of another epoch, and the task that asks the server.
+        self._is_epoch_doubtful = False
+        self._looking: asyncio.Task[None] | None = None
 
     async def subscribe(self, channel: str) -> int:
         if channel not in self._confirmed:
@@ -57,16 +69,18 @@ class RedisListener(Listener):
                 while True:
                     await asyncio.shield(self._confirmed[channel])
                     connected = self._connected
-                    granted = (await self._broker.alocate((), None)).granted
+                    now = await self._broker.alocate((), None)
                     if connected == self._connected:  # Catching up after a reconnect needs a known sequence.
                         break
+            if now.epoch != self._epoch:
+                raise BrokerUnavailable("Redis has begun a new epoch meanwhile.")
         except TimeoutError as error:
             raise BrokerUnavailable("Redis could not be reached: the subscription is not confirmed.") from error
         finally:
             # A turn later: the caller has to note the sequence first.
             self.loop.call_soon(self._release, channel, early)
-        self._last[channel] = max(self._last[channel] or 0, granted)
-        return granted
+        self._last[channel] = max(self._last[channel] or 0, now.granted)
+        return now.granted
 
     async def unsubscribe(self, channel: str) -> None:
         self._confirmed.pop(channel, None)
@@ -93,6 +107,9 @@ class RedisListener(Listener):
         try:
             await self._begin(connection)
             await self._take_messages(connection)
+        except (redis.RedisError, OSError):
+            if self._broker.epoch == self._epoch:  # Otherwise the connection was ended, to begin in the new epoch.
+                raise
         finally:
             self._connection = None
             with contextlib.suppress(redis.RedisError, OSError):
@@ -112,7 +129,7 @@ class RedisListener(Listener):
                     waiting -= 1
                 else:
                     messages.append(message)
-        await self._catch_up([channel for channel in wanted if self._last.get(channel) is not None])
+        await self._catch_up()
         self._connection = connection
         self._connected += 1
         # Channels that were added meanwhile.
@@ -128,26 +145,68 @@ class RedisListener(Listener):
             if channel != EVERYWHERE and channel not in self._last:  # Removed meanwhile.
                 await connection.send_command("UNSUBSCRIBE", self._topic(channel))
 
-    async def _catch_up(self, channels: list[str]) -> None:
-        """Deliver what was published on these channels while there was no connection."""
-        missed: list[tuple[int, str, Frame | Command]] = []
-        for channel in channels:
-            last = self._last.get(channel)
+    async def _catch_up(self) -> None:
+        """Deliver what was published while there was no connection: commands before gaps, which send clients away."""
+        kept = await asyncio.to_thread(self._session.commands)
+        is_new = kept.epoch != self._epoch
+        events: list[tuple[int, str, Frame | Command]] = []
+        gaps = []
+        for channel, last in [] if is_new else list(self._last.items()):
             if last is not None:
                 try:
-                    missed += [(sequence, channel, frame) for sequence, frame in await self._broker.read(channel, last)]
+                    events += [(sequence, channel, frame) for sequence, frame in await self._broker.read(channel, last)]
                 except Gap:
-                    self._receiver.on_gap(channel)
-        if self._head:
-            if self.loop.time() - self._heard_at > COMMANDS_KEPT - LEASE:
-                # Some commands may be gone by now. A recheck refuses the users whom they would have put out.
-                self._receiver.deliver(EVERYWHERE, self._head, Command("recheck"))
-            known = {EVERYWHERE, *channels}
-            commands = await asyncio.to_thread(self._session.commands_after, self._head)
-            missed += [each for each in commands if each[1] in known]
+                    gaps.append(channel)
+        if self._broker.epoch != kept.epoch:
+            raise BrokerUnavailable("Redis has begun a new epoch meanwhile.")
+        commands = self._unheard(kept)
+        if is_new or gaps:
+            # Not in their place among the events: a gap sends clients away that have not got the events before it.
+            for sequence, channel, command in commands:
+                self._receiver.deliver(channel, sequence, command)
+            commands = []
+        if is_new:
+            self._enter(kept.epoch)
+        for channel in gaps:
+            self._receiver.on_gap(channel)
+            self._last[channel] = kept.newest
         # In the order of publishing: a stream of several channels has one cursor for all of them.
-        for sequence, channel, item in sorted(missed, key=lambda each: each[0]):
+        for sequence, channel, item in sorted([*events, *commands], key=lambda each: each[0]):
             self._deliver(channel, sequence, item)
+        self._head = max(self._head, kept.newest)
+
+    def _unheard(self, kept: KeptCommands) -> list[tuple[int, str, Command]]:
+        """Return the commands that the hub has not heard, in their order."""
+        if not self._epoch:
+            return []
+        found = []
+        if self.loop.time() - self._heard_at > COMMANDS_KEPT - LEASE:
+            # Some commands may be gone by now. A recheck refuses the users whom they would have put out.
+            found.append((kept.newest, EVERYWHERE, Command("recheck")))
+        for each in kept.entries:
+            if each.channel != EVERYWHERE and each.channel not in self._last:
+                continue
+            if each.epoch == self._epoch and each.sequence > self._head:
+                found.append((each.sequence, each.channel, each.command))
+            elif each.epoch != self._epoch and each.age < self.loop.time() - self._began_at:
+                # Of a later epoch: all connections of this one were granted before.
+                found.append((LAST, each.channel, each.command))
+        return found
+
+    def _enter(self, epoch: str) -> None:
+        """Have the hub start anew in another epoch, unless this is its first."""
+        if self._epoch:
+            self.reset()
+            self._receiver.reset(epoch)
+        self._epoch, self._began_at = epoch, self.loop.time()
+
+    def begin_anew(self, receiver: Receiver, epoch: str) -> None:
+        with contextlib.suppress(RuntimeError):  # The loop may be closed.
+            self.loop.call_soon_threadsafe(self._end_connection)
+
+    def _end_connection(self) -> None:
+        if self._broker.epoch != self._epoch:
+            self._ending = self.loop.create_task(self._disconnect(), context=Context())
 
     async def _take_messages(self, connection: Any) -> None:
         """Take messages until the connection ends."""
@@ -176,26 +235,51 @@ class RedisListener(Listener):
         if self._connection is not None:
             await self._connection.disconnect()
 
+    async def cleanup(self) -> None:
+        for task in (self._ending, self._looking):
+            if task is not None:
+                task.cancel()
+
     # Messages.
 
     def _take(self, kind: bytes, topic: bytes, data: Any = b"") -> None:
         self._heard_at = self.loop.time()
         if kind == b"message":
             name = decoded(topic[self._prefix :])
-            epoch, number, rest = data.split(b" ", 2)
-            self._broker.on_epoch(epoch.decode())
-            sequence = int(number)
-            if rest[:1] == b"e":
-                self._deliver(name, sequence, frame(epoch.decode(), sequence, *unpack_event(rest[1:])))
-            elif rest[:1] == b"c":
-                self._deliver(name, sequence, unpack_command(rest[1:])[1])
-            elif rest[:1] == b"h":
-                self._head = max(self._head, sequence)
-                self._receiver.on_position(sequence)
-            elif rest[1:].decode() != self._receiver.process:
-                self._receiver.on_presence(name)
+            try:
+                message = unpack_message(data)
+            except ValueError as error:
+                self._session.malformed.note(name, error)
+                return
+            if message.epoch != self._epoch:
+                self._look_at_epoch()
+            else:
+                self._take_message(name, message)
         elif kind == b"subscribe":
             self._confirm(decoded(topic[self._prefix :]))
+
+    def _take_message(self, channel: str, message: Message) -> None:
+        item = message.item
+        if item is None:
+            self._head = max(self._head, message.sequence)
+            self._receiver.on_position(message.sequence)
+        elif not isinstance(item, str):
+            self._deliver(channel, message.sequence, item)
+        elif item != self._receiver.process:
+            self._receiver.on_presence(channel)
+
+    def _look_at_epoch(self) -> None:
+        """Ask the server for its epoch: a message may be late, or another program's. The answer goes to on_epoch()."""
+        self._is_epoch_doubtful = True
+        if self._looking is None or self._looking.done():
+            self._looking = self.loop.create_task(self._look(), context=Context())
+
+    async def _look(self) -> None:
+        while self._is_epoch_doubtful:
+            self._is_epoch_doubtful = False
+            with contextlib.suppress(BrokerUnavailable):
+                await self._broker.alocate((), None)
+            await asyncio.sleep(LOOK)
 
     def _confirm(self, channel: str) -> None:
         future = self._confirmed.get(channel)
@@ -216,8 +300,10 @@ class RedisListener(Listener):
 
     def reset(self) -> None:
         self._head = 0
-        for channel in list(self._last):
+        for channel in self._last:
             self._last[channel] = None
+        for early in self._early.values():
+            early.clear()
 
     def _topic(self, channel: str) -> bytes:
         return self._session.topic_of(encoded(channel))

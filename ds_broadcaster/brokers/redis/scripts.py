@@ -3,13 +3,12 @@
 The keys; the braces in the prefix keep them in one slot of a cluster:
 
     {p}:state         epoch, seq (the newest sequence), forgotten (the newest event of any dropped history), total (the
-                      bytes in all histories), run (the server that wrote all this), and the sequences that the last
-                      change of servers may have lost: lost_from, lost_to, and unsure
+                      bytes in all histories), and run (the run of a primary that wrote all this)
     {p}:last          channel -> its newest sequence
     {p}:floor         channel -> the newest sequence dropped from its history
     {p}:size          channel -> the bytes in its history
     {p}:times         channels by the time of their newest event
-    {p}:commands      the commands of the last minute, by sequence
+    {p}:commands      the commands of the last minute, each after its epoch and sequence, by their time
     {p}:processes     the processes that serve streams, by the end of their lease
     {p}:r:<process>   what a process holds: channel -> its connections
     {p}:u:<process>:<channel>   user -> their connections
@@ -22,9 +21,6 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-# More sequences than a server can have given out that its successor does not know of.
-JUMP = 1_000_000
-
 _FOLDER = Path(__file__).parent / "lua"
 
 
@@ -36,7 +32,7 @@ class Script(NamedTuple):
 
 
 def _load(name: str) -> Script:
-    begin = (_FOLDER / "begin.lua").read_text().replace("JUMP", str(JUMP))
+    begin = (_FOLDER / "begin.lua").read_text()
     text = begin + (_FOLDER / f"{name}.lua").read_text()
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 

@@ -2,20 +2,40 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from django.core.exceptions import ImproperlyConfigured
 
 from ...exceptions import BrokerUnavailable
 from ...ids import new_epoch
-from ..base import Command, GivenCommand
-from ..packing import unpack_command
-from .scripts import COMMANDS, Script
+from ..base import COMMANDS_KEPT, Command
+from ..network import MalformedLog
+from . import scripts
+from .messages import unpack_kept_command
+from .scripts import Script
 from .topology import Topology
 
 # Milliseconds that replicas may take to confirm an event: less than the server has for its answer.
 REPLICAS_WAIT = 600
+
+
+class KeptCommand(NamedTuple):
+    """A command, its epoch and sequence there, and its age in seconds."""
+
+    epoch: str
+    sequence: int
+    age: float
+    channel: str
+    command: Command
+
+
+class KeptCommands(NamedTuple):
+    """The epoch and the newest sequence of now, and commands, the oldest first."""
+
+    epoch: str
+    newest: int
+    entries: list[KeptCommand]
 
 
 class Session:
@@ -46,6 +66,7 @@ class Session:
         self._state = [self.key_of(name) for name in ("state", "last", "floor", "size", "times")]
         self.topology = Topology(location, self._state[0], sentinel=sentinel, cluster=cluster, options=rest)
         self._on_epoch = on_epoch
+        self.malformed = MalformedLog("Redis")
 
     def key_of(self, name: str) -> str:
         """Return the key that scripts.py describes as `{p}:<name>`."""
@@ -89,19 +110,22 @@ class Session:
             )
         return answer
 
-    def commands_after(self, sequence: int) -> list[tuple[int, str, Command]]:
-        """Return the sequence, channel and command of all that are kept after a sequence. Raises BrokerUnavailable."""
-        with _asking():
-            kept = self.topology.client.zrangebyscore(self.key_of("commands"), f"({sequence}", "+inf")
-        entries = [entry.split(b" ", 2) for entry in kept]
-        return [(int(number), *unpack_command(text)) for number, _, text in entries]
-
-    def commands_since(self, seconds: float) -> list[tuple[str, GivenCommand]]:
-        """Return the commands of the last `seconds`, in order, each with its channel. Raises BrokerUnavailable."""
-        _, now, *kept = self.run(COMMANDS, [self.key_of("commands")], [milliseconds(seconds)])
-        entries = [entry.split(b" ", 2) for entry in reversed(kept)]
-        found = [(int(number), int(given), *unpack_command(text)) for number, given, text in entries]
-        return [(name, GivenCommand(command, number, (now - given) / 1000)) for number, given, name, command in found]
+    def commands(self) -> "KeptCommands":
+        """Return all commands of the last COMMANDS_KEPT seconds. Raises BrokerUnavailable."""
+        answer = self.run(scripts.COMMANDS, [self.key_of("commands")], [])
+        epoch, newest, now, kept = answer
+        entries = []
+        for entry, given in zip(kept[::2], kept[1::2], strict=True):
+            age = (now - float(given)) / 1000
+            try:
+                its_epoch, sequence, channel, command = unpack_kept_command(entry)
+            except ValueError as error:
+                self.malformed.note("", error)
+                continue
+            if age < COMMANDS_KEPT:
+                entries.append(KeptCommand(its_epoch, sequence, age, channel, command))
+        entries.sort(key=lambda each: (-each.age, each.sequence))
+        return KeptCommands(epoch.decode(), newest, entries)
 
     def close(self) -> None:
         """Close the connections."""

@@ -1,25 +1,20 @@
 -- The beginning of every script.
 --
--- The epoch: a server that has lost its memory begins a new one. A mark in `last` tells whether a server that evicts
--- keys has evicted that one.
---
--- A restarted server, or a replica that takes over, may lack the last events. Their sequences are not given again: the
--- next is JUMP higher, and a cursor in between belongs to a lost event. Only the last change of servers is remembered;
--- cursors from before the change preceding it count as lost.
+-- The epoch is one life of the sequences. A server that has lost its memory begins a new one; a mark in `last` tells
+-- whether a server that evicts keys has evicted that one. So does every other run: after a restart, a restored dump or
+-- a failover, a server cannot know which of the last events were acknowledged and are gone. Commands are kept: hubs
+-- that have not heard them obey them before their clients start anew.
 
 local state, last, floor, size, times = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local epoch = redis.call('HGET', state, 'epoch')
-local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
-if not epoch or redis.call('HEXISTS', last, '') == 0 then
+local epoch, before = unpack(redis.call('HMGET', state, 'epoch', 'run'))
+-- A replication id is of one run as a primary: the run id stays when a primary is demoted, loses events, and returns.
+local run = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
+    or string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+if not epoch or before ~= run or redis.call('HEXISTS', last, '') == 0 then
     epoch = ARGV[1]
-    redis.call('DEL', state, last, floor, size, times, (string.gsub(state, 'state$', 'commands')))
+    redis.call('DEL', state, last, floor, size, times)
     redis.call('HSET', last, '', 0)
-    redis.call('HSET', state, 'epoch', epoch, 'seq', 0, 'forgotten', 0, 'total', 0, 'run', run,
-        'lost_from', 0, 'lost_to', 0, 'unsure', 0)
-elseif redis.call('HGET', state, 'run') ~= run then
-    local seq = tonumber(redis.call('HGET', state, 'seq'))
-    redis.call('HSET', state, 'run', run, 'unsure', redis.call('HGET', state, 'lost_to'),
-        'lost_from', seq, 'lost_to', seq + JUMP, 'seq', seq + JUMP)
+    redis.call('HSET', state, 'epoch', epoch, 'seq', 0, 'forgotten', 0, 'total', 0, 'run', run)
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -72,13 +67,9 @@ end
 
 -- Tell whether everything after a cursor is still there.
 local function covers(channel, history, cursor)
-    local known = redis.call('HMGET', state, 'forgotten', 'lost_from', 'lost_to', 'unsure')
-    if cursor < tonumber(known[4]) or (cursor > tonumber(known[2]) and cursor < tonumber(known[3])) then
-        return false
-    end
     local newest = redis.call('HGET', last, channel)
     if not newest then
-        return cursor >= tonumber(known[1])
+        return cursor >= tonumber(redis.call('HGET', state, 'forgotten'))
     end
     if cursor >= tonumber(newest) then
         return true

@@ -12,14 +12,8 @@ if ARGV[4] == 'kill' then
     redis.call('HSET', floor, channel, seq)
     redis.call('ZADD', times, now, channel)
 end
-while true do
-    local oldest = redis.call('ZRANGE', commands, 0, 0)[1]
-    if not oldest or tonumber(string.match(oldest, '^%d+ (%d+)')) > now - tonumber(ARGV[5]) then
-        break
-    end
-    redis.call('ZREM', commands, oldest)
-end
-redis.call('ZADD', commands, seq, seq .. ' ' .. now .. ' ' .. ARGV[3])
+redis.call('ZREMRANGEBYSCORE', commands, '-inf', now - tonumber(ARGV[5]))
+redis.call('ZADD', commands, now, epoch .. ' ' .. seq .. ' ' .. ARGV[3])
 redis.call('PEXPIRE', commands, tonumber(ARGV[5]) * 2)
 redis.call('PUBLISH', ARGV[6], epoch .. ' ' .. seq .. ' c' .. ARGV[3])
 return {epoch, seq}
