@@ -20,6 +20,7 @@ from .exceptions import BrokerUnavailable
 from .hub.channel import AttendanceHook, PresenceCallback
 from .hub.grant import Arrival, StreamGrant
 from .hub.hub import Hub
+from .hub.hubs import Hubs
 from .ids import RESERVED, channel_name
 from .sse import PLAIN, Facts, check_size, encode_elements, encode_remove, encode_signals
 from .streams.replayed_requests import still_allowed
@@ -35,7 +36,7 @@ from .streams.requests import (
     user_id_of,
     user_pk,
 )
-from .streams.responses import BroadcastResponse, Stream, broker_is_away, come_back
+from .streams.responses import BroadcastResponse, Stream, broker_is_away, no_room
 from .streams.scope import ARRIVAL_KEY, SCOPE_KEY
 from .streams.tabs import excluded
 
@@ -84,7 +85,7 @@ class Broadcaster:
         self._clock = clock
         self._lock = threading.RLock()
         self._created_broker: Broker | None = None
-        self._hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
+        self._hubs = Hubs(self._make_hub, lambda hub: self._broker.detach(hub))
         self._declared: dict[str, PresenceCallback | None] = {}
         self._away_until = 0.0
         os.register_at_fork(after_in_child=self._forget)
@@ -319,9 +320,10 @@ class Broadcaster:
         """See connect(), for async views; the callbacks are plain functions all the same."""
         names = checked_channels(channel, request, presence_callback, snapshot_callback)
         arrival = self._arrival_of(request)
-        if self.is_closing():
-            return come_back()
         user_id = await auser_id_of(request)
+        refused = no_room(request, user_id, self._hubs)
+        if refused is not None:
+            return refused
         try:
             position = await self._broker.alocate(names, last_id_of(request))
         except BrokerUnavailable as error:
@@ -363,9 +365,10 @@ class Broadcaster:
     ) -> HttpResponseBase:
         """See grant(). Takes reserved names as well."""
         arrival = self._arrival_of(request)
-        if self.is_closing():
-            return come_back()
         user_id = user_id_of(request)
+        refused = no_room(request, user_id, self._hubs)
+        if refused is not None:
+            return refused
         try:
             position = self._broker.locate(names, last_id_of(request))
         except BrokerUnavailable as error:
@@ -402,7 +405,7 @@ class Broadcaster:
 
     def is_closing(self) -> bool:
         """Tell whether the server that runs here is about to stop."""
-        return any(hub.closing and not hub.loop.is_closed() for hub in list(self._hubs.values()))
+        return self._hubs.is_closing()
 
     def holdings(self) -> list[ProcessHoldings]:
         """Return what each process holds: the connections on each of its channels."""
@@ -414,7 +417,7 @@ class Broadcaster:
 
     def hubs(self) -> list[Hub]:
         """Return the hubs of this process: one, unless streams run on several event loops."""
-        return list(self._hubs.values())
+        return list(self._hubs)
 
     # The parts.
 
@@ -447,7 +450,7 @@ class Broadcaster:
 
     def _respond(self, request: HttpRequest, grant: StreamGrant) -> HttpResponseBase:
         scope = request.scope  # type: ignore[attr-defined]
-        stream = None if request.method == "HEAD" else Stream(self._hub, grant, scope)
+        stream = None if request.method == "HEAD" else Stream(self._hubs.current, grant, scope)
         return BroadcastResponse(stream, scope.get(SCOPE_KEY))
 
     @property
@@ -458,30 +461,22 @@ class Broadcaster:
                     self._created_broker = self._create_broker(get_settings())
         return self._created_broker
 
-    def _hub(self) -> Hub:
-        """Return the hub of the running event loop."""
-        loop = asyncio.get_running_loop()
-        hub = self._hubs.get(loop)
-        if hub is None:
-            with self._lock:
-                for old in [each for each in self._hubs if each.is_closed()]:
-                    self._broker.detach(self._hubs.pop(old))
-                hub = self._hubs[loop] = self._create_hub(
-                    loop,
-                    self._broker,
-                    get_settings(),
-                    self._declared,
-                    sender=type(self),
-                    still_allowed=still_allowed,
-                    clock=self._clock,
-                )
-        return hub
+    def _make_hub(self, loop: asyncio.AbstractEventLoop) -> Hub:
+        return self._create_hub(
+            loop,
+            self._broker,
+            get_settings(),
+            self._declared,
+            sender=type(self),
+            still_allowed=still_allowed,
+            clock=self._clock,
+        )
 
     def _forget(self) -> None:
         """Begin anew, as in a process that was just forked: the parent's streams and ids are not ours."""
         self._lock = threading.RLock()  # A thread of the parent may have held the old one.
         self._created_broker = None
-        self._hubs = {}
+        self._hubs.forget()
         self._declared = {}
 
 

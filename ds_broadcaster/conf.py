@@ -19,6 +19,9 @@ EXAMPLES = {
     "PRESENCE_INTERVAL": "0.25 (seconds, more than 0)",
     "RECHECK_INTERVAL": "300 (seconds, more than 0)",
     "MAX_EVENT_BYTES": "1_048_576 (bytes, more than 0)",
+    "MAX_CONNECTIONS": "None (no limit, or a number such as 10_000)",
+    "MAX_CONNECTIONS_PER_USER": "50 (None for no limit)",
+    "MAX_CHANNELS_PER_STREAM": "200",
     "LANGUAGE": 'None (the language that is active when a model is saved), or a code such as "en"',
     "TOKEN_MAX_AGE": "86_400 (seconds, more than 0)",
     "INSPECTOR": "True (False switches it off)",
@@ -62,6 +65,9 @@ class Settings(_Strict):
     presence_interval: PositiveFloat = 0.25
     recheck_interval: PositiveFloat = 300
     max_event_bytes: PositiveInt = 1 << 20
+    max_connections: PositiveInt | None = None
+    max_connections_per_user: PositiveInt | None = 50
+    max_channels_per_stream: PositiveInt = 200
     language: str | None = Field(None, min_length=1)
     token_max_age: PositiveFloat = 86_400
     inspector: bool = True

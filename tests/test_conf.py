@@ -17,6 +17,9 @@ DEFAULTS = {
     "PRESENCE_INTERVAL": 0.25,
     "RECHECK_INTERVAL": 300,
     "MAX_EVENT_BYTES": 2**20,
+    "MAX_CONNECTIONS": None,
+    "MAX_CONNECTIONS_PER_USER": 50,
+    "MAX_CHANNELS_PER_STREAM": 200,
     "LANGUAGE": None,
     "TOKEN_MAX_AGE": 86_400,
     "INSPECTOR": True,
@@ -51,6 +54,9 @@ def test_every_setting_has_an_example_that_is_right():
         ("PRESENCE_INTERVAL", 1),
         ("RECHECK_INTERVAL", 5),
         ("MAX_EVENT_BYTES", 1),
+        ("MAX_CONNECTIONS", 1000),
+        ("MAX_CONNECTIONS_PER_USER", None),
+        ("MAX_CHANNELS_PER_STREAM", 1),
         ("LANGUAGE", "de"),
         ("TOKEN_MAX_AGE", 60),
         ("INSPECTOR", False),
@@ -80,7 +86,16 @@ MISTAKES = [
         for value in (0, -1, "15", None, True, NAN, INFINITY, [15])
     ),
     *(("PRESENCE_GRACE", value) for value in (-0.1, "2", None, True, NAN, INFINITY)),
-    *(("MAX_EVENT_BYTES", value) for value in (0, -1, 1.5, "1", None, True)),
+    *(
+        (name, value)
+        for name in ("MAX_EVENT_BYTES", "MAX_CHANNELS_PER_STREAM")
+        for value in (0, -1, 1.5, "1", None, True)
+    ),
+    *(
+        (name, value)
+        for name in ("MAX_CONNECTIONS", "MAX_CONNECTIONS_PER_USER")
+        for value in (0, -1, 1.5, "1", True, [50])
+    ),
     *(("DATASTAR_URL", value) for value in ("", None, 3, b"x")),
     *(("BROKER", value) for value in ("ds_broadcaster.brokers.memory.MemoryBroker", None, ["x"], 3)),
     *(("HISTORY", value) for value in (100, None, "100", [100])),

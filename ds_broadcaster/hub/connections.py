@@ -263,7 +263,6 @@ class Connections:
 
     def add(self, connection: Connection) -> None:
         """Open a connection."""
-        connection.registry = self
         connection.slot = self._slots[self._added % len(self._slots)]
         connection.slot[connection] = None
         self._added += 1

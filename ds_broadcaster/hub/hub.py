@@ -25,6 +25,7 @@ from .channel import Channel, PresenceCallback
 from .channels import Channels
 from .connections import Connection, Connections, Head
 from .grant import StreamGrant
+from .limits import Limits
 from .presence import Presence
 from .presence_sync import PresenceSync, new_process_name
 from .rechecks import SECOND_LOOK, Rechecks
@@ -109,6 +110,7 @@ class Hub:
         )
         self._tabs = TabStreams(loop, self._head, close=self._close_at_once)
         self._rechecks = Rechecks(loop, settings.recheck_interval, still_allowed, end=self._end_refused)
+        self.limits = Limits(settings, self._connections, self._rechecks.connections_of, clock)
         self._presence = Presence(
             loop,
             self._channels,
@@ -240,6 +242,7 @@ class Hub:
         `frames` begin the stream. Entering raises Gap when what the grant relies on is gone or the broker is away: the
         client should return.
         """
+        connection.registry = self._connections
         return _Stream(self, connection, grant)
 
     def _open(self, connection: Connection, grant: StreamGrant) -> None:
@@ -419,6 +422,8 @@ class _Stream:
     async def __aenter__(self) -> bytes:
         assert self._grant is not None
         grant, self._grant = self._grant, None  # Its snapshot may be large, and the stream is long.
+        if self._hub.limits.refuse(grant.user_id, grant.tab, grant.element) is not None:
+            raise Gap("Others have opened meanwhile, as many as may be.")
         try:
             self._hub._open(self._connection, grant)
             return await self._hub._opening_frames(self._connection, grant)

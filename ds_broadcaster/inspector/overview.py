@@ -125,6 +125,7 @@ class Overview:
                 ("Channels", f"{len(connections):,}"),
                 ("Events a second", _per_second(rates.get("/events"))),
                 ("Deliveries a second", _per_second(rates.get("/deliveries"))),
+                ("Refused streams", f"{sum(hub.limits.refused for hub in hubs):,}"),
             ],
             "has_buttons": self._has_buttons,
             "pid": str(os.getpid()),

@@ -13,6 +13,7 @@ from django.http import HttpRequest
 from django.utils.module_loading import import_string
 
 from ..brokers import Position
+from ..conf import get_settings
 from ..hub.channel import AttendanceHook, PresenceCallback
 from ..hub.grant import Arrival, StreamGrant
 from ..ids import channel_names
@@ -28,6 +29,8 @@ CURSOR_PARAMETER = "cursor"
 ELEMENT_PARAMETER = "element"
 # The attribute of a request in which the middleware keeps the id of the moment at which it came in.
 CURSOR_ATTRIBUTE = "_ds_broadcaster_cursor"
+# The most that a stream keeps of its request: path, query and headers, in bytes. A browser sends one or two thousand.
+REQUEST_BYTES = 32_768
 LOGIN_MIDDLEWARE = "django.contrib.auth.middleware.LoginRequiredMiddleware"
 
 _ELEMENT_ID = re.compile(r"[A-Za-z][0-9A-Za-z_-]{0,63}", re.ASCII)
@@ -64,7 +67,14 @@ def checked_channels(
     check_asgi(request)
     check_callback("presence_callback", presence_callback)
     check_callback("snapshot_callback", snapshot_callback)
-    return channel_names(channel)
+    names = channel_names(channel)
+    most = get_settings().max_channels_per_stream
+    if len(names) > most:
+        raise ValueError(
+            f"A stream carries at most {most} channels, got {len(names)}: send what belongs together to one channel, "
+            "or set DS_BROADCASTER_MAX_CHANNELS_PER_STREAM."
+        )
+    return names
 
 
 # The stream.
@@ -73,6 +83,19 @@ def checked_channels(
 def last_id_of(request: HttpRequest) -> str | None:
     """Return the id that the client brings: of the last event it saw, or of the moment its page was rendered."""
     return request.headers.get("last-event-id") or request.GET.get(CURSOR_PARAMETER) or None
+
+
+def element_of(request: HttpRequest) -> str | None:
+    """Return the id of the element that opens the stream, None for another client."""
+    element = request.GET.get(ELEMENT_PARAMETER, "")
+    return element if _ELEMENT_ID.fullmatch(element) else None
+
+
+def is_too_large(request: HttpRequest) -> bool:
+    """Tell whether a request is more than a stream keeps of it, to be asked again."""
+    scope = request.scope  # type: ignore[attr-defined]
+    size = len(scope["path"]) + len(scope["query_string"])
+    return size + sum(len(name) + len(value) for name, value in scope["headers"]) > REQUEST_BYTES
 
 
 def grant_of(
@@ -88,7 +111,6 @@ def grant_of(
     recheck_interval: float | None = None,
 ) -> StreamGrant:
     """Return the grant of a stream that begins at this position."""
-    element = request.GET.get(ELEMENT_PARAMETER, "")
     if is_recheck(request) and hasattr(request, "session"):
         # A re-check is no visit: it must not prolong a session that expires without visits.
         request.session.save = lambda *args, **kwargs: None  # type: ignore[method-assign]
@@ -104,7 +126,7 @@ def grant_of(
         presence_callback=presence_callback,
         attendance_hook=attendance_hook,
         tab=tab_of(request),
-        element=element if _ELEMENT_ID.fullmatch(element) else None,
+        element=element_of(request),
         recheck_interval=recheck_interval,
     )
 

@@ -17,12 +17,15 @@ from ..asgi_servers import find_link
 from ..exceptions import BrokerUnavailable, Gap
 from ..hub.grant import StreamGrant
 from ..hub.hub import Hub
+from ..hub.hubs import Hubs
+from ..hub.limits import PROCESS, USER
 from ..ids import listed
 from .handoff import Message, Receive, Send
 from .plain import PlainConnection, StreamCut
 from .replayed_requests import OriginalRequest
-from .requests import ELEMENT_PARAMETER, is_returning
+from .requests import ELEMENT_PARAMETER, REQUEST_BYTES, element_of, is_recheck, is_returning, is_too_large
 from .scope import HANDOFF_HEADER
+from .tabs import tab_of
 
 logger = logging.getLogger("ds_broadcaster")
 
@@ -112,6 +115,10 @@ def _close_connections() -> None:
 # 204, 404 and 405 may be cached where nothing forbids it, and permission may be given later.
 NO_STORE = {"Cache-Control": "no-store"}
 
+# The answers to a stream over a limit, which may try again after so many seconds.
+FULL = {USER: ("This user has too many streams open: close some pages.", 429), PROCESS: ("Too many are open.", 503)}
+FULL_FOR = "10"
+
 # Statuses that mean "not you" or "not here".
 REFUSALS = {401, 403, 404, 410}
 
@@ -147,13 +154,28 @@ def without_redirect(scope: Message, start: Message) -> Message:
     return {**start, "status": status, "headers": [*kept, (b"cache-control", b"no-store")]}
 
 
-def come_back() -> HttpResponse:
-    """Return the answer of a server that is about to stop."""
-    headers = {"Connection": "close", "Retry-After": "1", **NO_STORE}
-    return HttpResponse("The server is about to stop.", status=503, headers=headers)
-
-
 def broker_is_away(channels: tuple[str, ...], error: BrokerUnavailable) -> HttpResponse:
     """Return the answer of a server that cannot open streams for a while."""
     logger.warning("A stream of %s could not be granted: %s", listed(channels), error)
     return HttpResponse("Streams cannot be opened now.", status=503, headers={"Retry-After": "1", **NO_STORE})
+
+
+def no_room(request: HttpRequest, user_id: Any, hubs: Hubs) -> HttpResponse | None:
+    """Return the answer to a request for a stream that this process cannot carry now, None where it can."""
+    if hubs.is_closing():
+        headers = {"Connection": "close", "Retry-After": "1", **NO_STORE}
+        return HttpResponse("The server is about to stop.", status=503, headers=headers)
+    if is_recheck(request):
+        return None
+    if is_too_large(request):
+        logger.warning(
+            "Refused a stream of %r: the request has over %d bytes. Send fewer signals (filterSignals) or cookies.",
+            request.path,
+            REQUEST_BYTES,
+        )
+        return HttpResponse("The request is too large for a stream.", status=431, headers=NO_STORE)
+    limit = hubs.refuse(user_id, tab_of(request), element_of(request))
+    if limit is None:
+        return None
+    text, status = FULL[limit]
+    return HttpResponse(text, status=status, headers={"Retry-After": FULL_FOR, **NO_STORE})

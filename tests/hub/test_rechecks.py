@@ -304,6 +304,7 @@ def test_command_does_not_wait_for_what_the_clock_asks(world, site):
     assert removed.end == "cut"
 
 
+@override_settings(DS_BROADCASTER_MAX_CONNECTIONS_PER_USER=None)
 def test_streams_of_one_user_do_not_delay_another(world, site):
     for _ in range(150):
         site.client(user_id=1)

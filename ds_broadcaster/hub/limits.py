@@ -1,0 +1,72 @@
+"""Limits: how many connections a process carries, and how many one user has there."""
+
+import logging
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ..conf import Settings
+from .connections import Connection, Connections
+
+logger = logging.getLogger("ds_broadcaster")
+
+# Seconds between two lines in the log about refused streams.
+LOG_INTERVAL = 10.0
+
+# What a limit is about.
+PROCESS = "process"
+USER = "user"
+
+
+class Limits:
+    """The limits of a hub, and how many streams they have refused so far. Any thread may ask.
+
+    `connections_of` returns a user's open connections.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        connections: Connections,
+        connections_of: Callable[[Any], list[Connection]],
+        clock: Callable[[], float],
+    ) -> None:
+        self.refused = 0
+        self._most = settings.max_connections
+        self._most_of_user = settings.max_connections_per_user
+        self._connections = connections
+        self._connections_of = connections_of
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._logged_at = -math.inf
+        self._refused_before = 0
+
+    def refuse(self, user_id: Any, tab: str | None, element: str | None) -> str | None:
+        """Return PROCESS or USER where one more stream is over that limit; count and log it then.
+
+        A stream that would take the place of one, by the same element of the same tab, is none more for its user.
+        """
+        if self._most is not None and self._connections.count >= self._most:
+            self._count(f"{self._most} are open (DS_BROADCASTER_MAX_CONNECTIONS)")
+            return PROCESS
+        if self._most_of_user is None or user_id is None:
+            return None
+        theirs = self._connections_of(user_id)
+        if len(theirs) < self._most_of_user:
+            return None
+        others = [each for each in theirs if tab is None or (each.tab, each.element) != (tab, element)]
+        if len(others) < self._most_of_user:
+            return None
+        self._count(f"user {user_id!r} has {len(others)} open (DS_BROADCASTER_MAX_CONNECTIONS_PER_USER)")
+        return USER
+
+    def _count(self, reason: str) -> None:
+        with self._lock:
+            self.refused += 1
+            now = self._clock()
+            if now - self._logged_at < LOG_INTERVAL:
+                return
+            self._logged_at = now
+            count, self._refused_before = self.refused - self._refused_before, self.refused
+        logger.warning("Refused %d %s: %s.", count, "stream" if count == 1 else "streams", reason)
