@@ -122,6 +122,23 @@ def test_stream_that_is_not_granted_now_ends_and_its_client_returns(world, site,
 
 
 @each_kind
+def test_refused_stream_that_is_slow_gets_nothing_more(world, site, kind):
+    """What was sent after the removal waits in the log while the client does not read."""
+    client = site.client(user_id=1, kind=kind)
+    client.stall()
+    world.broadcast("room", "<p id=before>")
+    world.settle()
+    site.answer = refuse
+    world.broadcast("room", "<p id=after>")
+    recheck(world, user_id=1)
+    world.settle()
+    client.drain()
+    world.settle()
+    assert client.end == "cut"
+    assert "<p id=after>" not in client.texts
+
+
+@each_kind
 def test_stream_of_our_own_element_ends_cleanly_for_it_returns_all_the_same(world, site, kind):
     client = site.client(user_id=1, kind=kind, query=b"element=stream")
     site.answer = refuse
