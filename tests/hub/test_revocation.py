@@ -14,7 +14,7 @@ from ds_broadcaster.brokers.memory import MemoryBroker
 from ds_broadcaster.hub.hub import GRANT_AGE
 from ds_broadcaster.hub.rechecks import LONGEST_PAUSE, SECOND_LOOK
 from ds_broadcaster.streams.scope import ARRIVAL_KEY
-from tests.fakes import FACTOR, FakeClient, make_request, virtual_world
+from tests.fakes import FACTOR, FakeClient, virtual_world
 
 USERS = (1, 2)
 CHANNELS = ("a", "b")
