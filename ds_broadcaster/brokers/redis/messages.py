@@ -11,9 +11,9 @@ from ...sse import Frame
 from ..base import Command, frame
 from ..packing import unpack_command, unpack_event
 
-# Lua's numbers are exact up to 2**53.
-_HEAD = re.compile(rb"([0-9a-z]{1,32}) ([0-9]{1,15}) ")
-_ENTRY_ID = re.compile(rb"([0-9]{1,15})-0")
+# Lua writes numbers with up to 14 digits.
+_HEAD = re.compile(rb"([0-9a-z]{1,32}) ([0-9]{1,14}) ")
+_ENTRY_ID = re.compile(rb"([0-9]{1,14})-0")
 
 
 class Message(NamedTuple):

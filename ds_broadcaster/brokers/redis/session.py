@@ -1,6 +1,9 @@
 """Asking Redis: the keys, and scripts that each run there in one step. Any thread may ask; no event loop is needed."""
 
 import contextlib
+import logging
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +21,14 @@ from .topology import Topology
 
 # Milliseconds that replicas may take to confirm an event: less than the server has for its answer.
 REPLICAS_WAIT = 600
+
+
+# Of errors of scripts whose keys hold what no script writes.
+SPOILED = ("WRONGTYPE", "not an integer", "attempt to")
+# Seconds between two deletions of such keys: if they are spoiled again and again, there is no use in it.
+MEND_INTERVAL = 60
+
+logger = logging.getLogger("ds_broadcaster")
 
 
 class KeptCommand(NamedTuple):
@@ -67,6 +78,7 @@ class Session:
         self.topology = Topology(location, self._state[0], sentinel=sentinel, cluster=cluster, options=rest)
         self._on_epoch = on_epoch
         self.malformed = MalformedLog("Redis")
+        self._mended_at = -math.inf
 
     def key_of(self, name: str) -> str:
         """Return the key that scripts.py describes as `{p}:<name>`."""
@@ -89,11 +101,23 @@ class Session:
         with _asking():
             client = client or self.topology.client
             try:
-                answer = client.evalsha(script.sha, len(keys), *arguments)
-            except redis.exceptions.NoScriptError:
-                answer = client.eval(script.text, len(keys), *arguments)
+                answer = _evaluated(client, script, keys, arguments)
+            except redis.ResponseError as error:
+                if not self._may_mend(error):
+                    raise
+                logger.error("Another program has written to keys of %s: %s They are deleted.", self.prefix, error)
+                client.delete(*keys)
+                answer = _evaluated(client, script, keys, arguments)
         self._on_epoch(answer[0].decode())
         return answer
+
+    def _may_mend(self, error: redis.ResponseError) -> bool:
+        """Tell whether the keys of a script are spoiled, and this process has not deleted any for a while."""
+        now = time.monotonic()
+        if not any(each in str(error) for each in SPOILED) or now < self._mended_at + MEND_INTERVAL:
+            return False
+        self._mended_at = now
+        return True
 
     def write(self, script: Script, keys: Sequence[Any], arguments: Sequence[Any]) -> Any:
         """Run a script, and wait until enough replicas have its writes. See run()."""
@@ -130,6 +154,13 @@ class Session:
     def close(self) -> None:
         """Close the connections."""
         self.topology.close()
+
+
+def _evaluated(client: Any, script: Script, keys: Sequence[Any], arguments: Sequence[Any]) -> Any:
+    try:
+        return client.evalsha(script.sha, len(keys), *arguments)
+    except redis.exceptions.NoScriptError:
+        return client.eval(script.text, len(keys), *arguments)
 
 
 @contextlib.contextmanager

@@ -6,11 +6,14 @@
 -- that have not heard them obey them before their clients start anew.
 
 local state, last, floor, size, times = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local epoch, before = unpack(redis.call('HMGET', state, 'epoch', 'run'))
+local epoch, before, newest = unpack(redis.call('HMGET', state, 'epoch', 'run', 'seq'))
 -- A replication id is of one run as a primary: the run id stays when a primary is demoted, loses events, and returns.
 local run = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
     or string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
-if not epoch or before ~= run or redis.call('HEXISTS', last, '') == 0 then
+-- Another program may have written here. Lua writes numbers with up to 14 digits.
+local is_sound = string.match(epoch or '', '^[0-9a-z]+$') and #epoch < 33
+    and string.match(newest or '', '^%d+$') and #newest < 15
+if not is_sound or before ~= run or redis.call('HEXISTS', last, '') == 0 then
     epoch = ARGV[1]
     redis.call('DEL', state, last, floor, size, times)
     redis.call('HSET', last, '', 0)
@@ -32,12 +35,13 @@ local function trim(channel, history, max_events, max_bytes, max_age)
     local dropped
     while count > 0 do
         local oldest = redis.call('XRANGE', history, '-', '+', 'COUNT', 1)[1]
-        if count <= max_events and bytes <= max_bytes and tonumber(oldest[2][2]) > now - max_age then
+        -- Another program's entry has neither a time nor a payload.
+        if count <= max_events and bytes <= max_bytes and (tonumber(oldest[2][2]) or 0) > now - max_age then
             break
         end
         redis.call('XDEL', history, oldest[1])
         dropped = oldest[1]
-        bytes = bytes - #oldest[2][4]
+        bytes = math.max(0, bytes - #(oldest[2][4] or ''))
         count = count - 1
     end
     if dropped then
@@ -60,9 +64,11 @@ local function forget(channel, history)
     redis.call('ZREM', times, channel)
 end
 
--- Tell whether there is a history of this epoch; one of an earlier epoch may have outlived it.
+-- Tell whether there is a history of this epoch; one of an earlier epoch may have outlived it. An error says that
+-- another program has put something else there.
 local function is_kept(channel, history)
-    return redis.call('HEXISTS', last, channel) == 1 and redis.call('XLEN', history) > 0
+    local length = redis.pcall('XLEN', history)
+    return type(length) == 'number' and length > 0 and redis.call('HEXISTS', last, channel) == 1
 end
 
 -- Tell whether everything after a cursor is still there.
@@ -75,5 +81,5 @@ local function covers(channel, history, cursor)
         return true
     end
     -- A history expires, or is evicted, as a whole.
-    return redis.call('XLEN', history) > 0 and cursor >= tonumber(redis.call('HGET', floor, channel) or 0)
+    return is_kept(channel, history) and cursor >= tonumber(redis.call('HGET', floor, channel) or 0)
 end

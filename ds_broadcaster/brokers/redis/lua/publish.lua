@@ -3,17 +3,25 @@
 -- KEYS: ... the history of each. ARGV: epoch, max_events, max_bytes, max_age (ms), max_total_bytes, the prefixes of
 -- histories and of topics, then the channel and the payload of each. Returns epoch, the newest sequence.
 
+local function begin(channel, history)
+    redis.call('DEL', history)
+    resize(channel, 0)
+    redis.call('HSET', floor, channel, redis.call('HGET', last, channel) or redis.call('HGET', state, 'forgotten'))
+end
+
 local max_events, max_bytes, max_age = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local seq
 for number = 6, #KEYS do
     local history, channel, payload = KEYS[number], ARGV[2 * number - 4], ARGV[2 * number - 3]
     seq = redis.call('HINCRBY', state, 'seq', 1)
     if not is_kept(channel, history) then
-        redis.call('DEL', history)
-        resize(channel, 0)
-        redis.call('HSET', floor, channel, redis.call('HGET', last, channel) or redis.call('HGET', state, 'forgotten'))
+        begin(channel, history)
     end
-    redis.call('XADD', history, seq .. '-0', 't', now, 'p', payload)
+    if redis.pcall('XADD', history, seq .. '-0', 't', now, 'p', payload).err then
+        -- Another program has added an entry with a higher id.
+        begin(channel, history)
+        redis.call('XADD', history, seq .. '-0', 't', now, 'p', payload)
+    end
     redis.call('HSET', last, channel, seq)
     redis.call('HINCRBY', size, channel, #payload)
     redis.call('HINCRBY', state, 'total', #payload)
