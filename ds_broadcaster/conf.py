@@ -127,7 +127,9 @@ def _load() -> tuple[Settings | None, list[Problem]]:
     for (field, *path), detail in sorted(complaints.items(), key=str):
         setting = f"{PREFIX}{str(field).upper()}"
         place = setting + "".join(f"[{key!r}]" for key in path)
-        message = f"{place} = {detail['input']!r} is wrong: {detail['msg']}."
+        # LOCATION and OPTIONS have passwords, and no message may show them.
+        value = f" = {detail['input']!r}" if field != "broker" else ""
+        message = f"{place}{value} is wrong: {detail['msg']}."
         hint = f"Write for example {setting} = {EXAMPLES[str(field).upper()]}."
         found.append(Problem(setting, message, hint))
     return None, found

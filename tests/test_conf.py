@@ -107,7 +107,8 @@ def test_mistake_is_one_message_with_the_name_and_a_right_value(name, value):
     with given(name, value):
         ((setting, message, hint),) = problems()
         assert setting == f"DS_BROADCASTER_{name}"
-        assert message.startswith(f"DS_BROADCASTER_{name} = {value!r} is wrong: ")
+        shown = "" if name == "BROKER" else f" = {value!r}"  # It may have a password.
+        assert message.startswith(f"DS_BROADCASTER_{name}{shown} is wrong: ")
         assert hint == f"Write for example DS_BROADCASTER_{name} = {EXAMPLES[name]}."
         with pytest.raises(ImproperlyConfigured) as caught:
             get_settings()
@@ -123,10 +124,10 @@ def test_mistake_is_one_message_with_the_name_and_a_right_value(name, value):
         ("HISTORY", {"max_bytes": -1}, "['max_bytes'] = -1 "),
         ("HISTORY", {"max_total_bytes": None}, "['max_total_bytes'] = None "),
         ("HISTORY", {"max_event": 5}, "['max_event'] = 5 "),
-        ("BROKER", {"BACKEND": None}, "['BACKEND'] = None "),
-        ("BROKER", {"backend": "x"}, "['backend'] = 'x' "),
-        ("BROKER", {"OPTIONS": []}, "['OPTIONS'] = [] "),
-        ("BROKER", {"LOCATION": 5}, "['LOCATION'] = 5 "),
+        ("BROKER", {"BACKEND": None}, "['BACKEND'] "),
+        ("BROKER", {"backend": "x"}, "['backend'] "),
+        ("BROKER", {"OPTIONS": []}, "['OPTIONS'] "),
+        ("BROKER", {"LOCATION": 5}, "['LOCATION'] "),
     ],
 )
 def test_mistake_inside_a_setting_is_one_message_that_says_where(name, value, place):

@@ -56,6 +56,12 @@ def create_broker(settings: Settings) -> Broker:
     try:
         broker_class = import_string(backend)
     except ImportError as error:
+        if not all(map(str.isidentifier, backend.split("."))):
+            # It may be a URL with a password.
+            raise ImproperlyConfigured(
+                "DS_BROADCASTER_BROKER['BACKEND'] must be the path of a class, such as "
+                '"ds_broadcaster.brokers.redis.RedisBroker". The URL of a server goes into LOCATION.'
+            ) from None
         raise ImproperlyConfigured(
             f"DS_BROADCASTER_BROKER['BACKEND'] = {backend!r} cannot be imported: {error}"
         ) from error

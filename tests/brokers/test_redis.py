@@ -20,6 +20,7 @@ from ds_broadcaster.ids import parse_id
 from ds_broadcaster.testing.receiver import PRESENCE, RESET, RecordingReceiver
 from tests.harness.programs import wait_until
 from tests.harness.redis import RedisCluster, RedisSentinel, RedisServer
+from tests.harness.server import free_port
 from tests.publishing import Publisher
 
 
@@ -184,6 +185,16 @@ def test_nothing_is_sent_in_bounded_time_while_a_server_is_away_or_frozen():
             assert time.monotonic() - begin < 2
             end()
             broker.publish("a", b"x\n\n")
+
+
+@pytest.mark.parametrize("options", [{"sentinel": "main"}, {"cluster": True}])
+def test_nothing_is_sent_in_bounded_time_while_all_sentinels_or_nodes_are_away(options):
+    urls = [f"redis://127.0.0.1:{free_port()}" for _ in range(3)]
+    with broker_at(urls, options) as broker:
+        begin = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match="Redis"):
+            broker.publish("a", b"x\n\n")
+        assert time.monotonic() - begin < 2
 
 
 def test_scripts_that_the_server_forgot_are_told_again(server, broker):

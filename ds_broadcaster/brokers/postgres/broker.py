@@ -174,7 +174,7 @@ def _checked_alias(argument: str, alias: Any) -> str:
     if not isinstance(alias, str) or alias not in connections.settings:
         raise ImproperlyConfigured(
             f"DS_BROADCASTER_BROKER: {argument} must be an alias in DATABASES for the PostgreSQL broker, such as "
-            f'"{DEFAULT_DB_ALIAS}", not {alias!r}.'
+            f'"{DEFAULT_DB_ALIAS}". The URL and the password of a server belong there.'
         )
     if connections[alias].vendor != "postgresql":
         raise ImproperlyConfigured(

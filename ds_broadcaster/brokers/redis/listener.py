@@ -14,7 +14,7 @@ from ..network import Listener, NetworkBroker
 from ..packing import decoded, encoded
 from .messages import Message, unpack_message
 from .session import KeptCommands, Session
-from .topology import TIMEOUT
+from .topology import FAILURES, TIMEOUT
 
 # Seconds. A connection silent for half of this is pinged, and ended after twice this in silence.
 PING = 1.5
@@ -32,7 +32,7 @@ class RedisListener(Listener):
     """One connection, whose messages go to a hub in the server's order."""
 
     def __init__(self, receiver: Receiver, broker: NetworkBroker, session: Session) -> None:
-        super().__init__("Redis", (redis.RedisError,))
+        super().__init__("Redis", FAILURES)
         self._receiver = receiver
         self._broker = broker
         self._session = session

@@ -17,7 +17,7 @@ from ..network import MalformedLog
 from . import scripts
 from .messages import unpack_kept_command
 from .scripts import Script
-from .topology import Topology
+from .topology import FAILURES, Topology, naming_no_servers
 
 # Milliseconds that replicas may take to confirm an event: less than the server has for its answer.
 REPLICAS_WAIT = 600
@@ -62,7 +62,7 @@ class Session:
         prefix = rest.pop("prefix", "ds_broadcaster")
         if not isinstance(prefix, str) or not prefix or "}" in prefix:
             raise ImproperlyConfigured(
-                f"DS_BROADCASTER_BROKER['OPTIONS']['prefix'] must be a name such as \"myproject\", not {prefix!r}."
+                "DS_BROADCASTER_BROKER['OPTIONS']['prefix'] must be a name such as \"myproject\", without braces."
             )
         # Braces keep all keys in one slot of a cluster.
         self.prefix = f"{{{prefix}}}"
@@ -167,8 +167,11 @@ def _evaluated(client: Any, script: Script, keys: Sequence[Any], arguments: Sequ
 def _asking() -> Iterator[None]:
     """Raise BrokerUnavailable for every error of redis-py."""
     try:
-        yield
-    except (redis.RedisError, OSError) as error:
+        with naming_no_servers():
+            yield
+    except BrokerUnavailable:
+        raise  # It is an OSError, and says it already.
+    except (*FAILURES, OSError) as error:
         raise BrokerUnavailable(f"Redis could not be asked: {error}") from error
 
 

@@ -1,7 +1,8 @@
 """Where Redis is: LOCATION and OPTIONS as a client to ask with and connections to listen on."""
 
+import contextlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,7 +14,9 @@ from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import MasterNotFoundError, Sentinel
+
+from ...exceptions import BrokerUnavailable
 
 # Seconds that a server has to answer; connecting and asking together take at most twice this.
 TIMEOUT = 0.9
@@ -22,6 +25,9 @@ SENTINEL_TIMEOUT = 0.25
 # Connections that a process's threads share. Streams that open at once ask from as many threads; with 16 connections,
 # 50 streams were once too many on a busy machine.
 CONNECTIONS = 64
+
+# What redis-py raises when a server cannot be asked.
+FAILURES = (redis.RedisError, redis.exceptions.RedisClusterException)
 
 EXAMPLE = "redis://127.0.0.1:6379/0"
 
@@ -52,12 +58,7 @@ class Topology:
                 '{"sentinel": "mymaster"} with the name by which sentinels know the primary, or {"cluster": True}. '
                 f'A single server is one URL, such as "{EXAMPLE}".'
             )
-        try:
-            parsed = [parse_url(url) for url in urls]
-        except ValueError as error:
-            raise ImproperlyConfigured(
-                f"DS_BROADCASTER_BROKER['LOCATION'] = {location!r} is wrong: {error} Write for example \"{EXAMPLE}\"."
-            ) from error
+        parsed = list(map(_parsed, urls))
         self._key = key
         self._service = sentinel
         self._options = {
@@ -67,7 +68,10 @@ class Topology:
             **options,
         }
         # A server's URL overrides the options; the URLs of sentinels name no database.
-        self.database = int({"db": 0, **options, **({} if sentinel is not None else parsed[0])}["db"])
+        database = {"db": 0, **options, **({} if sentinel is not None else parsed[0])}["db"]
+        if not str(database).isdecimal():
+            raise ImproperlyConfigured("DS_BROADCASTER_BROKER['OPTIONS']['db'] must be a number, such as 1.")
+        self.database = int(database)
         self._is_secure = any(urlsplit(url).scheme == "rediss" for url in urls)
         self._sentinel: Sentinel | None = None
         self.client: Any
@@ -87,6 +91,7 @@ class Topology:
     def _use_sentinels(self, parsed: list[dict[str, Any]], service: str) -> None:
         addresses = [(each.get("host", "localhost"), each.get("port", 26379)) for each in parsed]
         theirs: dict[str, Any] = {"socket_timeout": SENTINEL_TIMEOUT, "socket_connect_timeout": SENTINEL_TIMEOUT}
+        theirs["retry"] = _no_retry()  # By default redis-py asks one that is away for seconds.
         theirs |= {name: parsed[0][name] for name in ("username", "password") if name in parsed[0]}
         if self._is_secure:
             theirs["ssl"] = self._options["ssl"] = True
@@ -114,7 +119,8 @@ class Topology:
         """Return an unopened connection to the server that publishes. May block: sentinels or nodes name it."""
         options = {**self._options, "socket_timeout": None, "protocol": 2}
         if self._sentinel is not None:
-            host, port = self._sentinel.discover_master(self._service)
+            with naming_no_servers():
+                host, port = self._sentinel.discover_master(self._service)
         elif isinstance(self.client, _LazyClient):
             # Every node gets what another publishes, but over links that lose messages when they break.
             node = self.client.get_node_from_key(self._key)
@@ -131,6 +137,31 @@ class Topology:
         if self._sentinel is not None:
             for sentinel in self._sentinel.sentinels:
                 sentinel.close()
+
+
+@contextlib.contextmanager
+def naming_no_servers() -> Iterator[None]:
+    """Raise BrokerUnavailable where no sentinel knows a primary: some versions of redis-py would show the password."""
+    try:
+        yield
+    except MasterNotFoundError:
+        raise BrokerUnavailable("Redis could not be asked: no sentinel names a primary that is up.") from None
+
+
+def _parsed(url: str) -> dict[str, Any]:
+    try:
+        found = dict(parse_url(url))
+    except ValueError as error:
+        what = "its scheme" if "scheme" in str(error) else "its host, its port or a parameter"
+    else:
+        if not url.startswith("unix:") or "path" in found:
+            return found
+        what = "its path"
+    # Neither the URL nor redis-py's words for it: both may show a password, or a part of one.
+    raise ImproperlyConfigured(
+        f"DS_BROADCASTER_BROKER['LOCATION'] is wrong: {what} cannot be read. Write for example \"{EXAMPLE}\", with "
+        "urllib.parse.quote() around a password that has other characters than letters and digits."
+    )
 
 
 class _LazyClient:
