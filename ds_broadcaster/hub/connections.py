@@ -160,8 +160,10 @@ class Connection:
                 if not chunk.more:
                     break
         except Gap:
-            self.fall_behind()
-            return
+            if closing is None:
+                self.fall_behind()
+                return
+            # The stream is over all the same: a client that returned would escape what ended it.
         self.behind_since = None
         if closing is not None:
             self._say_farewell()
