@@ -18,7 +18,9 @@ def fuzzers():
     """Return every hypothesis test of the suite without pytest's parameters, by its name without `test_`."""
     with atheris.instrument_imports(include=["ds_broadcaster"]):
         from tests.attack import test_forged_events, test_parsers
-    found = {**vars(test_forged_events), **vars(test_parsers)}
+        from tests.brokers import test_packing, test_postgres_messages, test_redis_messages
+    modules = (test_forged_events, test_parsers, test_packing, test_postgres_messages, test_redis_messages)
+    found = {name: test for module in modules for name, test in vars(module).items()}
     return {
         name.removeprefix("test_"): test.hypothesis.fuzz_one_input
         for name, test in found.items()

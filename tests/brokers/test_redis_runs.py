@@ -12,6 +12,8 @@ from ds_broadcaster.testing.receiver import GAP, PRESENCE, RESET, RecordingRecei
 from tests.brokers.test_redis import broker_at, gaps, publish
 from tests.harness.programs import wait_until
 from tests.harness.redis import RedisSentinel, RedisServer
+from tests.harness.server import Server
+from tests.live import begun, until
 
 
 @pytest.fixture
@@ -310,3 +312,39 @@ def test_gap_of_one_channel_is_told_once(server):
 
     with broker_at(server.url, max_events=3) as broker, broker_at(server.url, max_events=3) as other:
         asyncio.run(test())
+
+
+@contextlib.contextmanager
+def deaf(server):
+    """Keep every process from hearing the server for the block; they can ask it."""
+    done = threading.Event()
+
+    def cut():
+        while not done.wait(0.005):
+            server.call("client", "kill", "type", "pubsub")
+
+    thread = threading.Thread(target=cut)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_tab_escapes_a_disconnect_that_falls_into_a_gap(server, channel):
+    settings = {"ROOT_URLCONF": "tests.project.cluster_site", "DS_BROADCASTER_HISTORY": {"max_events": 5}}
+    with Server(settings=settings | server.settings, args=["--workers=2"]) as workers:
+        until(lambda: len({workers.facts()["pid"] for _ in range(10)}) == 2, 20)
+        ann, bob = workers.login("ann"), workers.login("bob")
+        theirs = [ann.connect(channel) for _ in range(20)]
+        others = [bob.connect(channel) for _ in range(20)]
+        begun(*theirs, *others)
+        with deaf(server):
+            workers.burst(channel, 10)
+            workers.call("disconnect", channel, ann.user_id)
+            workers.burst(channel, 10, start=10)
+        assert [client.wait_end(15) for client in theirs] == ["clean"] * 20
+        # The gap is real.
+        assert {client.wait_end(15) for client in others} == {"cut"}
