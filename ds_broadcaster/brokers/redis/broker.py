@@ -103,12 +103,12 @@ class RedisBroker(NetworkBroker):
 
     async def commands(self, channels: Collection[str], seconds: float) -> list[GivenCommand]:
         names = {*channels, EVERYWHERE}
-        kept = await asyncio.to_thread(self.session.commands)
+        kept = await asyncio.to_thread(self.session.commands, seconds)
         return [
             # A sequence of another epoch says nothing: the age decides.
             GivenCommand(each.command, each.sequence if each.epoch == kept.epoch else 1, each.age)
             for each in kept.entries
-            if each.channel in names and each.age <= seconds
+            if each.channel in names
         ]
 
     def sweep(self) -> None:

@@ -134,9 +134,9 @@ class Session:
             )
         return answer
 
-    def commands(self) -> "KeptCommands":
-        """Return all commands of the last COMMANDS_KEPT seconds. Raises BrokerUnavailable."""
-        answer = self.run(scripts.COMMANDS, [self.key_of("commands")], [])
+    def commands(self, seconds: float = COMMANDS_KEPT) -> KeptCommands:
+        """Return the commands of the last `seconds`. Raises BrokerUnavailable."""
+        answer = self.run(scripts.COMMANDS, [self.key_of("commands")], [milliseconds(min(seconds, COMMANDS_KEPT))])
         epoch, newest, now, kept = answer
         entries = []
         for entry, given in zip(kept[::2], kept[1::2], strict=True):
@@ -146,8 +146,7 @@ class Session:
             except ValueError as error:
                 self.malformed.note("", error)
                 continue
-            if age < COMMANDS_KEPT:
-                entries.append(KeptCommand(its_epoch, sequence, age, channel, command))
+            entries.append(KeptCommand(its_epoch, sequence, age, channel, command))
         entries.sort(key=lambda each: (-each.age, each.sequence))
         return KeptCommands(epoch.decode(), newest, entries)
 

@@ -1,5 +1,7 @@
--- Return the commands that are kept.
+-- Return the newest commands.
 --
--- KEYS: ... commands. ARGV: epoch. Returns epoch, the newest sequence, the time, and the commands, each with its time.
+-- KEYS: ... commands. ARGV: epoch, their greatest age (ms). Returns epoch, the newest sequence, the time, and the
+-- commands, each with its time.
 
-return {epoch, tonumber(redis.call('HGET', state, 'seq')), now, redis.call('ZRANGE', KEYS[6], 0, -1, 'WITHSCORES')}
+local newest = redis.call('ZRANGEBYSCORE', KEYS[6], now - tonumber(ARGV[2]), '+inf', 'WITHSCORES')
+return {epoch, tonumber(redis.call('HGET', state, 'seq')), now, newest}
