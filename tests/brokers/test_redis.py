@@ -166,6 +166,19 @@ def test_nothing_remains_of_channels_without_recent_events(server, channel):
         assert server.call("zcard", broker.session.key_of("times")) == 0
 
 
+def test_server_that_evicts_histories_keeps_commands_until_they_are_too_old():
+    full = RedisServer(maxmemory="3mb", maxmemory_policy="volatile-ttl")
+    with full as server, broker_at(server.url, max_events=1000) as broker:
+        broker.command("a", Command("disconnect", 5))
+        for number in range(400):
+            broker.publish(f"channel-{number % 7}", b"x" * 20_000)
+        assert [each.command for each in broker.session.commands().entries] == [Command("disconnect", 5)]
+        [command] = server.call("zrange", broker.session.key_of("commands"), 0, -1)
+        server.call("zadd", broker.session.key_of("commands"), 1, command)
+        broker._sweep()
+        assert server.call("exists", broker.session.key_of("commands")) == 0
+
+
 def time_of(server):
     seconds, microseconds = server.call("time")
     return int(seconds) + int(microseconds) / 1e6

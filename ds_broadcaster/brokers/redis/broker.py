@@ -119,8 +119,8 @@ class RedisBroker(NetworkBroker):
 
     def _sweep(self) -> None:
         with contextlib.suppress(BrokerUnavailable):  # The next sweep is not far.
-            arguments = [self._max_age, SWEPT, self.session.history_of(b"")]
-            while self.session.run(scripts.SWEEP, [], arguments)[1] == SWEPT:
+            arguments = [self._max_age, SWEPT, self.session.history_of(b""), milliseconds(COMMANDS_KEPT)]
+            while self.session.run(scripts.SWEEP, [self.session.key_of("commands")], arguments)[1] == SWEPT:
                 pass
 
     @property

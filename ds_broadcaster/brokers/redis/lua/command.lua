@@ -1,5 +1,7 @@
 -- Give a command the next sequence, keep it for a minute, and tell the subscribers.
 --
+-- The key does not expire: a server that evicts what expires, such as histories, would evict it first.
+--
 -- KEYS: ... history, commands. ARGV: epoch, channel, command, "kill" or another verb, kept (ms), topic. Returns epoch,
 -- sequence.
 
@@ -14,6 +16,5 @@ if ARGV[4] == 'kill' then
 end
 redis.call('ZREMRANGEBYSCORE', commands, '-inf', now - tonumber(ARGV[5]))
 redis.call('ZADD', commands, now, epoch .. ' ' .. seq .. ' ' .. ARGV[3])
-redis.call('PEXPIRE', commands, tonumber(ARGV[5]) * 2)
 redis.call('PUBLISH', ARGV[6], epoch .. ' ' .. seq .. ' c' .. ARGV[3])
 return {epoch, seq}
