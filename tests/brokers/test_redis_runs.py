@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import threading
 
 import pytest
@@ -115,6 +116,40 @@ def test_run_that_lost_nothing_gives_no_id_twice(server):
         assert len({*given}) == len(given) == 12
         assert len({parse_id(each)[0] for each in given}) == 3
         assert other.locate(["a"], None).epoch == broker.locate(["a"], None).epoch
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_is_lost_no_client_that_returns_misses_anything_without_a_gap(server, seed):
+    """A snapshot has everything that was acknowledged; after it, what is replayed must be the rest."""
+    dice = random.Random(seed)
+    sent, known, cursors = [], [[] for _ in range(6)], [""] * 6
+    gapless = 0
+    with broker_at(server.url) as broker, broker_at(server.url) as other:
+        for _ in range(60):
+            match dice.choices(["publish", "save", "crash", "flush", "cut"], [6, 2, 1, 0.3, 1])[0]:
+                case "publish":
+                    sent.append(b"%d\n\n" % len(sent))
+                    dice.choice([broker, other]).publish("a", sent[-1])
+                case "save":
+                    server.call("save")
+                case "crash":
+                    server.stop()
+                    server.start()
+                case "flush":
+                    server.call("flushall")
+                case "cut":
+                    server.cut()
+            for number in dice.sample(range(6), 2):
+                place = broker.locate(["a"], cursors[number] or None)
+                if place.gaps or not cursors[number]:
+                    known[number] = list(sent)
+                else:
+                    gapless += 1
+                    frames = [frame for _, frame in asyncio.run(broker.read("a", place.cursor))]
+                    known[number] += [frame.data.partition(b"\n")[2] for frame in frames]
+                assert known[number] == sent
+                cursors[number] = f"{place.epoch}-{place.granted}"
+    assert gapless
 
 
 @pytest.mark.slow
