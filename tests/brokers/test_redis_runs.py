@@ -31,14 +31,14 @@ def ids(broker, sequences):
 def restore(server, broker):
     """Restart the server from a file that lacks its last events."""
     server.call("save")
-    lost = publish(broker, 2)
+    lost = ids(broker, publish(broker, 2))
     server.stop()
     server.start()
     return lost
 
 
 def forget(server, broker):
-    lost = publish(broker, 2)
+    lost = ids(broker, publish(broker, 2))
     server.call("flushall")
     return lost
 
@@ -46,18 +46,29 @@ def forget(server, broker):
 def take_over(server, broker):
     """Have the server follow one that lacks its last events, and lead again without having restarted."""
     with RedisServer() as other:
-        other.call("replicaof", "127.0.0.1", server.port)
-        wait_until(lambda: other.call("role")[3:4] == [b"connected"], "a replica")
+        follow(other, server)
         other.call("replicaof", "no", "one")
-        lost = publish(broker, 2)
-        server.call("replicaof", "127.0.0.1", other.port)
-        wait_until(lambda: server.call("role")[3:4] == [b"connected"], "the former primary to follow")
+        lost = ids(broker, publish(broker, 2))
+        follow(server, other)
         server.call("replicaof", "no", "one")
     return lost
 
 
+def follow(replica, primary):
+    replica.call("replicaof", "127.0.0.1", primary.port)
+    wait_until(lambda: replica.call("role")[3:4] == [b"connected"], "a replica")
+
+
+@pytest.fixture
+def replicated(server):
+    """The server after its first replica, which begins a new epoch."""
+    with RedisServer() as other:
+        follow(other, server)
+    return server
+
+
 @pytest.mark.parametrize("lose", [restore, forget, take_over])
-def test_whoever_was_there_before_events_were_lost_is_told_of_a_gap(server, lose):
+def test_whoever_was_there_before_events_were_lost_is_told_of_a_gap(replicated, lose):
     """Clients that return from any point, hubs that heard what is lost, and hubs that did not."""
 
     async def test():
@@ -66,8 +77,7 @@ def test_whoever_was_there_before_events_were_lost_is_told_of_a_gap(server, lose
         await broker.subscribe(receiver, "a")
         kept = await asyncio.to_thread(publish, broker, 3)
         before = ids(broker, [0, *kept])
-        lost = await asyncio.to_thread(lose, server, broker)
-        before += [f"{parse_id(before[0])[0]}-{sequence}" for sequence in lost]
+        before += await asyncio.to_thread(lose, replicated, broker)
         newest = await asyncio.to_thread(broker.publish, "a", b"new\n\n")
         await receiver.hears("", RESET)
         assert [each for each in before if not gaps(broker, each)] == []
@@ -79,7 +89,7 @@ def test_whoever_was_there_before_events_were_lost_is_told_of_a_gap(server, lose
         assert receiver.sequences("")[0] == RESET
         broker.detach(receiver)
 
-    with broker_at(server.url) as broker:
+    with broker_at(replicated.url) as broker:
         asyncio.run(test())
 
 
@@ -383,3 +393,30 @@ def test_no_tab_escapes_a_disconnect_that_falls_into_a_gap(server, channel):
         assert [client.wait_end(15) for client in theirs] == ["clean"] * 20
         # The gap is real.
         assert {client.wait_end(15) for client in others} == {"cut"}
+
+
+def test_channel_that_is_unsubscribed_while_its_gap_is_found_is_not_carried_again(server, monkeypatch):
+    async def test():
+        receiver = RecordingReceiver()
+        broker.attach(receiver)
+        await broker.subscribe(receiver, "a")
+        read = broker.read
+
+        async def read_late(channel, cursor):
+            await broker.unsubscribe(receiver, "a")
+            return await read(channel, cursor)
+
+        monkeypatch.setattr(broker, "read", read_late)
+        with unreachable(broker, server):
+            await asyncio.to_thread(publish, other, 9)
+        await broker.subscribe(receiver, "b")
+        await receiver.hears("b", await asyncio.to_thread(other.publish, "b", b"x\n\n"))
+        topics = {broker.session.topic_of(name) for name in (b"", b"b")}
+        server.cut()
+        await receiver.hears("b", await asyncio.to_thread(other.publish, "b", b"x\n\n"))
+        assert {*server.call("pubsub", "channels")} == topics
+        assert GAP not in receiver.sequences("a")
+        broker.detach(receiver)
+
+    with broker_at(server.url, max_events=3) as broker, broker_at(server.url, max_events=3) as other:
+        asyncio.run(test())

@@ -168,8 +168,9 @@ class RedisListener(Listener):
         if is_new:
             self._enter(kept.epoch)
         for channel in gaps:
-            self._receiver.on_gap(channel)
-            self._last[channel] = kept.newest
+            if channel in self._last:  # Otherwise it was unsubscribed meanwhile.
+                self._receiver.on_gap(channel)
+                self._last[channel] = kept.newest
         # In the order of publishing: a stream of several channels has one cursor for all of them.
         for sequence, channel, item in sorted([*events, *commands], key=lambda each: each[0]):
             self._deliver(channel, sequence, item)
