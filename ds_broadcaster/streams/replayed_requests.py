@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from http.client import HTTPException
 from typing import Any, NamedTuple
 
 from django.db.utils import InterfaceError, OperationalError
@@ -22,8 +23,16 @@ from .scope import RECHECK_KEY, SCOPE_KEY, find_mark
 
 logger = logging.getLogger("ds_broadcaster")
 
-# Errors that say nothing about permission: a database or a broker is away.
-TROUBLE = (OperationalError, InterfaceError, OSError, TimeoutError, MemoryError)
+# Errors that say nothing about permission: a database, a broker or another service is away.
+TROUBLE = (OperationalError, InterfaceError, OSError, TimeoutError, MemoryError, HTTPException)
+# The same of libraries that need not be installed, by package and name; the errors of requests are OSErrors.
+TROUBLE_OF_OTHERS = {
+    ("redis", "RedisError"),
+    ("django_redis", "ConnectionInterrupted"),
+    ("httpx", "HTTPError"),
+    ("urllib3", "HTTPError"),
+    ("aiohttp", "ClientError"),
+}
 
 UNKNOWN = object()
 
@@ -50,6 +59,14 @@ class Answer(NamedTuple):
     status: int
     grant: StreamGrant | None = None
     failure: Failure | None = None
+
+
+def is_trouble(error: BaseException | None) -> bool:
+    """Tell whether an error says nothing about permission."""
+    if isinstance(error, PermissionError):  # Of a file, or meant for PermissionDenied.
+        return False
+    names = {(each.__module__.partition(".")[0], each.__name__) for each in type(error).__mro__}
+    return isinstance(error, TROUBLE) or not names.isdisjoint(TROUBLE_OF_OTHERS)
 
 
 async def still_allowed(connection: Connection) -> bool | None:
@@ -82,7 +99,7 @@ def _says_nothing(connection: Connection, path: str, answer: Answer) -> bool:
         # asked now. A database that is away says nothing about that.
         if failure.user_id is not UNKNOWN and failure.user_id != connection.user_id:
             return False
-        if not isinstance(failure.error, TROUBLE):
+        if not is_trouble(failure.error):
             logger.warning("The re-check of %r failed, so the stream ends.", path, exc_info=failure.error)
             return False
     logger.warning("The re-check of %r was answered with %d: the stream stays.", path, answer.status)

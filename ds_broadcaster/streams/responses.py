@@ -157,6 +157,11 @@ def without_redirect(scope: Message, start: Message) -> Message:
 def broker_is_away(channels: tuple[str, ...], error: BrokerUnavailable) -> HttpResponse:
     """Return the answer of a server that cannot open streams for a while."""
     logger.warning("A stream of %s could not be granted: %s", listed(channels), error)
+    return not_now()
+
+
+def not_now() -> HttpResponse:
+    """Return the answer of a server in trouble, which may be over when the client asks again."""
     return HttpResponse("Streams cannot be opened now.", status=503, headers={"Retry-After": "1", **NO_STORE})
 
 

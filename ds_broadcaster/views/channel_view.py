@@ -21,9 +21,9 @@ from ..broadcaster import broadcast
 from ..hub.channel import AttendanceHook
 from ..ids import channel_names
 from ..sse import Fragment
-from ..streams.replayed_requests import TROUBLE
-from ..streams.requests import is_from_datastar, is_logged_in, login_is_required
-from ..streams.responses import NO_STORE, REFUSALS, BroadcastResponse, refusal
+from ..streams.replayed_requests import is_trouble
+from ..streams.requests import is_from_datastar, is_logged_in, is_recheck, login_is_required
+from ..streams.responses import NO_STORE, REFUSALS, BroadcastResponse, not_now, refusal
 from .client_signals import BadSignals, signals_of
 from .routes import ChannelViewType
 
@@ -172,6 +172,12 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
                 if not is_from_datastar(request):
                     raise
                 return refusal(request, 404 if isinstance(error, Http404) else 403)
+            except Exception as error:
+                # A re-check learns the error itself.
+                if not is_trouble(error) or not is_from_datastar(request) or is_recheck(request):
+                    raise
+                logger.exception("%s could not answer at %r: the client will ask again.", cls.__name__, request.path)
+                return not_now()
             answer: HttpResponseBase = response
             if isinstance(answer, BroadcastResponse) and cls not in answer.permitted_by:
                 raise ImproperlyConfigured(
@@ -218,11 +224,11 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
     def _check_permission(self) -> None:
         try:
             allowed: Any = self.has_permission()
-        except (PermissionDenied, Http404, BadSignals, ImproperlyConfigured, *TROUBLE):
+        except (PermissionDenied, Http404, BadSignals, ImproperlyConfigured):
             raise
         except Exception as error:
             # Many queries need a user: `members=self.request.user` fails for an anonymous one.
-            if is_logged_in(self.request):
+            if is_trouble(error) or is_logged_in(self.request):
                 raise
             raise NotPermitted(f"has_permission() failed for an anonymous user: {error!r}") from error
         if allowed is True:

@@ -2,6 +2,7 @@
 
 import gc
 
+import redis
 from django.contrib.auth import get_user_model, login
 from django.contrib.auth.decorators import login_not_required, login_required
 from django.contrib.auth.mixins import LoginRequiredMixin, PermissionRequiredMixin, UserPassesTestMixin
@@ -317,6 +318,35 @@ class CarelessChannel(BroadcastChannelView):
         return Group.objects.filter(pk=self.kwargs["pk"], user=self.request.user).exists()
 
 
+class ServedElsewhereChannel(BroadcastChannelView):
+    """Asks a service, which fails as `/service/<error>/` says."""
+
+    url_path = "elsewhere/"
+    error = ""
+    asked = 0
+
+    def channel_name(self):
+        return "elsewhere"
+
+    def has_permission(self):
+        ServedElsewhereChannel.asked += 1
+        if self.error == "away":
+            raise redis.ConnectionError("away")
+        if self.error == "mistake":
+            raise ValueError("mistake")
+        return self.request.user.is_authenticated
+
+
+def service(request, error):
+    ServedElsewhereChannel.error = error
+    return HttpResponse()
+
+
+@login_not_required
+def service_asked(request):
+    return JsonResponse({"asked": ServedElsewhereChannel.asked})
+
+
 class GoneChannel(BroadcastChannelView):
     """Fails for a group that is gone."""
 
@@ -390,6 +420,8 @@ urlpatterns = [
     path("with-template/", ByHandChannel.as_view(name="templated", presence_template_name="club_members.html")),
     path("events/with-arguments/", ArgumentChannel.as_view(greeting="given", presence_template_name="x.html")),
     path("held/", held),
+    path("service/", service_asked),
+    path("service/<error>/", service),
     path("by-hand/", ByHandChannel.as_view(name="by-our-hand")),
     path("login-by-hand/", login_required(ByHandChannel.as_view())),
     path("function/<channel>/", decorated_function, name="function"),

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from ds_broadcaster.asgi import HandoffApplication
-from tests.live import begun, live_server
+from tests.live import begun, live_server, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -64,6 +64,25 @@ def test_view_that_fails_for_a_deleted_object_loses_its_stream(site, club):
     site.get("/remove-club/77/")
     site.call("recheck")
     assert client.wait_end(5) == "cut"
+
+
+def test_service_that_is_away_refuses_nobody(site):
+    visitor = site.login("ann")
+    client = visitor.connect(path="/events/elsewhere/")
+    begun(client)
+    asked = site.get("/service/").json()["asked"]
+    site.get("/service/away/")
+    site.call("recheck")
+    # Once for the re-check, and once a moment later.
+    until(lambda: site.get("/service/").json()["asked"] == asked + 2)
+    answer = visitor.get("/events/elsewhere/", headers=DATASTAR)
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+    site.call("signals", "elsewhere", {"still": "here"})
+    client.expect("here")
+    site.get("/service/mistake/")
+    site.call("recheck")
+    assert client.wait_end(5) == "cut"
+    site.get("/service/well/")
 
 
 @pytest.mark.parametrize("status, headers", [(403, DATASTAR), (204, DATASTAR | {"last-event-id": "a-1"})])

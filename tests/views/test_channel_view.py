@@ -6,10 +6,12 @@ import itertools
 import json
 import re
 import time
+from http.client import IncompleteRead, RemoteDisconnected
 from types import SimpleNamespace
 from urllib.parse import quote, unquote, urlencode
 
 import pytest
+import redis
 from django.conf import settings as django_settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_not_required
@@ -25,6 +27,7 @@ from hypothesis import strategies as st
 
 from ds_broadcaster import BroadcastChannelView, BrokerUnavailable, broadcast
 from ds_broadcaster.asgi import HandoffApplication
+from ds_broadcaster.streams.replayed_requests import is_trouble
 from ds_broadcaster.streams.responses import broker_is_away, come_back
 from ds_broadcaster.streams.scope import RECHECK_KEY, SCOPE_KEY
 from ds_broadcaster.views.routes import ChannelViewType, routes
@@ -473,15 +476,65 @@ def test_an_async_has_permission_is_an_error(rf):
         view(rf.get("/"))
 
 
-@pytest.mark.parametrize("error", [OperationalError("away"), TimeoutError(), ImproperlyConfigured("write this")])
-def test_a_server_in_trouble_does_not_refuse_an_anonymous_user(error):
+def error_of(package, *names):
+    """Return an error of a library that need not be installed, with the names of its classes from the base on."""
+    cls = Exception
+    for name in names:
+        cls = type(name, (cls,), {"__module__": f"{package}.exceptions"})
+    return cls("away")
+
+
+TROUBLES = [
+    OperationalError("away"),
+    TimeoutError(),
+    RemoteDisconnected(),
+    IncompleteRead(b""),
+    redis.ConnectionError(),
+    redis.sentinel.MasterNotFoundError(),
+    error_of("django_redis", "ConnectionInterrupted"),
+    error_of("httpx", "HTTPError", "TransportError", "ConnectTimeout"),
+    error_of("urllib3", "HTTPError", "MaxRetryError"),
+    error_of("aiohttp", "ClientError", "ClientPayloadError"),
+]
+
+
+def failing(error):
     def has_permission(self):
         raise error
 
-    request = AsyncRequestFactory().get("/", headers=DATASTAR)
-    request.user = AnonymousUser()
+    return define("TroubledView", has_permission=has_permission).as_view()
+
+
+@pytest.mark.parametrize("user", [AnonymousUser(), None])
+@pytest.mark.parametrize("error", TROUBLES, ids=repr)
+def test_a_server_in_trouble_refuses_nobody(error, user, caplog):
+    for headers in (DATASTAR, RETURNING):
+        request = AsyncRequestFactory().get("/", headers=headers)
+        if user is not None:
+            request.user = user
+        answer = call(failing(error), request)
+        assert (answer.status_code, answer["Retry-After"]) == (503, "1")
+        assert "TroubledView could not answer at '/'" in caplog.text
+        assert caplog.records[-1].exc_info[1] is error
+    with pytest.raises(type(error)):  # In the address bar, and in a re-check.
+        call(failing(error))
+    request = AsyncRequestFactory().get("/")
+    request.scope[RECHECK_KEY] = []
     with pytest.raises(type(error)):
-        define("TroubledView", has_permission=has_permission).as_view()(request)
+        call(failing(error), request)
+
+
+@pytest.mark.parametrize("error", TROUBLES, ids=repr)
+def test_trouble_keeps_a_stream_and_a_mistake_ends_it(error):
+    assert is_trouble(error)
+    for other in (PermissionError(), ValueError(), error_of("shop", "HTTPError"), error_of("redis", "Other"), None):
+        assert not is_trouble(other)
+
+
+@pytest.mark.parametrize("error", [ImproperlyConfigured("write this"), PermissionError()])
+def test_a_mistake_is_no_trouble(error):
+    with pytest.raises(type(error)):
+        call(failing(error), **DATASTAR)
 
 
 @pytest.mark.parametrize("headers", [{}, DATASTAR, RETURNING])
