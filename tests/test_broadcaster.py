@@ -18,6 +18,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import models, transaction
 from django.template import TemplateDoesNotExist, engines
 from django.test import AsyncRequestFactory, RequestFactory, override_settings
+from django.test.utils import isolate_apps
+from django.utils.functional import SimpleLazyObject
 from pydantic import BaseModel
 
 import ds_broadcaster
@@ -476,6 +478,41 @@ def test_disconnect_without_a_user_is_refused(world, user_id):
         world.broadcast.disconnect("room", user_id)
     world.settle()
     assert anonymous.end is None
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda b, user: b.disconnect("room", user),
+        lambda b, user: b.recheck("room", user),
+        lambda b, user: asyncio.run(b.adisconnect("room", user)),
+        lambda b, user: asyncio.run(b.arecheck(user_id=user)),
+    ],
+)
+def test_instance_of_another_model_is_no_user(world, call):
+    client = world.client(user_id=7)
+    told = r"^user_id must be a User or its primary key, not the Group .*: write for example user_id=group\.user_id\.$"
+    with pytest.raises(TypeError, match=told):
+        call(world.broadcast, Group(pk=7, name="seven"))
+    world.settle()
+    assert client.end is None
+
+
+@isolate_apps("tests.chat")
+def test_users_are_users_whatever_their_class(world):
+    class Member(get_user_model()):
+        class Meta:
+            app_label = "chat"
+            proxy = True
+
+    class TokenUser:
+        pk = 7
+
+    for user in (Member(pk=7), SimpleLazyObject(lambda: get_user_model()(pk=7)), TokenUser()):
+        client = world.client(user_id=7)
+        world.broadcast.disconnect("room", user)
+        world.settle()
+        assert client.end == "clean"
 
 
 @pytest.mark.parametrize(

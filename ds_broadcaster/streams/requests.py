@@ -201,9 +201,17 @@ def _pk_of(user: Any) -> Any:
 
 
 def user_pk(user_id: Any) -> Any:
-    """Return a user id in the type of the user model's primary key; a user stands for its own."""
+    """Return a user id in the type of the user model's primary key; a user stands for its own.
+
+    Raises ValueError for what is no key, and TypeError for an instance of another model: its key is another user's.
+    """
     value = getattr(user_id, "pk", user_id)
     model = get_user_model()
+    if hasattr(user_id, "_meta") and not isinstance(user_id, model):
+        raise TypeError(
+            f"user_id must be a {model.__name__} or its primary key, not the {type(user_id).__name__} {user_id!r}: "
+            f"write for example user_id={type(user_id).__name__.lower()}.user_id."
+        )
     try:
         pk = model._meta.pk.to_python(value)
     except ValidationError:
