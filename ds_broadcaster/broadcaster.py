@@ -39,6 +39,7 @@ from .streams.requests import (
 from .streams.responses import BroadcastResponse, Stream, broker_is_away, no_room
 from .streams.scope import ARRIVAL_KEY, SCOPE_KEY
 from .streams.tabs import excluded
+from .twins import has_async_twin
 
 if TYPE_CHECKING:
     from django.db.models import Model
@@ -114,6 +115,7 @@ class Broadcaster:
             exclude=exclude,
         )
 
+    @has_async_twin
     def elements(
         self,
         channel: "ChannelLike",
@@ -149,6 +151,7 @@ class Broadcaster:
         payload = encode_elements(html, selector, mode, namespace=namespace, use_view_transition=use_view_transition)
         await self._apublish(channel, payload, exclude)
 
+    @has_async_twin
     def signals(
         self, channel: "ChannelLike", signals: "Signals", *, only_if_missing: bool = False, exclude: "Exclude" = None
     ) -> None:
@@ -161,6 +164,7 @@ class Broadcaster:
         """See signals()."""
         await self._apublish(channel, encode_signals(signals, only_if_missing=only_if_missing), exclude)
 
+    @has_async_twin
     def remove(self, channel: "ChannelLike", selector: str, *, exclude: "Exclude" = None) -> None:
         """Remove every element that the selector matches."""
         self._publish(channel, encode_remove(selector), exclude)
@@ -169,6 +173,7 @@ class Broadcaster:
         """See remove()."""
         await self._apublish(channel, encode_remove(selector), exclude)
 
+    @has_async_twin
     def template(
         self,
         channel: "ChannelLike",
@@ -199,6 +204,7 @@ class Broadcaster:
         html = await sync_to_async(render_to_string)(template_name, dict(context or {}), request)
         await self.aelements(channel, html, selector, mode, exclude=exclude)
 
+    @has_async_twin
     def cursor(self) -> str:
         """Return the id of now.
 
@@ -253,6 +259,7 @@ class Broadcaster:
         """See new()."""
         self.new(channel, presence_callback)
 
+    @has_async_twin
     def kill(self, channel: "ChannelLike") -> None:
         """Destroy a channel: close all its connections, after what was sent before, and forget its history."""
         name = channel_name(channel)
@@ -265,6 +272,7 @@ class Broadcaster:
         self._declared.pop(name, None)
         await self._broker.acommand(name, Command("kill"))
 
+    @has_async_twin
     def disconnect(self, channel: "ChannelLike", user_id: Any) -> None:
         """Close every connection this user has on the channel, after what was sent before."""
         self._broker.command(channel_name(channel), Command("disconnect", user_pk(user_id)))
@@ -273,6 +281,7 @@ class Broadcaster:
         """See disconnect()."""
         await self._broker.acommand(channel_name(channel), Command("disconnect", user_pk(user_id)))
 
+    @has_async_twin
     def get_users(self, channel: "ChannelLike") -> list[Any]:
         """Return the user id of each open connection on the channel: a user with two tabs twice."""
         return self._broker.users(channel_name(channel))
@@ -281,6 +290,7 @@ class Broadcaster:
         """See get_users()."""
         return await self._broker.ausers(channel_name(channel))
 
+    @has_async_twin
     def get_channels(self) -> list[str]:
         """Return the channels with a connection, and those that new() made."""
         return self._listed(self._broker.channels())
@@ -291,6 +301,7 @@ class Broadcaster:
 
     # Streams.
 
+    @has_async_twin
     def connect(
         self,
         channel: "ChannelLike | Sequence[ChannelLike]",
@@ -388,6 +399,7 @@ class Broadcaster:
             grant = grant._replace(snapshot=snapshot_of(snapshot_callback, request, grant))
         return self._respond(request, grant)
 
+    @has_async_twin
     def recheck(self, channel: "ChannelLike | None" = None, user_id: Any = None) -> None:
         """Ask again whether streams are still allowed: those of a channel, of a user, of both, or all.
 

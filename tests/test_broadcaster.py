@@ -87,6 +87,11 @@ def test_verb_has_an_async_twin_with_the_same_signature(verb):
     assert twin.__doc__.startswith(f"See {verb}()")
 
 
+def test_every_verb_that_asks_the_broker_names_its_twin():
+    """new() asks none."""
+    assert {verb for verb in VERBS if hasattr(getattr(Broadcaster, verb), "__wrapped__")} == {*VERBS} - {"new"}
+
+
 # What other modules of the package ask.
 OWN = {"declared", "holdings", "page_cursor", "apage_cursor"}
 

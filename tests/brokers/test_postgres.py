@@ -10,11 +10,12 @@ from io import StringIO
 import pytest
 from asgiref.sync import sync_to_async
 from django.conf import settings as django_settings
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 from django.core.management import call_command
 from django.db import connection, connections, transaction
 from django.test import override_settings
 
+from ds_broadcaster.broadcaster import Broadcaster
 from ds_broadcaster.brokers import EVERYWHERE, Command, Event
 from ds_broadcaster.brokers.postgres import PostgresBroker, listener, statements
 from ds_broadcaster.brokers.postgres.session import TIMEOUT
@@ -22,6 +23,7 @@ from ds_broadcaster.conf import History
 from ds_broadcaster.exceptions import BrokerUnavailable, Gap
 from ds_broadcaster.testing.cluster import apart
 from ds_broadcaster.testing.receiver import GAP, PRESENCE, RESET, RecordingReceiver
+from tests.fakes import make_request, make_scope
 from tests.harness.postgres import PgBouncer, PostgresServer
 from tests.harness.programs import wait_until
 from tests.harness.server import Server
@@ -830,3 +832,42 @@ def test_open_streams_hold_no_connection_of_the_database(server, template, mode)
             stream.wait_for(lambda stream=stream: "item-4" in "".join(each.data for each in stream.events), 5, "items")
         until(lambda: len(of_the_site()) <= 2)
     server.drop(database)
+
+
+# In async code
+
+
+SYNC_VERBS = {
+    "elements": lambda b, request: b.elements("room", "<p id=a>"),
+    "signals": lambda b, request: b.signals("room", {}),
+    "remove": lambda b, request: b.remove("room", "#a"),
+    "template": lambda b, request: b.template("room", "chat/_note.html"),
+    "cursor": lambda b, request: b.cursor(),
+    "kill": lambda b, request: b.kill("room"),
+    "disconnect": lambda b, request: b.disconnect("room", 7),
+    "recheck": lambda b, request: b.recheck("room"),
+    "get_users": lambda b, request: b.get_users("room"),
+    "get_channels": lambda b, request: b.get_channels(),
+    "connect": lambda b, request: b.connect("room", request),
+}
+
+
+@pytest.mark.parametrize("verb", SYNC_VERBS)
+def test_sync_verb_in_async_code_names_its_twin(broker, verb):
+    broadcaster = Broadcaster(create_broker=lambda settings: broker)
+
+    async def view():
+        SYNC_VERBS[verb](broadcaster, make_request(make_scope()))
+
+    with pytest.raises(
+        SynchronousOnlyOperation, match=rf"^broadcast\.{verb}\(\) .* `await broadcast\.a{verb}\(\.\.\.\)`"
+    ):
+        asyncio.run(view())
+
+
+def test_short_form_of_elements_names_the_twin_of_elements(broker):
+    async def view():
+        Broadcaster(create_broker=lambda settings: broker)("room", "<p id=a>")
+
+    with pytest.raises(SynchronousOnlyOperation, match=r"`await broadcast\.aelements\(\.\.\.\)`"):
+        asyncio.run(view())
