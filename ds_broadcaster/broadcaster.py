@@ -22,7 +22,7 @@ from .hub.grant import Arrival, StreamGrant
 from .hub.hub import Hub
 from .hub.hubs import Hubs
 from .ids import RESERVED, channel_name
-from .sse import PLAIN, Facts, check_size, encode_elements, encode_remove, encode_signals
+from .sse import PLAIN, Facts, check_order, check_size, encode_elements, encode_remove, encode_signals
 from .streams.replayed_requests import still_allowed
 from .streams.requests import (
     SnapshotCallback,
@@ -133,6 +133,7 @@ class Broadcaster:
         "remove"); `namespace` is "html", "svg" or "mathml". Raises ValueError and TypeError for what the client
         could not apply, EventTooLarge, and BrokerUnavailable.
         """
+        check_order(channel, html)
         payload = encode_elements(html, selector, mode, namespace=namespace, use_view_transition=use_view_transition)
         self._publish(channel, payload, exclude)
 
@@ -148,6 +149,7 @@ class Broadcaster:
         exclude: "Exclude" = None,
     ) -> None:
         """See elements()."""
+        check_order(channel, html)
         payload = encode_elements(html, selector, mode, namespace=namespace, use_view_transition=use_view_transition)
         await self._apublish(channel, payload, exclude)
 

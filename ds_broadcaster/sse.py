@@ -158,6 +158,18 @@ def encode_fragment(fragment: object) -> bytes:
     return elements + (encode_signals(signals) if signals is not None else b"")
 
 
+def check_order(channel: object, html: object) -> None:
+    """Raise ValueError for a channel and HTML in each other's place."""
+    if not isinstance(channel, str) or not channel.lstrip().startswith("<"):
+        return
+    # A channel may have such a name, if what is sent to it is HTML.
+    is_html = "<" in html if isinstance(html, str) else hasattr(html, "__html__")
+    if not is_html:
+        raise ValueError(
+            f"The channel comes first, as in broadcast(channel, html): {channel!r} is no channel, and {html!r} no HTML."
+        )
+
+
 def check_size(payload: bytes, limit: int) -> bytes:
     """Return the payload, or raise EventTooLarge."""
     if len(payload) > limit:

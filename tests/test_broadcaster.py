@@ -20,6 +20,7 @@ from django.template import TemplateDoesNotExist, engines
 from django.test import AsyncRequestFactory, RequestFactory, override_settings
 from django.test.utils import isolate_apps
 from django.utils.functional import SimpleLazyObject
+from django.utils.safestring import mark_safe
 from pydantic import BaseModel
 
 import ds_broadcaster
@@ -242,6 +243,10 @@ WRONG_CALLS = [
     (TypeError, "^channel must be a string or a saved model instance", lambda b: b(3, "<p>")),
     (ValueError, "save it before", lambda b: b(Group(), "<p>")),
     (TypeError, "^html must be a string", lambda b: b("room", None)),
+    (ValueError, "^The channel comes first, as in broadcast\\(channel, html\\)", lambda b: b("<p id=a>", "room")),
+    (ValueError, "^The channel comes first", lambda b: b(mark_safe(" <p id=a>"), Group(pk=7))),
+    (ValueError, "^The channel comes first", lambda b: b.elements("<p id=a>", "room", "#a", "append")),
+    (ValueError, "^The channel comes first", lambda b: asyncio.run(b.aelements("<p id=a>", "room"))),
     (ValueError, "^mode must be one of", lambda b: b.elements("room", "<p>", "#a", "morph")),
     (ValueError, "^selector must not hold", lambda b: b.elements("room", "<p>", "#a\rdata: x")),
     (ValueError, "^namespace must be one of", lambda b: b.elements("room", "<p>", namespace="x\ny")),
@@ -264,6 +269,12 @@ def test_bad_input_is_refused_at_the_call_and_sends_nothing(broadcaster, error, 
         call(broadcaster)
     assert broadcaster.cursor() == cursor
     assert broadcaster.get_channels() == []
+
+
+def test_channel_may_look_like_html_if_html_is_sent_to_it(broadcaster):
+    broadcaster("<room>", "<p id=a>")
+    broadcaster("<room>", mark_safe("<p id=b>"))
+    assert [event.elements for event in sent(broadcaster, "<room>")] == ["<p id=a>", "<p id=b>"]
 
 
 @override_settings(DS_BROADCASTER_MAX_EVENT_BYTES=500)
