@@ -48,8 +48,12 @@ def broadcast_subscribe(context: Context, channel: Any, /, *rest: Any) -> SafeSt
     if not hasattr(user, "is_authenticated"):
         raise TemplateSyntaxError(
             "The last argument of broadcast_subscribe must be a user, as in "
-            f"{{% broadcast_subscribe room request.user %}}, not {type(user).__name__} ({user!r})."
+            f"{{% broadcast_subscribe room request.user %}}, not {type(user).__name__} ({user!r}). "
+            + (_UNDEFINED if _is_undefined(user) else "")
         )
+    for number, each in enumerate(channels, 1):
+        if _is_undefined(each):
+            raise TemplateSyntaxError(f"Argument {number} of broadcast_subscribe is no channel: {each!r}. {_UNDEFINED}")
     names = tuple(dict.fromkeys(name for each in channels for name in _names(each)))
     if not names:
         return SafeString()
@@ -75,6 +79,14 @@ def datastar_script(context: Context, /) -> SafeString:
 def dom_id(instance: Any) -> str:
     """Return the id of the element that shows a model instance: `<li id="{{ message|dom_id }}">`."""
     return ids.dom_id(instance)
+
+
+_UNDEFINED = "The template's context has no variable of this name, or it is empty."
+
+
+def _is_undefined(value: Any) -> bool:
+    # A variable that is not there is an empty string.
+    return value is None or (isinstance(value, str) and not value)
 
 
 def _request(context: Context) -> Any:

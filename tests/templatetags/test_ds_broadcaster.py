@@ -309,9 +309,29 @@ def test_tag_without_arguments_is_an_error():
         render("{% broadcast_subscribe %}", request_of(user()))
 
 
-@pytest.mark.parametrize("channel", ["", "a\nb", Group()])
+@pytest.mark.parametrize(
+    "source, number",
+    [
+        ("{% broadcast_subscribe rom user %}", 1),
+        ("{% broadcast_subscribe rom %}", 1),
+        ("{% broadcast_subscribe room.name user %}", 1),
+        ("{% broadcast_subscribe room empty user %}", 2),
+    ],
+)
+def test_variable_that_is_not_there_is_an_error_that_says_so(source, number):
+    told = rf"^Argument {number} of broadcast_subscribe is no channel: .*context has no variable of this name, or it is"
+    with pytest.raises(TemplateSyntaxError, match=told):
+        render(source, request_of(user()), room="a", user=user(), empty=None)
+
+
+def test_user_who_is_not_there_is_an_error_that_says_so():
+    with pytest.raises(TemplateSyntaxError, match=r"must be a user.*context has no variable of this name, or it is"):
+        render("{% broadcast_subscribe room usr %}", room="a", user=user())
+
+
+@pytest.mark.parametrize("channel", ["a\nb", Group(), [""], [None]])
 def test_channel_that_cannot_be_one_is_an_error(channel):
-    with pytest.raises(ValueError, match=r"channel must not|no primary key"):
+    with pytest.raises((ValueError, TypeError), match=r"channel must|no primary key"):
         render("{% broadcast_subscribe channel user %}", channel=channel, user=user())
 
 
