@@ -22,7 +22,7 @@ from .hub.grant import Arrival, StreamGrant
 from .hub.hub import Hub
 from .hub.hubs import Hubs
 from .ids import RESERVED, channel_name
-from .sse import PLAIN, Facts, check_order, check_size, encode_elements, encode_remove, encode_signals
+from .sse import check_order, encode_elements, encode_remove, encode_signals
 from .streams.replayed_requests import still_allowed
 from .streams.requests import (
     SnapshotCallback,
@@ -38,7 +38,7 @@ from .streams.requests import (
 )
 from .streams.responses import BroadcastResponse, Stream, broker_is_away, no_room
 from .streams.scope import ARRIVAL_KEY, SCOPE_KEY
-from .streams.tabs import excluded
+from .streams.tabs import facts_of
 from .twins import has_async_twin
 
 if TYPE_CHECKING:
@@ -106,13 +106,7 @@ class Broadcaster:
     ) -> None:
         """Send HTML: without a selector each of its elements replaces the one with the same id. See elements()."""
         self.elements(
-            channel,
-            html,
-            selector,
-            mode,
-            namespace=namespace,
-            use_view_transition=use_view_transition,
-            exclude=exclude,
+            channel, html, selector, mode, namespace=namespace, use_view_transition=use_view_transition, exclude=exclude
         )
 
     @has_async_twin
@@ -492,13 +486,6 @@ class Broadcaster:
         self._created_broker = None
         self._hubs.forget()
         self._declared = {}
-
-
-def facts_of(payload: bytes, exclude: "Exclude") -> Facts:
-    """Return what brokers carry beside an event; raises EventTooLarge, and for `exclude` what excluded() does."""
-    check_size(payload, get_settings().max_event_bytes)
-    tab = excluded(exclude)
-    return PLAIN if tab is None else Facts(exclude=tab)
 
 
 broadcast = Broadcaster()

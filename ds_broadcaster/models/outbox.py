@@ -11,11 +11,11 @@ from weakref import ref
 from django.db import transaction
 from django.db.models import Model
 
-from ..broadcaster import broadcast, facts_of, waiting
+from ..broadcaster import broadcast, waiting
 from ..brokers import Event
 from ..exceptions import BrokerUnavailable
 from ..ids import key_of
-from ..streams.tabs import current_tab
+from ..streams.tabs import current_tab, facts_of
 from .dirty_fields import mark_dirty, note_saved
 from .options import Options, channels_of
 from .rendering import CREATED, DELETED, UPDATED, UPSERT, render_change

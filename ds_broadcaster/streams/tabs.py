@@ -13,7 +13,9 @@ from typing import Any
 
 from django.http import HttpRequest
 
+from ..conf import get_settings
 from ..ids import plain
+from ..sse import PLAIN, Facts, check_size
 
 # The name of the signal, and of the form field, for a tab's id.
 TAB = "broadcastTab"
@@ -69,6 +71,13 @@ def excluded(exclude: HttpRequest | str | None) -> str | None:
     if not _ID.fullmatch(tab):
         raise ValueError(f"exclude must be a tab's id: 8 to 64 letters, digits, - and _, got {tab!r}.")
     return tab
+
+
+def facts_of(payload: bytes, exclude: HttpRequest | str | None) -> Facts:
+    """Return what brokers carry beside an event; raises EventTooLarge, and for `exclude` what excluded() does."""
+    check_size(payload, get_settings().max_event_bytes)
+    tab = excluded(exclude)
+    return PLAIN if tab is None else Facts(exclude=tab)
 
 
 def _read(request: HttpRequest) -> str | None:
