@@ -12,7 +12,7 @@ class DsBroadcasterConfig(AppConfig):
 
     def ready(self) -> None:
         from .brokers.memory import notice_request
-        from .checks import check_asgi, check_settings, check_workers
+        from .checks import check_asgi, check_client, check_settings, check_workers
         from .conf import forget_settings
         from .models.checks import check_models
         from .receivers import note_arrival, watch_users
@@ -24,5 +24,5 @@ class DsBroadcasterConfig(AppConfig):
         request_started.connect(notice_request)
         request_started.connect(note_arrival)
         got_request_exception.connect(note_failure)
-        for check in (check_settings, check_asgi, check_workers, check_models, check_views):
+        for check in (check_settings, check_asgi, check_client, check_workers, check_models, check_views):
             checks.register(check)

@@ -1,16 +1,20 @@
 """System checks of a project: its settings, its asgi.py, its number of workers."""
 
+from collections.abc import Collection, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings as django_settings
+from django.contrib.staticfiles import finders
+from django.contrib.staticfiles.storage import staticfiles_storage
 from django.core.checks import CheckMessage, Error, Info, Warning
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, SuspiciousOperation
 
 from .brokers import create_broker
 from .brokers.memory import WHAT_TO_SET, worker_count
-from .conf import get_settings, problems
+from .conf import get_settings, is_address, problems
 
 MEMORY_BROKER = "ds_broadcaster.brokers.memory.MemoryBroker"
 
@@ -56,6 +60,59 @@ def check_asgi(**kwargs: Any) -> list[CheckMessage]:
             id="ds_broadcaster.I001",
         )
     ]
+
+
+def check_client(**kwargs: Any) -> list[CheckMessage]:
+    """Warn of a client that browsers will not find, or that the project's Content-Security-Policy stops."""
+    try:
+        url = get_settings().datastar_url
+    except ImproperlyConfigured:
+        return []
+    messages: list[CheckMessage] = []
+    if not is_address(url) and not _is_static_file(url):
+        messages.append(
+            Warning(
+                f"DS_BROADCASTER_DATASTAR_URL = {url!r} is the path of a static file, and there is none.",
+                hint='Put the file into a "static" folder, or write a path such as "/static/datastar.js", or a URL.',
+                id="ds_broadcaster.W030",
+            )
+        )
+    if any("'unsafe-eval'" not in sources for sources in _script_sources()):
+        messages.append(
+            Warning(
+                "The project's Content-Security-Policy may stop the Datastar client: pages stay at `connecting`, with "
+                "an EvalError in the browser's console.",
+                hint="Add 'unsafe-eval' to script-src. Or, with a nonce in script-src, write "
+                '`<html data-nonce="{{ csp_nonce }}">` in each live page, and silence this check.',
+                id="ds_broadcaster.W031",
+            )
+        )
+    return messages
+
+
+def _is_static_file(path: str) -> bool:
+    try:
+        if finders.find(path):
+            return True
+        return apps.is_installed("django.contrib.staticfiles") and staticfiles_storage.exists(path)
+    except (ImproperlyConfigured, SuspiciousOperation):
+        return False
+
+
+def _script_sources() -> Iterator[Collection[str]]:
+    """Return what the policies of Django's middleware and of django-csp, 4 and 3, allow of scripts."""
+    middleware = set(django_settings.MIDDLEWARE)
+    policies: list[Mapping[str, Any]] = []
+    if "django.middleware.csp.ContentSecurityPolicyMiddleware" in middleware:
+        policies.append(getattr(django_settings, "SECURE_CSP", None) or {})
+    if "csp.middleware.CSPMiddleware" in middleware:
+        policies.append((getattr(django_settings, "CONTENT_SECURITY_POLICY", None) or {}).get("DIRECTIVES") or {})
+        names = {"script-src": "CSP_SCRIPT_SRC", "default-src": "CSP_DEFAULT_SRC"}
+        policies.append({name: getattr(django_settings, setting, None) for name, setting in names.items()})
+    for policy in policies:
+        sources = policy.get("script-src") or policy.get("default-src")
+        if sources:
+            yield sources.split() if isinstance(sources, str) else [str(each) for each in sources]
 
 
 def check_workers(**kwargs: Any) -> list[CheckMessage]:

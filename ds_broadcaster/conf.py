@@ -10,6 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 PREFIX = "DS_BROADCASTER_"
 
+# The build of the Datastar client that this version is tested with, and its hash for browsers.
+DATASTAR_URL = "https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.4/bundles/datastar.js"
+DATASTAR_INTEGRITY = "sha384-twbOvafhSBQ0rJDNPzJdUw6DRvthVgAVfSIG1BQVmCiNO7Qh2zeVn7T5qstgjJ9q"
+
 # What the message about each setting suggests instead.
 EXAMPLES = {
     "HEARTBEAT_INTERVAL": "15 (seconds, more than 0)",
@@ -25,7 +29,7 @@ EXAMPLES = {
     "LANGUAGE": 'None (the language that is active when a model is saved), or a code such as "en"',
     "TOKEN_MAX_AGE": "86_400 (seconds, more than 0)",
     "INSPECTOR": "True (False switches it off)",
-    "DATASTAR_URL": '"https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.4/bundles/datastar.js"',
+    "DATASTAR_URL": f'"{DATASTAR_URL}"',
 }
 
 
@@ -71,9 +75,12 @@ class Settings(_Strict):
     language: str | None = Field(None, min_length=1)
     token_max_age: PositiveFloat = 86_400
     inspector: bool = True
-    datastar_url: str = Field(
-        "https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.4/bundles/datastar.js", min_length=1
-    )
+    datastar_url: str = Field(DATASTAR_URL, min_length=1)
+
+
+def is_address(url: str) -> bool:
+    """Tell whether a browser finds this URL from each page: it is no path of a static file."""
+    return url.startswith(("/", "http://", "https://"))
 
 
 def _given() -> dict[str, Any]:

@@ -1,12 +1,17 @@
 """The system checks of settings, asgi.py and workers."""
 
+import re
 import sys
 
 import pytest
 from django.core.checks import ERROR, INFO, WARNING, run_checks
+from django.core.management import CommandError, call_command
 from django.test import override_settings
 
 from ds_broadcaster.brokers.memory import MemoryBroker
+from ds_broadcaster.checks import check_client
+from ds_broadcaster.views.connect_element import client_script
+from tests.harness.requirements import require_client_bundle
 
 
 class OtherBroker(MemoryBroker):
@@ -148,3 +153,104 @@ def test_wrong_settings_are_reported_once_with_several_workers(monkeypatch):
     monkeypatch.setenv("WEB_CONCURRENCY", "4")
     with override_settings(DS_BROADCASTER_BROKER=3):
         assert [each.id for each in messages()] == ["ds_broadcaster.E001"]
+
+
+# The client
+
+
+DJANGO_CSP = "django.middleware.csp.ContentSecurityPolicyMiddleware"
+OTHER_CSP = "csp.middleware.CSPMiddleware"
+STRICT = {"script-src": ["'self'", "<CSP_NONCE_SENTINEL>"]}
+
+
+def client_messages(**given):
+    """Return the messages about the client alone: the middleware of a policy need not be installed."""
+    with override_settings(**given):
+        return check_client()
+
+
+@pytest.mark.parametrize("url", ["datastar.js", "static/datastar.js", "../datastar.js", "datastar.js?v=1"])
+def test_client_that_is_no_static_file_is_a_warning(url):
+    (message,) = client_messages(DS_BROADCASTER_DATASTAR_URL=url)
+    assert (message.id, message.level) == ("ds_broadcaster.W030", WARNING)
+    assert message.msg.startswith(
+        f"DS_BROADCASTER_DATASTAR_URL = {url!r} is the path of a static file, and there is none"
+    )
+    assert '"/static/datastar.js"' in message.hint
+    with override_settings(INSTALLED_APPS=["ds_broadcaster"]):
+        assert [each.id for each in client_messages(DS_BROADCASTER_DATASTAR_URL=url)] == ["ds_broadcaster.W030"]
+
+
+@pytest.mark.parametrize("url", ["/datastar.js", "//cdn.example/datastar.js", "https://cdn.example/datastar.js"])
+def test_client_of_another_place_is_not_looked_for(url):
+    assert client_messages(DS_BROADCASTER_DATASTAR_URL=url) == []
+
+
+@pytest.mark.parametrize("where", ["STATICFILES_DIRS", "STATIC_ROOT"])
+def test_client_that_is_a_static_file_is_found(tmp_path, where):
+    (tmp_path / "js").mkdir()
+    (tmp_path / "js" / "datastar.js").touch()
+    found = [tmp_path] if where == "STATICFILES_DIRS" else tmp_path
+    assert client_messages(DS_BROADCASTER_DATASTAR_URL="js/datastar.js", **{where: found}) == []
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"MIDDLEWARE": [DJANGO_CSP], "SECURE_CSP": STRICT},
+        {"MIDDLEWARE": [DJANGO_CSP], "SECURE_CSP": {"default-src": ["'self'"]}},
+        {"MIDDLEWARE": [DJANGO_CSP], "SECURE_CSP": {"default-src": ["'unsafe-eval'"], "script-src": "'self'"}},
+        {"MIDDLEWARE": [OTHER_CSP], "CONTENT_SECURITY_POLICY": {"DIRECTIVES": STRICT}},
+        {"MIDDLEWARE": [OTHER_CSP], "CSP_SCRIPT_SRC": ("'self'",)},
+        {"MIDDLEWARE": [OTHER_CSP], "CSP_DEFAULT_SRC": ["'self'"]},
+    ],
+)
+def test_policy_that_stops_the_client_is_a_warning(given):
+    (message,) = client_messages(**given)
+    assert (message.id, message.level) == ("ds_broadcaster.W031", WARNING)
+    assert "EvalError" in message.msg
+    assert "'unsafe-eval'" in message.hint
+    assert "data-nonce" in message.hint
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"MIDDLEWARE": [], "SECURE_CSP": STRICT, "CONTENT_SECURITY_POLICY": {"DIRECTIVES": STRICT}},
+        {"MIDDLEWARE": [DJANGO_CSP]},
+        {"MIDDLEWARE": [DJANGO_CSP], "SECURE_CSP": {}},
+        {"MIDDLEWARE": [DJANGO_CSP], "SECURE_CSP": {"img-src": ["'self'"]}},
+        {"MIDDLEWARE": [DJANGO_CSP], "SECURE_CSP": {"default-src": ["'self'"], "script-src": {"'unsafe-eval'"}}},
+        {"MIDDLEWARE": [OTHER_CSP]},
+        {"MIDDLEWARE": [OTHER_CSP], "CONTENT_SECURITY_POLICY": {"DIRECTIVES": {"script-src": ["'unsafe-eval'"]}}},
+        {"MIDDLEWARE": [OTHER_CSP], "CSP_SCRIPT_SRC": "'self' 'unsafe-eval'"},
+    ],
+)
+def test_other_policies_are_fine(given):
+    assert client_messages(**given) == []
+
+
+def test_client_is_not_checked_where_the_settings_are_wrong():
+    assert client_messages(DS_BROADCASTER_DATASTAR_URL=7) == []
+
+
+def test_bundle_passes_a_storage_with_hashes_without_its_last_line(tmp_path):
+    """As the documentation says: the comment names a source map that is not there."""
+    source, text = tmp_path / "source", require_client_bundle().read_text()
+    source.mkdir()
+    storage = "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"
+    given = {
+        "STORAGES": {"staticfiles": {"BACKEND": storage}},
+        "STATICFILES_DIRS": [source],
+        "STATICFILES_FINDERS": ["django.contrib.staticfiles.finders.FileSystemFinder"],
+        "STATIC_ROOT": tmp_path / "root",
+        "DS_BROADCASTER_DATASTAR_URL": "datastar.js",
+    }
+    with override_settings(**given):
+        (source / "datastar.js").write_text(text)
+        with pytest.raises((ValueError, CommandError), match=r"datastar\.js\.map"):
+            call_command("collectstatic", interactive=False, verbosity=0)
+        lines = text.splitlines(keepends=True)
+        (source / "datastar.js").write_text("".join(each for each in lines if "sourceMappingURL" not in each))
+        call_command("collectstatic", interactive=False, verbosity=0)
+        assert re.search(r'src="/static/datastar\.[0-9a-f]{12}\.js"', client_script(""))

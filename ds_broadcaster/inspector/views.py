@@ -29,7 +29,7 @@ from ..conf import get_settings
 from ..exceptions import BroadcasterError
 from ..streams.requests import check_asgi, is_logged_in
 from ..streams.responses import refusal
-from ..views.connect_element import nonce_of
+from ..views.connect_element import client_script, nonce_of
 from .overview import CHANNEL, READ_ONLY, TEMPLATES, Action, Overview, cut, engine
 
 DONE = {
@@ -142,7 +142,7 @@ class Inspector:
             "may_send": _may(request, SEND),
             "may_disconnect": may_disconnect,
             "modes": [str(mode) for mode in ElementPatchMode],
-            "datastar_url": get_settings().datastar_url,
+            "client": client_script(nonce_of(request)),
             "nonce": nonce_of(request),
             "is_asgi": hasattr(request, "scope"),
             **context,

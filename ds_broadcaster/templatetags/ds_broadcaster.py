@@ -11,9 +11,8 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from .. import ids
-from ..conf import get_settings
 from ..streams.tabs import TAB
-from ..views.connect_element import connect_element, nonce_of, page_cursor, stream_url, subscription_url
+from ..views.connect_element import client_script, connect_element, nonce_of, page_cursor, stream_url, subscription_url
 from ..views.subscription import make_token
 
 register = template.Library()
@@ -70,9 +69,7 @@ def broadcast_tab() -> SafeString:
 @register.simple_tag(takes_context=True)
 def datastar_script(context: Context, /) -> SafeString:
     """Render the script element of the Datastar client, from DS_BROADCASTER_DATASTAR_URL."""
-    nonce = nonce_of(_request(context), context.get("csp_nonce"))
-    attribute = format_html(' nonce="{}"', nonce) if nonce else ""
-    return format_html('<script type="module" src="{}"{}></script>', get_settings().datastar_url, attribute)
+    return client_script(nonce_of(_request(context), context.get("csp_nonce")))
 
 
 @register.filter

@@ -5,12 +5,14 @@ import re
 from typing import Any
 from urllib.parse import urlencode
 
+from django.templatetags.static import static
 from django.urls import NoReverseMatch, reverse
 from django.utils.encoding import iri_to_uri
 from django.utils.html import escape, format_html
 from django.utils.safestring import SafeString, mark_safe
 
 from ..broadcaster import broadcast
+from ..conf import DATASTAR_INTEGRITY, DATASTAR_URL, get_settings, is_address
 from ..streams.requests import CURSOR_ATTRIBUTE, CURSOR_PARAMETER, ELEMENT_PARAMETER
 from ..streams.tabs import TAB
 from .subscription import URL_NAME
@@ -89,6 +91,21 @@ def page_cursor(request: Any) -> str | None:
     """Return the id of the moment the request came in, which the middleware sets; without it, the id of now."""
     cursor: str | None = getattr(request, CURSOR_ATTRIBUTE, None)
     return broadcast.page_cursor() if cursor is None else cursor
+
+
+def client_script(nonce: str) -> SafeString:
+    """Return the script element of the Datastar client.
+
+    A path without a slash in front is that of a static file, as in the Media of a form.
+    """
+    url = get_settings().datastar_url
+    attributes = format_html(' nonce="{}"', nonce) if nonce else SafeString()
+    if url == DATASTAR_URL:
+        # What another URL brings is the project's to know.
+        attributes += format_html(' integrity="{}" crossorigin="anonymous"', DATASTAR_INTEGRITY)
+    if not is_address(url):
+        url = static(url)
+    return format_html('<script type="module" src="{}"{}></script>', url, attributes)
 
 
 def nonce_of(request: Any, default: Any = None) -> str:

@@ -431,7 +431,10 @@ def test_half_a_surrogate_pair_in_a_name_does_not_fail_the_page(staff):
     assert "half" not in staff.get(URL).content.decode()
 
 
-@pytest.mark.skipif(find_spec("django.middleware.csp") is None, reason="Django 6.0 has this middleware")
+needs_csp = pytest.mark.skipif(find_spec("django.middleware.csp") is None, reason="Django 6.0 has this middleware")
+
+
+@needs_csp
 def test_the_page_carries_the_nonce_of_djangos_csp_middleware(staff, settings):
     from django.utils.csp import CSP
 
@@ -442,7 +445,8 @@ def test_the_page_carries_the_nonce_of_djangos_csp_middleware(staff, settings):
     settings.SECURE_CSP = {"script-src": [CSP.NONCE, CSP.UNSAFE_EVAL], "style-src": [CSP.NONCE]}
     page = staff.get(URL)
     (nonce,) = set(re.findall(r"'nonce-([^']+)'", page["Content-Security-Policy"]))
-    assert page.content.decode().count(f'nonce="{nonce}"') == 2
+    # On the style sheet, on the client, and for the expressions that the client runs.
+    assert page.content.decode().count(f'nonce="{nonce}"') == 3
 
 
 # The forms
@@ -805,6 +809,21 @@ def test_in_the_browser(chromium, start_server, channel, mode):
     expect(tab.locator("[role=alert]")).to_be_visible()
     server.kill()
     expect(tab.locator(".link")).to_have_text("Connecting…")
+
+
+@server_with_users
+@needs_csp
+def test_page_is_live_under_a_policy_that_forbids_to_evaluate(chromium, start_server, settings):
+    from django.utils.csp import CSP
+
+    names = [name for name in settings.MIDDLEWARE if not name.startswith("tests.")]
+    policy = {"default-src": [CSP.SELF], "img-src": ["data:"], "script-src": [CSP.NONCE], "style-src": [CSP.NONCE]}
+    own = {"MIDDLEWARE": ["django.middleware.csp.ContentSecurityPolicyMiddleware", *names], "SECURE_CSP": policy}
+    server = start_server(settings=CLIENT | own)
+    tab = chromium.tab(server.login("boss", staff=True))
+    tab.goto(URL)
+    expect(tab.locator(".link")).to_have_text("Live")
+    assert tab.errors == []
 
 
 @server_with_users

@@ -14,13 +14,13 @@ def content_security_policy(get_response):
 
         async def middleware(request):
             response = await get_response(request)
-            response["Content-Security-Policy"] = POLICY
+            response.headers.setdefault("Content-Security-Policy", POLICY)
             return response
     else:
 
         def middleware(request):
             response = get_response(request)
-            response["Content-Security-Policy"] = POLICY
+            response.headers.setdefault("Content-Security-Policy", POLICY)
             return response
 
     return middleware

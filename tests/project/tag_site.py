@@ -103,6 +103,19 @@ def page(request):
 
 
 @login_not_required
+def page_with_policy(request, channel):
+    """A page with a Content-Security-Policy of its own, `?scripts=`; and with `?nonce=`, in the client's nonce mode."""
+    template = """{% load ds_broadcaster %}<!doctype html>
+        <html lang="en"{% if csp_nonce %} data-nonce="{{ csp_nonce }}"{% endif %}><head><meta charset="utf-8">
+        <title>Page</title><link rel="icon" href="data:,">{% datastar_script %}</head><body>
+        {% broadcast_connect "tag-room" channel=channel %}
+        <div id="target"></div><span id="state" data-text="$_broadcast"></span></body></html>"""
+    context = RequestContext(request, {"channel": channel, "csp_nonce": request.GET.get("nonce")})
+    headers = {"Content-Security-Policy": f"default-src 'self'; img-src data:; script-src {request.GET['scripts']}"}
+    return HttpResponse(Template(template).render(context), headers=headers)
+
+
+@login_not_required
 @csrf_exempt
 def tell(request):
     """Tell the page which tab its request came from, in a signal."""
@@ -150,6 +163,7 @@ urlpatterns = [
     path("kick/<str:channel>/", kick_at_once, name="kick"),
     path("asked/<str:channel>/", what_was_asked),
     path("tags/", page, name="tags"),
+    path("policy/<str:channel>/", page_with_policy),
     path("tell/", tell),
     path("nested/", include(([path("own/<str:channel>/", own_stream, name="stream")], "nested"))),
     # As a channel view is named, which goes before it.

@@ -203,6 +203,27 @@ def test_page_says_connecting_until_the_server_answers(server, open_page, chromi
     becomes(tab, "live")
 
 
+@pytest.mark.parametrize(
+    "scripts, nonce",
+    [("'self' 'unsafe-eval'", ""), ("'nonce-abc' 'strict-dynamic'", "abc"), ("'self' 'nonce-abc'", "abc")],
+)
+def test_policy_that_knows_the_client_lets_it_live(server, chromium, channel, scripts, nonce):
+    tab = chromium.tab(server.login("ann"))
+    tab.goto(f"/policy/{channel}/?{urlencode({'scripts': scripts, 'nonce': nonce})}")
+    becomes(tab, "live")
+    server.call("", channel, '<div id="target">hello</div>')
+    expect(tab.locator("#target")).to_have_text("hello")
+    assert tab.errors == []
+
+
+def test_strict_policy_leaves_the_page_connecting(server, chromium, channel):
+    tab = chromium.tab(server.login("ann"))
+    tab.goto(f"/policy/{channel}/?scripts='self'")
+    until(lambda: any("EvalError" in each or "unsafe-eval" in each for each in tab.errors))
+    expect(tab.locator(ELEMENT)).to_have_attribute("data-broadcast", "connecting")
+    assert asked(server, channel) == []
+
+
 def test_state_can_be_seen_by_css(server, open_page, channel):
     tab = open_page(server, CONNECT, channel)
     becomes(tab, "live")

@@ -1,5 +1,7 @@
 """The template tags: their output, its escaping, and the messages of their errors."""
 
+import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -10,6 +12,7 @@ from uuid import UUID
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser, Group
+from django.contrib.staticfiles.storage import StaticFilesStorage
 from django.template import Context, RequestContext, Template, TemplateSyntaxError
 from django.template.loader import render_to_string
 from django.test import Client, RequestFactory
@@ -20,9 +23,11 @@ from hypothesis import strategies as st
 
 from ds_broadcaster import BrokerUnavailable, broadcast
 from ds_broadcaster.broadcaster import Broadcaster
+from ds_broadcaster.conf import DATASTAR_INTEGRITY, DATASTAR_URL
 from ds_broadcaster.streams.requests import CURSOR_ATTRIBUTE
 from ds_broadcaster.views.connect_element import _string, connect_element
 from ds_broadcaster.views.subscription import read_token
+from tests.harness.requirements import require_client_bundle
 from tests.project import tag_site
 
 pytestmark = pytest.mark.urls(tag_site.__name__)
@@ -388,6 +393,47 @@ def test_script_has_the_nonce_where_there_is_one(settings, request_has, context_
     assert attributes == (expected if nonce is None else {**expected, "nonce": nonce})
     if not request_has:
         assert only(render("{% datastar_script %}", **context_has), "script") == attributes
+
+
+def test_script_of_the_pinned_client_is_checked_by_the_browser_and_no_other(settings):
+    attributes = only(render("{% datastar_script %}"), "script")
+    assert attributes["src"] == DATASTAR_URL
+    assert attributes["crossorigin"] == "anonymous"
+    method, _, value = attributes["integrity"].partition("-")
+    assert (method, len(base64.b64decode(value))) == ("sha384", 48)
+    for url in ("/client/datastar.js", DATASTAR_URL + "?x", DATASTAR_URL.replace("1.0.4", "1.0.5")):
+        settings.DS_BROADCASTER_DATASTAR_URL = url
+        assert only(render("{% datastar_script %}"), "script") == {"type": "module", "src": url}
+
+
+def test_hash_is_that_of_the_client():
+    digest = base64.b64encode(hashlib.sha384(require_client_bundle().read_bytes()).digest()).decode()
+    assert f"sha384-{digest}" == DATASTAR_INTEGRITY
+
+
+@pytest.mark.parametrize(
+    "url, src",
+    [
+        ("js/datastar.js", "/static/js/datastar.js"),
+        ("/js/datastar.js", "/js/datastar.js"),
+        ("//cdn.example/a.js", "//cdn.example/a.js"),
+        ("https://cdn.example/a.js", "https://cdn.example/a.js"),
+    ],
+)
+def test_path_without_a_slash_in_front_is_that_of_a_static_file(settings, url, src):
+    settings.DS_BROADCASTER_DATASTAR_URL = url
+    assert only(render("{% datastar_script %}"), "script")["src"] == src
+
+
+def test_static_file_has_the_name_that_its_storage_gives_it(settings):
+    settings.STORAGES = {**settings.STORAGES, "staticfiles": {"BACKEND": f"{__name__}.Hashing"}}
+    settings.DS_BROADCASTER_DATASTAR_URL = "js/datastar.js"
+    assert only(render("{% datastar_script %}"), "script")["src"] == "/static/js/datastar.js.0123"
+
+
+class Hashing(StaticFilesStorage):
+    def url(self, name):
+        return super().url(f"{name}.0123")
 
 
 # In includes and other contexts
