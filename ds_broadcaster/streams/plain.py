@@ -20,12 +20,15 @@ class PlainConnection(Connection):
 
     Each chunk waits for body(). While Django writes a part, body() does not ask for the next: the connection is
     blocked, and its cursor waits with it.
+
+    `owns_task` tells that the task which asks for the parts does nothing else, so that an abort may cancel it.
     """
 
-    __slots__ = ("_is_over", "_part", "_task", "_waiter")
+    __slots__ = ("_is_over", "_owns_task", "_part", "_task", "_waiter")
 
-    def __init__(self, user_id: Any, transport: asyncio.Transport | None) -> None:
+    def __init__(self, user_id: Any, transport: asyncio.Transport | None, *, owns_task: bool = True) -> None:
         super().__init__(user_id, transport)
+        self._owns_task = owns_task
         self._part: bytes | None = None
         self._is_over = False
         self._waiter: asyncio.Future[None] | None = None
@@ -33,7 +36,7 @@ class PlainConnection(Connection):
 
     async def body(self, frames: bytes) -> AsyncGenerator[bytes, None]:
         """Yield the opening frames and what follows, until the stream ends; raises StreamCut for an unclean end."""
-        self._task = asyncio.current_task()
+        self._task = asyncio.current_task() if self._owns_task else None
         self.start(frames)
         del frames  # They may be large, and the stream is long.
         try:

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from http.client import HTTPException
 from typing import Any, NamedTuple
 
@@ -40,10 +40,15 @@ _is_in_recheck: ContextVar[bool] = ContextVar("ds_broadcaster.is_in_recheck", de
 
 
 class OriginalRequest(NamedTuple):
-    """The request that was granted a stream, and the ASGI application that answered it."""
+    """The request that was granted a stream, and the ASGI application that answered it.
+
+    `context` is that of a test, whose transaction is seen from its own thread alone. Others have none: it would keep
+    the first request alive.
+    """
 
     application: Callable[[Message, Receive, Send], Awaitable[None]]
     scope: Message
+    context: Context | None = None
 
 
 class Failure(NamedTuple):
@@ -150,6 +155,16 @@ async def replay(request: OriginalRequest) -> Answer:
 
     # In the context of this task alone, and of the threads that its view waits for.
     _is_in_recheck.set(True)
-    await request.application({**request.scope, SCOPE_KEY: granted, RECHECK_KEY: failures}, receive, send)
+    scope = {**request.scope, SCOPE_KEY: granted, RECHECK_KEY: failures}
+    if request.context is None:
+        await request.application(scope, receive, send)
+    else:
+        context = request.context.copy()
+        context.run(_is_in_recheck.set, True)
+
+        async def ask() -> None:
+            await request.application(scope, receive, send)
+
+        await asyncio.get_running_loop().create_task(ask(), context=context)
     stream = granted.get(mark) if mark is not None else None
     return Answer(status, stream.grant if stream is not None else None, failures[0] if failures else None)

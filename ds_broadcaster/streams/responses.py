@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from contextvars import copy_context
 from functools import cache
 from typing import Any
 
@@ -24,7 +25,7 @@ from .handoff import Message, Receive, Send
 from .plain import PlainConnection, StreamCut
 from .replayed_requests import OriginalRequest
 from .requests import ELEMENT_PARAMETER, REQUEST_BYTES, element_of, is_recheck, is_returning, is_too_large
-from .scope import HANDOFF_HEADER
+from .scope import HANDOFF_HEADER, is_of_test_client
 from .tabs import tab_of
 
 logger = logging.getLogger("ds_broadcaster")
@@ -60,8 +61,14 @@ class Stream:
     ) -> AsyncGenerator[bytes, None]:
         """Yield the stream, in plain mode. `transport` is found where it is not given."""
         await release()
-        connection = PlainConnection(self.grant.user_id, transport or find_link(None, self.scope).transport)
-        connection.request = OriginalRequest(_ask_django, self.scope)
+        is_test = is_of_test_client(self.scope)
+        transport = transport or find_link(None, self.scope).transport
+        connection = PlainConnection(self.grant.user_id, transport, owns_task=not is_test)
+        connection.request = (
+            OriginalRequest(_ask_in_test, self.scope, copy_context())
+            if is_test
+            else OriginalRequest(_ask_django, self.scope)
+        )
         try:
             async with (
                 self.get_hub().stream(connection, self.grant) as frames,
@@ -69,8 +76,10 @@ class Stream:
             ):
                 async for part in parts:
                     yield part
-        except Gap:
-            raise StreamCut from None
+        except (Gap, StreamCut):
+            # A test's loop over the parts just ends: for it there is no difference.
+            if not is_test:
+                raise StreamCut from None
 
 
 class BroadcastResponse(StreamingHttpResponse):
@@ -97,6 +106,15 @@ def _django() -> Any:
 async def _ask_django(scope: Message, receive: Receive, send: Send) -> None:
     """Answer a replayed request in plain mode; the first time loads the middleware once more."""
     await _django()(scope, receive, send)
+
+
+async def _ask_in_test(scope: Message, receive: Receive, send: Send) -> None:
+    """Answer a replayed request as the test client does, which leaves the test's database connection open."""
+    from django.test.client import AsyncClientHandler
+
+    response = await AsyncClientHandler(enforce_csrf_checks=False)(scope)
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.items()]
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
 
 
 async def _nothing() -> AsyncGenerator[bytes, None]:

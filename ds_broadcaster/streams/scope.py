@@ -15,6 +15,12 @@ ARRIVAL_KEY = "ds_broadcaster.arrival"
 _MARK = HANDOFF_HEADER.lower().encode()
 
 
+def is_of_test_client(scope: Mapping[str, Any]) -> bool:
+    """Tell whether a request is made by Django's test client or request factory: there is no server, and no return."""
+    server = scope.get("server")
+    return server is not None and isinstance(server[1], str)  # A server's port is a number.
+
+
 def find_mark(message: Mapping[str, Any]) -> str | None:
     """Return which of a request's streams a response hands off; None for any other response."""
     for name, value in message["headers"]:
