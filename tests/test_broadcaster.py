@@ -573,6 +573,7 @@ def test_response_is_an_event_stream_that_no_middleware_holds_back(broadcaster):
     assert broadcaster.get_users("room") == []
 
 
+@pytest.mark.django_db  # Django looks at its connections when a response is closed.
 def test_granted_stream_that_never_starts_leaves_nothing(world):
     world.broadcast.connect("room", make_request(make_scope(), 1)).close()
     request = make_request({**make_scope(), SCOPE_KEY: {}}, 1)

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from ds_broadcaster import BroadcastChannelView, BrokerUnavailable, broadcast
 from ds_broadcaster.asgi import HandoffApplication
 from ds_broadcaster.streams.replayed_requests import is_trouble
-from ds_broadcaster.streams.responses import broker_is_away, come_back
+from ds_broadcaster.streams.responses import broker_is_away, no_room
 from ds_broadcaster.streams.scope import RECHECK_KEY, SCOPE_KEY
 from ds_broadcaster.views.routes import ChannelViewType, routes
 from tests.fakes import FACTOR
@@ -415,7 +415,8 @@ def test_no_page_of_a_refusal_is_stored(site_with_middleware):
 
 
 def test_answer_for_later_is_not_stored():
-    for answer in (come_back(), broker_is_away(("room",), BrokerUnavailable("away"))):
+    stopping = SimpleNamespace(is_closing=lambda: True)
+    for answer in (no_room(None, None, stopping), broker_is_away(("room",), BrokerUnavailable("away"))):
         assert (answer.status_code, answer["Retry-After"], answer["Cache-Control"]) == (503, "1", "no-store")
 
 
