@@ -6,7 +6,8 @@ datastar-py's generator writes the events. Our deviations from it, none of them 
 - text is split at CR, LF and CRLF only: the generator uses str.splitlines(), which would also swallow form feeds and
   the Unicode line separators;
 - the `id:` line comes first, so that a frame can be cut to its id for a tab that does not get the event;
-- a frame may be an id alone, which moves the client's cursor on: that is the heartbeat.
+- a frame may be an id alone, which moves the client's cursor on: that is the heartbeat. Pages do not see it, so to our
+  element it goes as the shortest event that the client tells a page of: one without data, of a type that it ignores.
 """
 
 import json
@@ -184,9 +185,12 @@ def data_for(frame: Frame, tab: str | None) -> bytes:
     return frame.data[: frame.data.index(b"\n") + 1] + b"\n"
 
 
-def live_frame() -> bytes:
-    """Return the frame that tells a page that its stream is open."""
-    return _LIVE
+def live_frame(heartbeat: float) -> bytes:
+    """Return the frame that tells an element that its stream is open, and the seconds between heartbeats.
+
+    The client ignores the second line of data, and hands it to the page.
+    """
+    return b"%bdata: heartbeat %g\n\n" % (_LIVE.removesuffix(b"\n"), heartbeat)
 
 
 def farewell(element: str | None) -> bytes:
@@ -210,6 +214,11 @@ def make_frame(event_id: str, payload: bytes, facts: Facts = PLAIN) -> Frame:
 def id_frame(event_id: str) -> bytes:
     """Return a frame that only moves the client's cursor on: the heartbeat."""
     return b"id: %b\n\n" % event_id.encode()
+
+
+def visible_heartbeat(event_id: str | None) -> bytes:
+    """Return the heartbeat for an element; without an id, it does not move the cursor."""
+    return (b"" if event_id is None else b"id: %b\n" % event_id.encode()) + b"event: datastar\n\n"
 
 
 def hello_frame(event_id: str, retry: int, *, gap: bool) -> bytes:

@@ -34,6 +34,7 @@ from ds_broadcaster.sse import (
     live_frame,
     make_frame,
     retry_frame,
+    visible_heartbeat,
 )
 from tests.fakes import FACTOR, Hostile
 from tests.harness.sse import Comment, Event, IdOnly, Retry, SSEParser
@@ -423,8 +424,15 @@ def test_excluded_tab_gets_the_id_alone_and_all_others_the_event(html, tab, even
 
 
 def test_page_is_told_that_its_stream_is_open():
-    (event,) = parse(live_frame())
-    assert event.signals == '{"_broadcast":"live"}'
+    (event,) = parse(live_frame(1.5))
+    assert event.args == {"signals": '{"_broadcast":"live"}', "heartbeat": "1.5"}
+
+
+def test_heartbeat_that_a_page_sees_moves_the_cursor_on_and_is_sixteen_bytes_longer():
+    # To all but the Datastar client, an event without data is none.
+    assert parse(visible_heartbeat("e-7")) == [IdOnly("e-7")]
+    assert parse(visible_heartbeat(None)) == []
+    assert len(visible_heartbeat("e-7")) == len(id_frame("e-7")) + 16
 
 
 def test_farewell_replaces_the_element_by_one_that_says_closed():

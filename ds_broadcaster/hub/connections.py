@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ..asgi_servers import notice_dead_peers
 from ..exceptions import Gap
 from ..ids import format_id, listed
-from ..sse import id_frame
+from ..sse import id_frame, visible_heartbeat
 from .channel import Channel, Chunk
 from .replay import chunk_until, next_chunk
 
@@ -53,6 +53,8 @@ class Closing(NamedTuple):
     clean: bool
 
 
+# A heartbeat for an element whose cursor must stay.
+SIGN_OF_LIFE = Chunk(visible_heartbeat(None))
 ABORTED = Closing(0, b"", clean=False)
 
 
@@ -170,10 +172,14 @@ class Connection:
 
     def beat(self, chunk: Chunk) -> None:
         """Write a heartbeat, unless the client is busy anyway. It never moves a cursor back."""
+        if self.busy or self.closing is not None:
+            return
         # A connection that is not busy is caught up. A page's cursor may be ahead of what this hub has heard.
-        if not self.busy and self.closing is None and self.cursor <= chunk.cursor:
+        if self.cursor <= chunk.cursor:
             self.cursor = chunk.cursor
             self._write(chunk)
+        elif self.element is not None:
+            self._write(SIGN_OF_LIFE)
 
     def end(self, farewell: bytes = b"", *, clean: bool = True, until: int | None = None) -> None:
         """End the stream after everything published so far, or up to the sequence `until`. See Closing."""
@@ -250,6 +256,7 @@ class Connections:
     ) -> None:
         self.loop = loop
         self.head = head
+        self.interval = interval
         self.count = 0
         self.blocked: dict[Connection, None] = {}
         self.all_closed = asyncio.Event()
@@ -299,11 +306,12 @@ class Connections:
         self._timer = self.loop.call_later(self._tick_length, self._tick)
         self._tick_number = (self._tick_number + 1) % len(self._slots)
         heartbeat = Chunk(id_frame(self.head.id), self.head.sequence)
+        visible = Chunk(visible_heartbeat(self.head.id), self.head.sequence)
         for connection in tuple(self._slots[self._tick_number]):
             if connection.transport is not None and connection.transport.is_closing():
                 connection.abort()  # A server may not report a client that leaves while its transport is full.
             else:
-                connection.beat(heartbeat)
+                connection.beat(heartbeat if connection.element is None else visible)
         now = self.loop.time()
         for connection in tuple(self.blocked):
             if now - connection.blocked_since > STALL_LIMIT:

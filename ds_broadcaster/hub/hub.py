@@ -290,7 +290,7 @@ class Hub:
         if not grant.epoch == self._head.epoch == self._broker.epoch:
             raise Gap("The broker has begun anew meanwhile.")
         connection.cursor = begin
-        return opening_frames(grant, missed, self._tabs.replace(connection))
+        return opening_frames(grant, missed, self._tabs.replace(connection), self._connections.interval)
 
     async def _confirm(self, connection: Connection, grant: StreamGrant) -> None:
         """Obey what was said since the request of a stream came in; ask again where that may change the answer.

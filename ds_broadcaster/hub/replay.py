@@ -92,10 +92,13 @@ async def missed_data(broker: Broker, grant: StreamGrant, until: int) -> list[by
     return [data_for(frame, grant.tab) for sequence, frame in sorted(events) if sequence <= until]
 
 
-def opening_frames(grant: StreamGrant, missed: Sequence[bytes], retry: int | None) -> bytes:
-    """Return the frames that begin a stream; `retry` is in milliseconds, a random one where it is None."""
+def opening_frames(grant: StreamGrant, missed: Sequence[bytes], retry: int | None, heartbeat: float) -> bytes:
+    """Return the frames that begin a stream.
+
+    `retry` is in milliseconds, a random one where it is None, and `heartbeat` the seconds between heartbeats.
+    """
     if retry is None:
         retry = random.randint(*RETRY)
     hello = hello_frame(format_id(grant.epoch, grant.cursor), retry, gap=bool(grant.gaps))
-    live = live_frame() if grant.element is not None else b""
+    live = live_frame(heartbeat) if grant.element is not None else b""
     return b"".join([hello, live, grant.snapshot, *missed])

@@ -27,14 +27,29 @@ _BEGIN = f"${TAB} ||= crypto.getRandomValues(new Uint32Array(4)).join('-'); $_br
 # The types of the client's `datastar-fetch` event differ in their first letter: d(atastar-patch-...), r(etrying),
 # f(inished), e(rror) with a status. The signal is the worst state of all elements on the page: an element that this
 # very event took away counts no more, and what is in its place does.
+# The watch: a stream that says nothing for two and a half heartbeats is lost, though nobody closed it: a network that was
+# away for longer than the server waits. The server tells its interval as the stream opens. Half an interval is counted at
+# a time, so a machine that slept counts one, and the stream gets the rest to say something. The client opens its
+# stream anew, with the id of its last event, when its page is shown: nothing else makes it do so, so it is told that the
+# page is. A stream that is lost gets longer than the client's own longest wait.
 # Without `data-init` the client gives up a stream that is refused. Removing it must wait for the next task: 1.0.1 sets
 # the timer of its next try after this event, and would keep it.
 _ON_FETCH = (
     "const d=evt.detail,"
     "s={d:'live',r:'lost',f:'closed',e:/429|5../.test(d.argsRaw.status)?'lost':'closed'}[d.type[0]];"
     "if(s&&d.el==el){"
-    "el.dataset.broadcast=s;"
-    "$_broadcast=['closed','lost','connecting','live'].find(s=>document.querySelector('[data-broadcast='+s+']'))||'closed';"
+    "const show=s=>{el.dataset.broadcast=s;"
+    "$_broadcast=['closed','lost','connecting','live'].find(s=>document.querySelector('[data-broadcast='+s+']'))||'closed'};"
+    "show(s);"
+    "el.beat=d.argsRaw.heartbeat*1e3||el.beat;"
+    "el.watch=()=>{"
+    "clearInterval(el.timer);"
+    "let left=5,s=el.dataset.broadcast;"
+    "if(el.beat&&s!='closed'&&!document.hidden)el.timer=setInterval(()=>{"
+    "if(!el.isConnected)clearInterval(el.timer);"
+    "else if(!--left){show('lost');el.watch();document.dispatchEvent(new Event('visibilitychange'))}"
+    "},Math.max(el.beat,s=='live'?0:1e4)/2)};"
+    "el.watch();"
     "s=='closed'&&setTimeout(()=>el.removeAttribute('data-init'))}"
 )
 
@@ -42,7 +57,8 @@ _OPTIONS = "{retry: 'always', retryMaxCount: Infinity, retryMaxWait: 10000, requ
 
 _ELEMENT = (
     '<div id="{}" hidden data-ignore-morph data-broadcast="connecting"'
-    ' data-on:datastar-fetch="{}" data-init="{}@get({}, {})"></div>'
+    ' data-on:datastar-fetch="{}" data-on:visibilitychange__window="el.watch?.()"'
+    ' data-init="{}@get({}, {})"></div>'
 )
 
 # The client replaces `$name` and `@name(` in expressions; some of its versions do so in strings too.

@@ -1,6 +1,7 @@
 """What the tests drive the package with: real servers, raw streams, a real browser."""
 
 from tests.harness.browser import Tab, each_client, expect
+from tests.harness.relay import Relay
 from tests.harness.requirements import (
     require_chromium,
     require_client_bundle,
@@ -19,6 +20,7 @@ __all__ = [
     "Comment",
     "Event",
     "IdOnly",
+    "Relay",
     "Retry",
     "SSEClient",
     "SSEParser",

@@ -33,7 +33,7 @@ SET_HIDDEN = """hidden => {
     Object.defineProperty(document, 'hidden', {configurable: true, get: () => hidden});
     const state = hidden ? 'hidden' : 'visible';
     Object.defineProperty(document, 'visibilityState', {configurable: true, get: () => state});
-    document.dispatchEvent(new Event('visibilitychange'));
+    document.dispatchEvent(new Event('visibilitychange', {bubbles: true}));
 }"""
 
 

@@ -623,6 +623,23 @@ def test_heartbeats_come_once_an_interval_and_carry_the_newest_id(world, kind):
 
 
 @override_settings(DS_BROADCASTER_HEARTBEAT_INTERVAL=4)
+@each_kind
+@pytest.mark.parametrize("ahead", [0, 10])
+def test_element_is_told_the_interval_and_sees_each_heartbeat_whatever_its_cursor(world, kind, ahead):
+    """It takes a stream without any for lost."""
+    heard = []
+    client = FakeClient(world.loop, world.broadcast, "room", kind=kind, query=b"element=stream")
+    client.take = lambda message: heard.append(message["body"])
+    world.settle()
+    (connection,) = world.hub.channel("room").connections
+    connection.cursor += ahead
+    assert b"\ndata: heartbeat 4\n\n" in heard.pop(0)
+    world.advance(8)
+    newest = world.broadcast.cursor().encode()
+    assert heard == [(b"" if ahead else b"id: " + newest + b"\n") + b"event: datastar\n\n"] * 2
+
+
+@override_settings(DS_BROADCASTER_HEARTBEAT_INTERVAL=4)
 def test_heartbeats_are_spread_over_the_interval(world):
     clients = [world.client() for _ in range(160)]
     before = sum(len(client.frames) for client in clients)

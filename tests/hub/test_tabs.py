@@ -271,7 +271,12 @@ def test_element_that_is_no_plain_id_is_as_none(world, element):
 @pytest.fixture
 def start(start_server):
     def start(mode):
-        settings = {"ROOT_URLCONF": recheck_site.__name__, "DS_BROADCASTER_DATASTAR_URL": "/client/datastar.js"}
+        settings = {
+            "ROOT_URLCONF": recheck_site.__name__,
+            "DS_BROADCASTER_DATASTAR_URL": "/client/datastar.js",
+            # The page's clock is set forward by more than a page waits for the usual ones.
+            "DS_BROADCASTER_HEARTBEAT_INTERVAL": 600,
+        }
         return start_server(mode=mode, settings=settings)
 
     return start

@@ -5,7 +5,7 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-from tests.harness import each_client, expect
+from tests.harness import MODES, Relay, each_client, expect
 from tests.harness.loop import loop_thread
 from tests.live import live_server, until
 from tests.settings import MIDDLEWARE
@@ -262,6 +262,176 @@ def test_hidden_tab_returns_with_one_stream(server, open_page, channel):
     assert asked(server, channel)[-1]["last_event_id"]
     becomes(tab, "live")
     assert tab.errors == []
+
+
+# A stream that is silent. Heartbeats come each second, so it is lost after two and a half.
+
+BEATING = SETTINGS | {"DS_BROADCASTER_HEARTBEAT_INTERVAL": 1}
+# Keeps what the page shows, and which timers run in it.
+WATCH = """
+window.states = [];
+window.timers = new Set();
+const {setInterval: set, clearInterval: clear} = window;
+window.setInterval = (...args) => { const timer = set(...args); timers.add(timer); return timer; };
+window.clearInterval = timer => { timers.delete(timer); clear(timer); };
+new MutationObserver(changes => states.push(...changes.map(each => each.target.dataset.broadcast)))
+    .observe(document, {subtree: true, attributes: true, attributeFilter: ['data-broadcast']});
+window.beats = 0;
+document.addEventListener('datastar-fetch', event => beats += event.detail.type === 'datastar');
+"""
+
+
+@pytest.fixture(scope="module")
+def beating(django_db_setup):
+    with live_server("handoff", settings=BEATING) as server:
+        yield server
+
+
+@pytest.fixture
+def relay(beating):
+    with Relay(beating) as relay:
+        yield relay
+
+
+@pytest.fixture
+def watched(chromium):
+    """Open a page of Ann's that keeps what it shows; the test can move its clock."""
+
+    def watched(server, url, source, *channels):
+        tab = chromium.tab(server.login("ann"))
+        tab.clock.install()
+        tab.add_init_script(WATCH)
+        tab.goto(url + page_of(source, *channels))
+        return tab
+
+    return watched
+
+
+def calm(tab):
+    """Wait until the page has dealt with what its clock brought about."""
+    tab.evaluate("fetch('/ready/').then(answer => answer.text())")
+
+
+@each_client
+def test_heartbeats_keep_a_quiet_page_live(beating, relay, watched, channel):
+    tab = watched(beating, relay.url, CONNECT, channel)
+    tab.wait("beats >= 4")
+    assert set(tab.evaluate("states")) == {"live"}
+    assert len(asked(beating, channel)) == 1
+    assert tab.errors == []
+
+
+@each_client
+@pytest.mark.parametrize("mode", MODES)
+def test_silent_stream_is_lost_and_returns_without_a_loss_or_a_double(start_server, watched, channel, mode):
+    server = start_server(mode=mode, settings=BEATING)
+    with Relay(server) as relay:
+        tab = watched(server, relay.url, CONNECT, channel)
+        becomes(tab, "live")
+        server.call("elements", channel, "<li>before</li>", "#log", "append")
+        expect(tab.locator("#log li")).to_have_text(["before"])
+        relay.cut()
+        server.call("elements", channel, "<li>meanwhile</li>", "#log", "append")
+        relay.mend()
+        expect(tab.locator("#log li")).to_have_text(["before", "meanwhile"], timeout=10_000)
+        becomes(tab, "live")
+        server.call("elements", channel, "<li>after</li>", "#log", "append")
+        expect(tab.locator("#log li")).to_have_text(["before", "meanwhile", "after"])
+        assert "lost" in tab.evaluate("states")
+        assert asked(server, channel)[-1]["last_event_id"]
+        until(lambda: is_alone(server, channel))
+
+
+@each_client
+def test_silent_stream_is_opened_again_and_again_while_the_network_is_away(beating, relay, watched, channel):
+    tab = watched(beating, relay.url, CONNECT, channel)
+    becomes(tab, "live")
+    relay.cut()
+    becomes(tab, "lost", timeout=10_000)
+    # The client asks now, and waits for an answer that does not come.
+    tab.clock.run_for(120_000)
+    becomes(tab, "lost")
+    relay.mend()
+    tab.clock.run_for(30_000)
+    becomes(tab, "live", timeout=10_000)
+    beating.call("elements", channel, "<li>after</li>", "#log", "append")
+    expect(tab.locator("#log li")).to_have_text(["after"])
+    until(lambda: is_alone(beating, channel))
+
+
+@each_client
+def test_every_element_of_a_page_returns_from_silence(beating, relay, watched, channel):
+    channels = [channel, f"{channel}-b"]
+    source = '{% for each in channels %}{% broadcast_connect "tag-room" channel=each %}{% endfor %}'
+    tab = watched(beating, relay.url, source, *channels)
+    expect(tab.locator("[data-broadcast=live]")).to_have_count(2)
+    relay.cut()
+    for each in channels:
+        beating.call("elements", each, f"<li>{each}</li>", "#log", "append")
+    relay.mend()
+    expect(tab.locator("#log li")).to_have_count(2, timeout=10_000)
+    expect(tab.locator("[data-broadcast=live]")).to_have_count(2)
+    expect(tab.locator("#state")).to_have_text("live")
+    beating.call("elements", channel, "<li>after</li>", "#log", "append")
+    expect(tab.locator("#log li")).to_have_count(3)
+    assert sorted(tab.texts("#log li")) == sorted([*channels, "after"])
+
+
+@each_client
+def test_no_timer_runs_in_a_hidden_tab(beating, relay, watched, channel):
+    tab = watched(beating, relay.url, CONNECT, channel)
+    becomes(tab, "live")
+    assert tab.evaluate("timers.size") == 1
+    tab.hide()
+    assert tab.evaluate("timers.size") == 0
+    until(lambda: not beating.call("get_users", channel))
+    tab.clock.run_for(60_000)
+    calm(tab)
+    assert len(asked(beating, channel)) == 1
+    tab.show()
+    # Away while it was hidden: it is watched from the moment at which it is shown.
+    assert tab.evaluate("timers.size") == 1
+    until(lambda: len(asked(beating, channel)) == 2)
+    becomes(tab, "live")
+    beats = tab.evaluate("beats")
+    tab.wait(f"beats > {beats}")
+    assert set(tab.evaluate("states")) == {"live"}
+    assert len(asked(beating, channel)) == 2
+
+
+@each_client
+def test_machine_that_slept_gives_its_stream_a_chance(beating, relay, watched, channel):
+    tab = watched(beating, relay.url, CONNECT, channel)
+    tab.wait("beats >= 1")
+    tab.clock.fast_forward(3_600_000)  # As at the end of a sleep: each timer is late, and runs once.
+    beats = tab.evaluate("beats")
+    tab.wait(f"beats > {beats}")
+    assert set(tab.evaluate("states")) == {"live"}
+    assert len(asked(beating, channel)) == 1
+
+
+def test_page_goes_by_the_heartbeats_of_the_server_that_it_returned_to(start_server, watched, channel):
+    server = start_server(settings=BEATING)
+    tab = watched(server, server.url, CONNECT, channel)
+    tab.wait("beats >= 1")
+    server.settings = SETTINGS | {"DS_BROADCASTER_HEARTBEAT_INTERVAL": 600}
+    server.restart()
+    until(lambda: asked(server, channel), 20)
+    becomes(tab, "live")
+    tab.clock.run_for(1_000_000)
+    calm(tab)
+    assert len(asked(server, channel)) == 1
+    tab.clock.run_for(501_000)
+    until(lambda: len(asked(server, channel)) > 1)
+
+
+def test_page_whose_element_is_taken_away_is_watched_no_more(beating, relay, watched, channel):
+    tab = watched(beating, relay.url, CONNECT, channel)
+    becomes(tab, "live")
+    beating.call("", channel, '<main id="main">gone</main>')
+    until(lambda: not beating.call("get_users", channel))
+    tab.clock.run_for(1_000)
+    tab.wait("timers.size === 0")
 
 
 # What happens in a page's future is made to happen now: the page's clock is set forward by a minute.

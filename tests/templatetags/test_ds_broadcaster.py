@@ -105,6 +105,7 @@ def test_element_matches_the_documentation():
         "data-ignore-morph",
         "data-broadcast",
         "data-on:datastar-fetch",
+        "data-on:visibilitychange__window",
         "data-init",  # Last: the client goes from left to right, and nothing is to be missed.
     ]
     assert attributes["data-broadcast"] == "connecting"
@@ -113,7 +114,7 @@ def test_element_matches_the_documentation():
 
 
 def test_element_is_short():
-    assert len(render(CONNECT, channel="a")) < 1000
+    assert len(render(CONNECT, channel="a")) < 1500
 
 
 def test_element_carries_the_cursor_of_now_and_its_own_id():
