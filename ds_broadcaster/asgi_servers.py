@@ -27,9 +27,9 @@ from typing import Any, NamedTuple
 EndStreams = Callable[[], Awaitable[None]]
 
 # Seconds. A peer that has gone silent is noticed in at most KEEPALIVE_IDLE + USER_TIMEOUT, for 15 in all: an idle
-# connection is probed after the first; what was sent must be acknowledged within the second. The client of a network that
-# was away for longer is not told. Our element misses its heartbeats and returns; a longer limit would show users who are
-# gone as online, and save no stream whose network is away for as long as the limit.
+# connection is probed after the first; what was sent must be acknowledged within the second. A client whose network
+# was away for longer is not told: our element misses its heartbeats and returns. A longer limit would keep users online
+# who are gone, and there would still be a longer outage.
 KEEPALIVE_IDLE = 5
 KEEPALIVE_INTERVAL = 2
 USER_TIMEOUT = 8

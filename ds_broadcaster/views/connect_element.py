@@ -25,13 +25,12 @@ NAMESPACE = "ds_broadcaster"
 _BEGIN = f"${TAB} ||= crypto.getRandomValues(new Uint32Array(4)).join('-'); $_broadcast ||= 'connecting'; "
 
 # The types of the client's `datastar-fetch` event differ in their first letter: d(atastar-patch-...), r(etrying),
-# f(inished), e(rror) with a status. The signal is the worst state of all elements on the page: an element that this
-# very event took away counts no more, and what is in its place does.
-# The watch: a stream that says nothing for two and a half heartbeats is lost, though nobody closed it: a network that was
-# away for longer than the server waits. The server tells its interval as the stream opens. Half an interval is counted at
-# a time, so a machine that slept counts one, and the stream gets the rest to say something. The client opens its
-# stream anew, with the id of its last event, when its page is shown: nothing else makes it do so, so it is told that the
-# page is. A stream that is lost gets longer than the client's own longest wait.
+# f(inished), e(rror) with a status. The signal is the worst state of all elements on the page: one that this very event
+# took away counts no more, and what is in its place does.
+# `watch` finds a stream that ended without a word: it is lost after two and a half of the heartbeat intervals that the
+# server told as it opened. Half an interval is counted at a time, so a machine that slept counts one, and the stream
+# gets the rest to say something. Only when its page is shown does the client open a stream anew with the id of its last
+# event, so it is told that the page is. A lost stream gets longer than the client's longest wait.
 # Without `data-init` the client gives up a stream that is refused. Removing it must wait for the next task: 1.0.1 sets
 # the timer of its next try after this event, and would keep it.
 _ON_FETCH = (
@@ -39,8 +38,10 @@ _ON_FETCH = (
     "s={d:'live',r:'lost',f:'closed',e:/429|5../.test(d.argsRaw.status)?'lost':'closed'}[d.type[0]];"
     "if(s&&d.el==el){"
     "const show=s=>{el.dataset.broadcast=s;"
-    "$_broadcast=['closed','lost','connecting','live'].find(s=>document.querySelector('[data-broadcast='+s+']'))||'closed'};"
+    "$_broadcast=['closed','lost','connecting','live'].find(s=>document.querySelector('[data-broadcast='+s+']'))"
+    "||'closed'};"
     "show(s);"
+    "el.pause=d.type=='error'&&Math.min(el.pause*2||1e3,8e3);"
     "el.beat=d.argsRaw.heartbeat*1e3||el.beat;"
     "el.watch=()=>{"
     "clearInterval(el.timer);"
@@ -53,12 +54,24 @@ _ON_FETCH = (
     "s=='closed'&&setTimeout(()=>el.removeAttribute('data-init'))}"
 )
 
-_OPTIONS = "{retry: 'always', retryMaxCount: Infinity, retryMaxWait: 10000, requestCancellation: 'cleanup'}"
+# The client doubles its wait up to the longest. Both differ from page to page, so that pages of a server in trouble do
+# not ask in step.
+_OPTIONS = (
+    "{retry: 'always', retryInterval: 1000 + 1000 * Math.random(), retryMaxCount: Infinity, "
+    "retryMaxWait: 7500 + 2500 * Math.random(), requestCancellation: 'cleanup'}"
+)
+
+# Up to 1.0.1 the client does not double it after an answer with an error. It calls the fetch() that it finds in @get();
+# later ones look it up each time, and find the browser's own again.
+_SLOW_FETCH = (
+    "const f=fetch;"
+    "window.fetch=(...args)=>el.pause?new Promise(go=>setTimeout(go,el.pause)).then(()=>f(...args)):f(...args);"
+)
 
 _ELEMENT = (
     '<div id="{}" hidden data-ignore-morph data-broadcast="connecting"'
     ' data-on:datastar-fetch="{}" data-on:visibilitychange__window="el.watch?.()"'
-    ' data-init="{}@get({}, {})"></div>'
+    ' data-init="{}@get({}, {});window.fetch=f"></div>'
 )
 
 # The client replaces `$name` and `@name(` in expressions; some of its versions do so in strings too.
@@ -74,7 +87,7 @@ def connect_element(url: str, identity: str, cursor: str | None) -> SafeString:
     query = {CURSOR_PARAMETER: cursor} if cursor else {}
     query[ELEMENT_PARAMETER] = element_id
     url = f"{url}{'&' if '?' in url else '?'}{urlencode(query)}"
-    return format_html(_ELEMENT, element_id, _attribute(_ON_FETCH), _attribute(_BEGIN), _string(url), _OPTIONS_HTML)
+    return format_html(_ELEMENT, element_id, _ON_FETCH_HTML, _BEGIN_HTML, _string(url), _OPTIONS_HTML)
 
 
 def stream_url(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], current_app: str | None) -> str:
@@ -143,4 +156,6 @@ def _attribute(expression: str) -> SafeString:
     return mark_safe(expression.replace("&", "&amp;"))  # noqa: S308
 
 
+_ON_FETCH_HTML = _attribute(_ON_FETCH)
+_BEGIN_HTML = _attribute(_BEGIN + _SLOW_FETCH)
 _OPTIONS_HTML = _attribute(_OPTIONS)

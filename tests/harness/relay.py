@@ -37,6 +37,15 @@ class Relay:
         for task in self._passing:
             task.cancel()
 
+    def drop(self) -> None:
+        """End all connections, so that both sides notice."""
+        loop_thread().call(self._drop)
+
+    def _drop(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
     def mend(self) -> None:
         self._is_cut = False
 
@@ -74,5 +83,4 @@ class Relay:
     async def _stop(self) -> None:
         await self._cut()
         self._listener.close()
-        for writer in self._writers:
-            writer.transport.abort()
+        self._drop()

@@ -467,6 +467,54 @@ def test_page_of_a_server_in_trouble_shows_lost_and_returns(server, open_page, c
     becomes(tab, "lost")
 
 
+def requests_in_a_minute(tab, count):
+    """Return how many requests the page makes in a minute of its clock; `count` tells how many it has made."""
+    before = count()
+    for _ in range(60):
+        tab.clock.run_for(1_000)
+        calm(tab)
+    return count() - before
+
+
+@each_client
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_server_in_trouble_is_asked_less_and_less_often(server, open_page, chromium, channel, status):
+    tab = chromium.tab(server.login("ann"))
+    tab.clock.install()
+    open_page(server, f'{{% broadcast_connect "answer" channel {status} %}}', channel, tab=tab)
+    becomes(tab, "lost")
+    # After 1, 2, 4 and 8 s, about, and then each 7.5 to 10.
+    assert 4 <= requests_in_a_minute(tab, lambda: len(asked(server, channel))) <= 11
+    assert 4 <= requests_in_a_minute(tab, lambda: len(asked(server, channel))) <= 8
+    becomes(tab, "lost")
+
+
+@each_client
+def test_page_of_a_proxy_whose_server_is_away_asks_less_and_less_often_and_misses_nothing(server, chromium, channel):
+    tab = chromium.tab()
+    tab.clock.install()
+    answered = []
+
+    async def answer(route):
+        answered.append(route)
+        await route.fulfill(status=502)
+
+    with Relay(server) as relay:
+        tab.goto(relay.url + page_of(CONNECT, channel))
+        becomes(tab, "live")
+        tab.route("**/tag-rooms/**", answer)
+        relay.drop()
+        until(lambda: answered, 20)
+        assert 4 <= requests_in_a_minute(tab, lambda: len(answered)) <= 11
+        becomes(tab, "lost")
+        server.call("elements", channel, "<li>meanwhile</li>", "#log", "append")
+        tab.unroute("**/tag-rooms/**")
+        tab.clock.run_for(12_000)
+        expect(tab.locator("#log li")).to_have_text(["meanwhile"])
+        becomes(tab, "live")
+        assert asked(server, channel)[-1]["last_event_id"]
+
+
 @each_client
 def test_204_is_closed(server, open_page, channel):
     tab = open_page(server, '{% broadcast_connect "answer" channel 204 %}', channel)

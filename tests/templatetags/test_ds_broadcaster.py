@@ -34,8 +34,8 @@ pytestmark = pytest.mark.urls(tag_site.__name__)
 
 CONNECT = '{% broadcast_connect "tag-room" channel=channel %}'
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "' + alert(1) + '", "$tab @post('x')", "é&☃"]
-BEGIN = r"\$broadcastTab \|\|= [^;]*; \$_broadcast \|\|= 'connecting'; "
-ACTION = re.compile(BEGIN + r"@get\('(?P<url>[^']*)', \{(?P<options>[^{}]*)\}\)")
+BEGIN = r"\$broadcastTab \|\|= [^;]*; \$_broadcast \|\|= 'connecting'; const f=[^;]*;window.fetch=[^;]*;"
+ACTION = re.compile(BEGIN + r"@get\('(?P<url>[^']*)', \{(?P<options>[^{}]*)\}\);window.fetch=f")
 
 
 class Elements(HTMLParser):
@@ -110,11 +110,14 @@ def test_element_matches_the_documentation():
     ]
     assert attributes["data-broadcast"] == "connecting"
     options = ACTION.fullmatch(attributes["data-init"])["options"]
-    assert options == "retry: 'always', retryMaxCount: Infinity, retryMaxWait: 10000, requestCancellation: 'cleanup'"
+    assert options == (
+        "retry: 'always', retryInterval: 1000 + 1000 * Math.random(), retryMaxCount: Infinity, "
+        "retryMaxWait: 7500 + 2500 * Math.random(), requestCancellation: 'cleanup'"
+    )
 
 
 def test_element_is_short():
-    assert len(render(CONNECT, channel="a")) < 1500
+    assert len(render(CONNECT, channel="a")) < 2000
 
 
 def test_element_carries_the_cursor_of_now_and_its_own_id():
