@@ -28,10 +28,10 @@ class HandoffApplication:
     out, Django finishes the request and releases its thread, its database connections and the request itself. Only then
     does the stream begin, as one connection object and one waiting receive().
 
-    `find_link` returns what can be reached of a stream's server.
+    `find_link` returns what can be reached of a request's server; None leaves its streams in plain mode.
     """
 
-    def __init__(self, application: Application, *, find_link: Callable[[Any, Any], Link] = find_link) -> None:
+    def __init__(self, application: Application, *, find_link: Callable[[Any], Link | None] = find_link) -> None:
         self.application = application
         self._find_link = find_link
 
@@ -39,9 +39,14 @@ class HandoffApplication:
         if scope["type"] == "lifespan":
             await _answer_lifespan(receive, send)
         elif scope["type"] == "http":
-            stream = await _Request(receive, send, scope).run(self.application, scope)
+            link = self._find_link(send)
+            request = _Request(receive, send, scope)
+            if link is None:
+                await self.application(scope, receive, request.send)
+                return
+            stream = await request.run(self.application, scope)
             if stream is not None:
-                connection = HandoffConnection(stream.grant.user_id, send, self._find_link(send, scope))
+                connection = HandoffConnection(stream.grant.user_id, send, link)
                 connection.request = OriginalRequest(self.application, scope)
                 try:
                     async with stream.get_hub().stream(connection, stream.grant) as frames:

@@ -1,8 +1,11 @@
 """What ASGI servers do not tell through ASGI: the transport of a stream, and that the server is about to stop.
 
-Everything here is optional: with an unknown server streams work, and end when the server ends them. A class for each
-server holds what was found by measuring uvicorn 0.54, hypercorn 0.18, daphne 4.2 and granian 2.8. Each looks before it
-touches, so that another version of a server costs a feature and not a failure.
+Everything here is optional: with an unknown server streams work in plain mode, and end when the server ends them. A
+class for each server holds what was found by measuring uvicorn 0.54, hypercorn 0.18, daphne 4.2 and granian 2.8. Each
+looks before it touches, so that another version of a server costs a feature and not a failure.
+
+The handoff calls receive() again after Django has cancelled its own call. The known servers wait on; gunicorn's own
+ASGI worker says from then on that the client is gone (27.0).
 
 Deviations from ASGI, all deliberate:
 
@@ -15,14 +18,17 @@ Deviations from ASGI, all deliberate:
 import asyncio
 import contextlib
 import gc
+import logging
 import signal
 import socket
 import sys
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
+
+logger = logging.getLogger("ds_broadcaster")
 
 EndStreams = Callable[[], Awaitable[None]]
 
@@ -60,6 +66,11 @@ class ASGIServer:
     def owns(self, owner: Any) -> bool:
         """Tell whether the object whose method `send` is belongs to this server: no middleware wrapped it."""
         return _module(owner) == self.name
+
+    def carries(self, task: asyncio.Task[Any]) -> bool:
+        """Tell whether this server made the task, however many middlewares run in it."""
+        frame = getattr(task.get_coro(), "cr_frame", None)
+        return frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == self.name
 
     def link(self, owner: Any) -> Link:
         """Return what can be reached from that object."""
@@ -150,15 +161,24 @@ class Daphne(ASGIServer):
 
     name = "daphne"
 
+    def carries(self, task: asyncio.Task[Any]) -> bool:
+        # The task is made of the application's own coroutine.
+        return getattr(self._reactor(), "running", False)
+
     def before_shutdown(self, loop: asyncio.AbstractEventLoop, end_streams: EndStreams) -> bool:
-        if "daphne.server" not in sys.modules or "twisted.internet.reactor" not in sys.modules:
+        reactor = self._reactor()
+        if reactor is None:
             return False
 
         def end_before_daphne_cancels() -> None:
             end_streams()
 
-        sys.modules["twisted.internet.reactor"].addSystemEventTrigger("before", "shutdown", end_before_daphne_cancels)
+        reactor.addSystemEventTrigger("before", "shutdown", end_before_daphne_cancels)
         return True
+
+    @staticmethod
+    def _reactor() -> Any:
+        return sys.modules.get("twisted.internet.reactor") if "daphne.server" in sys.modules else None
 
 
 class Granian(ASGIServer):
@@ -187,12 +207,36 @@ UVICORN = Uvicorn()
 SERVERS: tuple[ASGIServer, ...] = (UVICORN, Hypercorn(), Daphne(), Granian())
 
 
-def find_link(send: Any, scope: Any) -> Link:
-    """Return what can be reached of the server behind `send`; None in its place means plain mode."""
-    if send is None:
-        return UVICORN.link_of_scope(scope)
+def find_link(send: Any) -> Link | None:
+    """Return what can be reached of the server behind `send`, None for one that is not known to bear the handoff.
+
+    Of a server whose send() a middleware wrapped, nothing can be reached. Call it in the task of the request.
+    """
     owner = _owner(send)
-    return next((server.link(owner) for server in SERVERS if server.owns(owner)), Link())
+    for server in SERVERS:
+        if server.owns(owner):
+            return server.link(owner)
+    task = asyncio.current_task()
+    if task is not None and any(server.carries(task) for server in SERVERS):
+        return Link()
+    _log_plain(str(getattr(send, "__module__", None) or type(send).__module__))
+    return None
+
+
+def find_transport(scope: Any) -> Any:
+    """Return the transport of a stream in plain mode, None where it cannot be reached."""
+    return UVICORN.link_of_scope(scope).transport
+
+
+@cache
+def _log_plain(module: str) -> None:
+    logger.warning(
+        "Streams are served in plain mode: requests come from %s, which is not known to bear the handoff. Known are "
+        "%s; with gunicorn, run `-k uvicorn_worker.UvicornWorker`. A middleware that runs the application in a task of "
+        "its own hides its server.",
+        module,
+        ", ".join(server.name for server in SERVERS),
+    )
 
 
 def before_shutdown(loop: asyncio.AbstractEventLoop, end_streams: EndStreams) -> None:

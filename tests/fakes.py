@@ -444,7 +444,7 @@ class FakeClient:
             await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-        def find_link(send, scope):
+        def find_link(send):
             return Link(self.scope["transport"], is_driveable=self.driveable)
 
         await HandoffApplication(django, find_link=find_link)(self.scope, self._receive, self._send)

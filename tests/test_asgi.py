@@ -1,8 +1,12 @@
 """The wrapper around Django: what it does before a stream begins."""
 
+import asyncio
+
 import pytest
 
 from ds_broadcaster.asgi import HandoffApplication
+from ds_broadcaster.asgi_servers import Link
+from ds_broadcaster.streams.scope import SCOPE_KEY
 from tests.fakes import make_request, make_scope, virtual_world
 
 
@@ -30,7 +34,7 @@ def serve(world, *, leaves, sent):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    return world.loop.create_task(HandoffApplication(django)(scope, receive, send))
+    return world.loop.create_task(HandoffApplication(django, find_link=lambda send: Link())(scope, receive, send))
 
 
 def test_client_that_leaves_while_django_answers_opens_no_stream(world):
@@ -57,3 +61,22 @@ def test_client_that_stays_gets_the_headers_without_the_mark_and_the_stream(worl
     task.cancel()
     world.settle()
     assert world.broadcast.get_users("room") == []
+
+
+def test_server_that_is_not_known_gets_plain_streams_and_a_line_in_the_log(caplog):
+    """As in a test with httpx, whose send() is a function of its own."""
+    scopes = []
+
+    async def django(scope, receive, send):
+        scopes.append(scope)
+
+    async def send(message):
+        raise AssertionError
+
+    async def ask():
+        for _ in range(2):
+            await HandoffApplication(django)(make_scope(), None, send)
+
+    asyncio.run(ask())
+    assert all(SCOPE_KEY not in scope for scope in scopes)
+    assert [__name__ in record.getMessage() for record in caplog.records] == [True]

@@ -14,7 +14,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 
-from ..asgi_servers import find_link
+from ..asgi_servers import find_transport
 from ..exceptions import BrokerUnavailable, Gap
 from ..hub.grant import StreamGrant
 from ..hub.hub import Hub
@@ -62,7 +62,7 @@ class Stream:
         """Yield the stream, in plain mode. `transport` is found where it is not given."""
         await release()
         is_test = is_of_test_client(self.scope)
-        transport = transport or find_link(None, self.scope).transport
+        transport = transport or find_transport(self.scope)
         connection = PlainConnection(self.grant.user_id, transport, owns_task=not is_test)
         connection.request = (
             OriginalRequest(_ask_in_test, self.scope, copy_context())

@@ -11,10 +11,11 @@ from tests.harness.requirements import (
     require_postgres,
     require_redis,
 )
-from tests.harness.server import MODES, SERVERS, Server, Visitor, each_mode, each_server
+from tests.harness.server import GUNICORN, MODES, SERVERS, Server, Visitor, each_mode, each_server
 from tests.harness.sse import Comment, Event, IdOnly, Retry, SSEClient, SSEParser
 
 __all__ = [
+    "GUNICORN",
     "MODES",
     "SERVERS",
     "Comment",

@@ -25,6 +25,10 @@ from tests.harness.sse import SSEClient
 SERVERS = ("uvicorn-httptools", "uvicorn-h11", "hypercorn", "daphne", "granian")
 MODES = ("handoff", "plain")
 
+# Beside the servers: gunicorn with a worker that runs uvicorn, and with its own for ASGI, where streams are plain.
+GUNICORN = ("gunicorn-uvicorn", "gunicorn-asgi")
+WORKERS = {"uvicorn": "uvicorn_worker.UvicornWorker", "asgi": "asgi"}
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 # Give the `server` fixture each of them in turn.
@@ -48,6 +52,7 @@ def command(kind: str, app: str, port: int) -> list[str]:
         "hypercorn": [f"--bind=127.0.0.1:{port}", "--error-logfile=-"],
         "daphne": ["-b", "127.0.0.1", "-p", str(port), "-v", "1"],
         "granian": ["--interface=asgi", "--host=127.0.0.1", f"--port={port}", "--http=1", "--no-access-log"],
+        "gunicorn": [f"--bind=127.0.0.1:{port}", f"--worker-class={WORKERS.get(variant)}"],
     }
     return [sys.executable, "-X", "faulthandler", "-m", name, *options[name], app]
 

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 
 from ds_broadcaster import BroadcastChannelView, BrokerUnavailable, broadcast
 from ds_broadcaster.asgi import HandoffApplication
+from ds_broadcaster.asgi_servers import Link
 from ds_broadcaster.streams.replayed_requests import is_trouble
 from ds_broadcaster.streams.responses import broker_is_away, no_room
 from ds_broadcaster.streams.scope import RECHECK_KEY, SCOPE_KEY
@@ -76,7 +77,7 @@ class Site:
         self.settings = {**ITS_SETTINGS, "MIDDLEWARE": [f"{SITE}.user_of_header", *middleware]}
         with override_settings(**self.settings):
             django = get_django_application()
-        self.application = HandoffApplication(django) if handoff else django
+        self.application = HandoffApplication(django, find_link=lambda send: Link()) if handoff else django
 
     def ask(self, path, method="GET", user=None, scope=None, query=None, until="", **headers):
         """Send a request, and leave as soon as a stream has brought the text `until`; `path` follows /events/."""
