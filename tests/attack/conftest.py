@@ -12,7 +12,7 @@ from tests.harness.server import Server
 # FULL_ATTACK=1 attacks every mode over every broker, at length.
 FULL = bool(os.environ.get("FULL_ATTACK"))
 BROKERS = {"memory": None, "redis": OverRedis, "postgres": OverPostgres}
-SHORT = ["handoff/memory", "plain/memory", "handoff/redis", "plain/postgres"]
+SHORT = ["handoff/memory", "plain/redis", "handoff/postgres"]
 WORLDS = [f"{mode}/{broker}" for broker in BROKERS for mode in ("handoff", "plain")] if FULL else SHORT
 
 

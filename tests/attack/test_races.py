@@ -16,7 +16,7 @@ from tests.live import begun, until
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.servers]
 
 WAYS = ["recheck", "recheck-user", "recheck-both", "disconnect", "kill", "save"]
-LOGOUTS = 20 if FULL else 6
+LOGOUTS = 20 if FULL else 4
 
 
 def member(site, channel, name):
