@@ -181,7 +181,7 @@ def test_a_snapshot_is_what_the_callback_returned(fragment):
 @example(f"x\n{hostile.FORGED}", "a-1", "broadcast-1", "")
 @example("broadcast-1", f"a-1\n{hostile.FORGED}", f"broadcast-1\n{hostile.FORGED}", "")
 def test_nothing_of_a_request_is_written_back(tab, cursor, element, last_event_id):
-    """What a client sends is in no stream; the id of its element is, in the event that removes it."""
+    """What a client sends is in no stream; the id of its element is, in the event that closes it."""
     query = "&".join(
         f"{name}={quote(value, errors='surrogatepass')}"
         for name, value in (("datastar", json.dumps({"broadcastTab": tab})), ("cursor", cursor), ("element", element))
@@ -197,7 +197,7 @@ def test_nothing_of_a_request_is_written_back(tab, cursor, element, last_event_i
         if patch.event == "datastar-patch-signals":
             assert re.fullmatch(r'\{"_broadcast":"(live|closed)"\}', patch.args["signals"])
         else:
-            assert patch.args == {"mode": "remove", "selector": f"#{element}"}
+            assert patch.args == {"elements": f'<div id="{element}" hidden data-broadcast="closed"></div>'}
             assert re.fullmatch("[A-Za-z][0-9A-Za-z_-]{0,63}", element, re.ASCII)
     assert all(re.fullmatch(r"[0-9a-z]+-[0-9]+", each) for each in seen.ids)
 

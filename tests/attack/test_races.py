@@ -34,7 +34,7 @@ def text_of(client):
     return "".join(event.data for event in client.events) + client.body.decode()
 
 
-def check_gone(client, timeout=10):
+def check_gone(client, timeout=20):
     """The stream was refused, or has ended."""
     client.wait_for(lambda: client.end is not None, timeout, "the end of the stream")
 
