@@ -134,7 +134,16 @@ def subscription(request, channel):
     return HttpResponse(template.render({"channel": channel.split(",")}, request))
 
 
+@login_not_required
+def flood(request, name, count):
+    """Send a little on each of this many channels that nobody has a stream of."""
+    for number in range(count):
+        broadcast.signals(f"{name}-{number}", {"a": 1})
+    return HttpResponse()
+
+
 urlpatterns = [
+    path("flood/<slug:name>/<int:count>/", flood),
     path("counts/<slug:name>/", counts),
     path("gate/<slug:name>/<verb>/", gate),
     path("join/<slug:name>/<username>/", join),
