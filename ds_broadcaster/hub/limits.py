@@ -53,12 +53,11 @@ class Limits:
         if self._most_of_user is None or user_id is None:
             return None
         theirs = self._connections_of(user_id)
-        if len(theirs) < self._most_of_user:
+        # One at most: a client may say the same of all its streams.
+        replaces_one = tab is not None and any((each.tab, each.element) == (tab, element) for each in theirs)
+        if len(theirs) < self._most_of_user + replaces_one:
             return None
-        others = [each for each in theirs if tab is None or (each.tab, each.element) != (tab, element)]
-        if len(others) < self._most_of_user:
-            return None
-        self._count(f"user {user_id!r} has {len(others)} open (DS_BROADCASTER_MAX_CONNECTIONS_PER_USER)")
+        self._count(f"user {user_id!r} has {len(theirs)} open (DS_BROADCASTER_MAX_CONNECTIONS_PER_USER)")
         return USER
 
     def _count(self, reason: str) -> None:
