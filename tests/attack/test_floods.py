@@ -217,7 +217,7 @@ def test_many_channels_hold_no_more_than_all_together_may(small, channel):
 
 
 def test_channels_that_nobody_has_cost_no_more_than_all_together_may(small, channel):
-    with growing_no_more_than(small, 20 * MB):
+    with growing_no_more_than(small, 12 * MB):
         small.get(f"/flood/{channel}/{200_000 if FULL else 40_000}/", timeout=120)
 
 
