@@ -118,7 +118,7 @@ def test_a_stream_has_so_many_channels_and_no_more(calm, channel):
 
 
 def test_a_flood_of_one_user_does_not_delay_the_removal_of_another(calm, channel):
-    """Streams that open and close all the time, and are refused, while somebody else is removed."""
+    """Streams that open and close all the time, and are refused, while another user is removed."""
     ann, bob = member(calm, channel, "ann"), member(calm, channel, "bob")
     stream = bob.connect(path=f"/events/clubs/{channel}/")
     begun(stream)

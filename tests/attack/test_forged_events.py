@@ -197,7 +197,8 @@ def test_nothing_of_a_request_is_written_back(tab, cursor, element, last_event_i
         if patch.event == "datastar-patch-signals":
             assert re.fullmatch(r'\{"_broadcast":"(live|closed)"\}', patch.args["signals"])
         else:
-            assert patch.args == {"elements": f'<div id="{element}" hidden data-broadcast="closed"></div>'}
+            closed = f'<div id="{element}" hidden data-broadcast="closed"></div>'
+            assert patch.args == {"mode": "replace", "elements": closed}
             assert re.fullmatch("[A-Za-z][0-9A-Za-z_-]{0,63}", element, re.ASCII)
     assert all(re.fullmatch(r"[0-9a-z]+-[0-9]+", each) for each in seen.ids)
 
