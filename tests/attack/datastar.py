@@ -79,7 +79,8 @@ def _check_elements(args: dict[str, str]) -> None:
 
 
 def _check_signals(args: dict[str, str]) -> None:
-    assert set(args) <= {"signals", "onlyIfMissing"}, args
+    # The client gives our element what it does not know itself, such as the interval of the heartbeats.
+    assert set(args) <= {"signals", "onlyIfMissing", "heartbeat"}, args
     assert args.get("onlyIfMissing", "true") == "true"
     # What is no JSON is run as JavaScript.
     assert isinstance(json.loads(args["signals"], parse_constant=_refuse), dict)

@@ -241,7 +241,8 @@ def test_an_element_is_one_element_that_opens_its_url(url, identity, cursor):
     assert found.text == ""
     [(tag, attrs)] = found.found
     assert tag == "div"
-    assert set(attrs) == {"id", "hidden", "data-ignore-morph", "data-broadcast", "data-on:datastar-fetch", "data-init"}
+    ours = {"data-broadcast", "data-on:datastar-fetch", "data-on:visibilitychange__window", "data-init"}
+    assert set(attrs) == {"id", "hidden", "data-ignore-morph"} | ours
     assert re.fullmatch("broadcast-[0-9a-f]{8}", attrs["id"])
     # One string, in which nothing has a meaning to JavaScript or to Datastar.
     [string] = re.findall(r"@get\('([^']*)', \{", attrs["data-init"])
