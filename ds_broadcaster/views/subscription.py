@@ -75,7 +75,7 @@ def read_token(token: str, user: Any) -> tuple[str, ...]:
         owner, *channels = signing.loads(token, salt=SALT, max_age=max_age)
     except signing.SignatureExpired as error:
         raise BadToken("the token has expired") from error
-    except signing.BadSignature as error:
+    except (signing.BadSignature, UnicodeEncodeError) as error:  # Half a surrogate pair cannot be signed.
         raise BadToken("the token was not signed here") from error
     if owner != _key(user):
         raise BadToken(f"{_describe(_key(user))} came with the token of {_describe(owner)}")
