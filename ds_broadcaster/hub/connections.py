@@ -76,6 +76,7 @@ class Connection:
         "cursor",
         "element",
         "granted",
+        "is_present",
         "presence_at",
         "recheck",
         "registry",
@@ -97,6 +98,7 @@ class Connection:
         self.granted = 0  # No command from before this sequence concerns the stream.
         self.tab: str | None = None
         self.element: str | None = None
+        self.is_present = False  # Whether its user counts as online by it.
         # Of the write path.
         self.presence_at: float = 0
         self.busy = True

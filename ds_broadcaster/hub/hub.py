@@ -252,16 +252,21 @@ class Hub:
         connection.granted = grant.granted
         connection.tab, connection.element = grant.tab, grant.element
         self._connections.add(connection)
-        user = grant.user_id
         for channel in connection.channels:
             channel.connections[connection] = None
+        self._rechecks.watch(connection, grant.recheck_interval)
+
+    def _enter(self, connection: Connection, grant: StreamGrant) -> None:
+        """Count the connection's user as present, now that nothing keeps the stream from opening."""
+        connection.is_present = True
+        user = connection.user_id
+        for channel in connection.channels:
             if grant.presence_callback is not None:
                 channel.presence_callback = grant.presence_callback
             self._threads.send(signals.connection_opened, channel.name, user)
             if grant.attendance_hook is not None:
                 channel.attendance_hook = grant.attendance_hook
             self._presence.came(channel, user, user is not None and channel.roster.join(user))
-        self._rechecks.watch(connection, grant.recheck_interval)
 
     async def _opening_frames(self, connection: Connection, grant: StreamGrant) -> bytes:
         """Return the frames that begin a stream, and put its cursor after them; none for one that is to end.
@@ -289,7 +294,10 @@ class Hub:
             raise Gap(str(error)) from error
         if not grant.epoch == self._head.epoch == self._broker.epoch:
             raise Gap("The broker has begun anew meanwhile.")
+        if connection.closing is not None:
+            return b""
         connection.cursor = begin
+        self._enter(connection, grant)
         return opening_frames(grant, missed, self._tabs.replace(connection), self._connections.interval)
 
     async def _confirm(self, connection: Connection, grant: StreamGrant) -> None:
@@ -325,9 +333,10 @@ class Hub:
         user = connection.user_id
         for channel in connection.channels:
             del channel.connections[connection]
-            self._threads.send(signals.connection_closed, channel.name, user)
-            self._presence.went(channel, user, user is not None and channel.roster.leave(user, until))
-            self._presence.expect_leaves(channel)
+            if connection.is_present:
+                self._threads.send(signals.connection_closed, channel.name, user)
+                self._presence.went(channel, user, user is not None and channel.roster.leave(user, until))
+                self._presence.expect_leaves(channel)
             self._channels.retire(channel)
 
     def _close_at_once(self, connection: Connection) -> None:

@@ -242,9 +242,9 @@ class HubMachine(RuleBasedStateMachine):
                 assert client.ended_at is None, "disconnected, and still open"
                 if client.frames:  # Otherwise it is asked about before it opens.
                     self._check_run(client, self.broker.heard())
-        online = [each for each in open_clients if each.ended_at is None and not each.failing]
-        # One that leaves while it is asked about before it opens is noticed when the answer comes.
-        uncertain = [each for each in self.clients if each.failing or (each.end and not each.frames)]
+        # One that is asked about before it opens is not there yet.
+        online = [each for each in open_clients if each.frames and each.ended_at is None and not each.failing]
+        uncertain = [each for each in open_clients if each.failing]
         for channel in CHANNELS:
             certain = Counter(each.user_id for each in online if channel in each.channels)
             perhaps = Counter(each.user_id for each in uncertain if channel in each.channels)

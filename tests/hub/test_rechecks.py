@@ -549,6 +549,23 @@ def test_recheck_between_grant_and_opening_is_not_lost(kind, where):
         assert client.end == "cut"
 
 
+@each_kind
+def test_user_who_is_refused_before_the_stream_opens_was_never_there(kind):
+    async def refuse(connection):
+        return False
+
+    with virtual_world(still_allowed=refuse) as world:
+        world.client(user_id=9)
+        client = FakeClient(
+            world.loop, world.broadcast, "room", 1, kind=kind, before_opening=lambda: recheck(world, EVERYWHERE, 1)
+        )
+        world.settle()
+        assert client.end == "cut"
+        assert not any(user == 1 for _, _, user in world.signals)
+        world.advance(5)
+        assert not any(user == 1 for _, _, user in world.signals)
+
+
 # How many, and what is left
 
 
