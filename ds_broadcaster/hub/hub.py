@@ -283,8 +283,7 @@ class Hub:
                         await self._channels.subscribe(channel)
                 if channel.log is None:
                     return b""
-            await self._confirm(connection, grant)
-            if connection.closing is not None:
+            if not await self._is_confirmed(connection, grant):
                 return b""
             begin = begin_of(connection.channels, grant)
             missed = await missed_data(self._broker, grant, begin)
@@ -300,10 +299,10 @@ class Hub:
         self._enter(connection, grant)
         return opening_frames(grant, missed, self._tabs.replace(connection), self._connections.interval)
 
-    async def _confirm(self, connection: Connection, grant: StreamGrant) -> None:
+    async def _is_confirmed(self, connection: Connection, grant: StreamGrant) -> bool:
         """Obey what was said since the request of a stream came in; ask again where that may change the answer.
 
-        Raises Gap where no answer can be had.
+        Return False for a stream that is to end. Raises Gap where no answer can be had.
         """
         is_doubtful = self._clock() - grant.granted_at > GRANT_AGE
         # What a re-check is about may follow it within a moment.
@@ -317,11 +316,12 @@ class Hub:
                 is_doubtful = True
             elif sequence > grant.granted or (sequence > grant.arrival.sequence and age <= waited):
                 self._apply_to(connection, command)
-                return
+                return False
         if is_doubtful or span > COMMANDS_KEPT:
             allowed = await self._rechecks.answer(connection)
             if allowed is None and connection.closing is None:
                 raise Gap("Nothing tells whether the stream is still allowed.")
+        return connection.closing is None
 
     def close(self, connection: Connection, *, grace: bool = True) -> None:
         """Take a connection off its channels. Its user stays online for the grace, unless told otherwise."""
