@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import io
+import itertools
 import os
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from ds_broadcaster import signals
 from ds_broadcaster.asgi import HandoffApplication
 from ds_broadcaster.asgi_servers import Link
 from ds_broadcaster.broadcaster import Broadcaster
-from ds_broadcaster.brokers import Command, PresenceDiff, PresenceStore
+from ds_broadcaster.brokers import GONE, LEASE, Command, PresenceDiff, PresenceStore, ProcessHoldings
 from ds_broadcaster.brokers.memory import MemoryBroker
 from ds_broadcaster.exceptions import BrokerUnavailable
 from ds_broadcaster.hub.hub import Hub
@@ -152,6 +153,70 @@ class Store(PresenceStore):
 
     def holdings(self, *, excluding=()):
         return []
+
+
+class SharedPresence(PresenceStore):
+    """A presence store of several processes in the memory of one, with a test's clock."""
+
+    def __init__(self, clock, lease=LEASE):
+        super().__init__(lease)
+        self._clock = clock
+        self._memories = itertools.count()
+        self.forget()
+
+    def forget(self):
+        """Lose everything, as a server does that crashes."""
+        self._memory = f"memory-{next(self._memories)}"
+        self._settles = None
+        self._ends, self._users, self._connections = {}, {}, {}
+        # Whose join or leave is still to be told.
+        self._owed = set()
+
+    def settle(self):
+        """Tell of joins and leaves from now on."""
+        self._settles = self._clock()
+
+    def _online(self):
+        return {pair for held in self._users.values() for pair in held}
+
+    async def sync(self, receiver, changes, lease):
+        now, me = self._clock(), receiver.process
+        if self._settles is None:
+            self._settles = now + lease
+        told = self._online() ^ self._owed
+        told |= {(each.channel, each.user) for each in changes if each.is_known}
+        for dead in [name for name, end in self._ends.items() if end <= now and name != me]:
+            del self._ends[dead], self._users[dead], self._connections[dead]
+        is_forgotten = me not in self._ends
+        self._ends[me] = now + lease
+        users, connections = self._users.setdefault(me, {}), self._connections.setdefault(me, {})
+        for channel, user, count, _ in changes:
+            held, key = (connections, channel) if user is None else (users, (channel, user))
+            if count == GONE:
+                held.pop(key, None)
+            else:
+                held[key] = count
+        online = self._online()
+        is_settled = self._settles <= now
+        self._owed = set() if is_settled else online ^ told
+        joined, left = (online - told, told - online) if is_settled else ((), ())
+        next_end = min([*self._ends.values(), *([] if is_settled else [self._settles])]) - now
+        return PresenceDiff(list(joined), list(left), is_forgotten, next_end, self._memory, is_settled)
+
+    def online(self, channel, *, excluding=()):
+        return [
+            (user, count)
+            for process, users in self._living(self._users, excluding)
+            for (name, user), count in users.items()
+            if name == channel
+        ]
+
+    def holdings(self, *, excluding=()):
+        return [ProcessHoldings(*each) for each in self._living(self._connections, excluding)]
+
+    def _living(self, parts, excluding):
+        now = self._clock()
+        return [(name, part) for name, part in parts.items() if self._ends[name] > now and name not in excluding]
 
 
 class SharedBroker(MemoryBroker):

@@ -65,11 +65,15 @@ class PresenceChange(NamedTuple):
 
     0 is a user online by grace alone, GONE one who is offline. A `user` of None stands for all of the channel's
     connections together, anonymous ones included; GONE when there are none.
+
+    `is_known` for a user whose join the cluster was told, and no leave since: said again to a store whose memory was
+    lost.
     """
 
     channel: str
     user: Any
     connections: int
+    is_known: bool = False
 
 
 # The number of connections of a user whom a hub no longer counts as online.
@@ -81,13 +85,19 @@ class PresenceDiff(NamedTuple):
 
     Users who `joined` were on the channel in no process before; users who `left` are on it in none any more. Each is
     told to one hub only. `is_forgotten` when the store knew nothing of this hub, which then tells everything again.
-    `next_end` is the seconds until the next lease ends, unless it is renewed.
+    `next_end` is the seconds until the next lease ends, unless it is renewed, or until the store has settled.
+
+    `memory` names the store's memory, and changes whenever some of it may be gone: each hub then tells everything
+    again, with users that are `is_known`. A new memory settles one lease after its first sync(). Until then joins and
+    leaves wait: a process not heard yet may have the user too, who has not joined or left then.
     """
 
     joined: list[tuple[str, Any]]
     left: list[tuple[str, Any]]
     is_forgotten: bool = False
     next_end: float = LEASE
+    memory: str = ""
+    is_settled: bool = True
 
 
 class ProcessHoldings(NamedTuple):
@@ -153,8 +163,11 @@ class PresenceStore(ABC):
         """Store a hub's changes, extend its lease to `lease` seconds from now, and return the joins and leaves.
 
         Every other hub subscribed to a changed channel gets on_presence(). Processes whose lease has ended are removed
-        by the next sync() of any process: their users have left, and hubs get on_presence() for their channels. Called
-        on the hub's loop, one call at a time. Raises BrokerUnavailable.
+        by the next sync() of any process: their users have left, and hubs get on_presence() for their channels.
+
+        For each user and channel joins and leaves alternate, and the last one tells whether the user is there: compare
+        what was before all of a call with what is after it. Called on the hub's loop, one call at a time. Raises
+        BrokerUnavailable.
         """
 
     @abstractmethod

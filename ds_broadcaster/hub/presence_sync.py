@@ -14,6 +14,7 @@ from contextvars import Context
 from typing import Any
 
 from ..brokers import GONE, PresenceChange, PresenceDiff
+from ..brokers.ledger import Ledger
 from ..exceptions import BrokerUnavailable
 from ..ids import new_epoch
 from .channel import Channel
@@ -68,6 +69,7 @@ class PresenceSync:
         # The users whose connections changed, by channel: those not told yet, and those being told.
         self._untold: dict[Channel[Connection], dict[Any, None]] = {}
         self._telling: dict[Channel[Connection], dict[Any, None]] = {}
+        self._ledger = Ledger()
         self._has_changes = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False
@@ -117,14 +119,28 @@ class PresenceSync:
     async def _tell_changes(self, lease: float) -> float:
         """Tell what changed, or everything to a store that forgot this hub; return when the next lease ends."""
         self._telling, self._untold = self._untold, {}
-        diff = await self._tell(self._changes(), lease)
-        self._settle(diff)
-        if diff.is_forgotten:
+        next_end = 0.0
+        if not self._ledger.is_behind:
+            next_end = await self._call(self._changes(), lease)
+        if self._ledger.is_behind:
             for channel in self._channels:
                 channel.unsynced = True
                 self._telling[channel] = dict.fromkeys([None, *channel.roster.online()])
-            diff = await self._tell(self._changes(), lease)
-            self._settle(diff)
+            next_end = await self._call(self._ledger.everything(self._changes()), lease)
+        told, self._telling = self._telling, {}
+        for channel in told:
+            channel.unsynced = channel in self._untold
+            self._channels.retire(channel)
+        return next_end
+
+    async def _call(self, changes: list[PresenceChange], lease: float) -> float:
+        """Tell changes, and pass on what they mean for the cluster; return when the next lease ends."""
+        diff = await self._tell(changes, lease)
+        self._ledger.note(changes, diff)
+        for name, user in diff.joined:
+            self._on_join(name, user)
+        for name, user in diff.left:
+            self._on_leave(name, user)
         return diff.next_end
 
     def _changes(self) -> list[PresenceChange]:
@@ -134,16 +150,6 @@ class PresenceSync:
                 count = (len(channel.connections) or None) if user is None else channel.roster.connections(user)
                 changes.append(PresenceChange(channel.name, user, GONE if count is None else count))
         return changes
-
-    def _settle(self, diff: PresenceDiff) -> None:
-        for name, user in diff.joined:
-            self._on_join(name, user)
-        for name, user in diff.left:
-            self._on_leave(name, user)
-        told, self._telling = self._telling, {}
-        for channel in told:
-            channel.unsynced = channel in self._untold
-            self._channels.retire(channel)
 
     def _merge_back(self) -> None:
         for channel, users in self._telling.items():

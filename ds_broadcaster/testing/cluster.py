@@ -1,6 +1,7 @@
 """What all parts of the contract share: processes on one broker, and tests that run on a loop."""
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import wraps
 from typing import Any, TypeVar
@@ -8,8 +9,9 @@ from typing import Any, TypeVar
 from django.db import connections
 
 from ..brokers import LEASE, Broker, PresenceChange, PresenceDiff
+from ..brokers.ledger import Ledger
 from ..ids import parse_id
-from .receiver import RecordingReceiver
+from .receiver import PATIENCE, RecordingReceiver
 
 T = TypeVar("T")
 C = TypeVar("C", bound="Cluster")
@@ -35,6 +37,7 @@ class Process:
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
         self.receiver = RecordingReceiver()
+        self.ledger = Ledger()
         broker.attach(self.receiver)
 
     async def subscribe(self, *channels: str) -> int:
@@ -55,6 +58,25 @@ class Process:
             return PresenceDiff([], [])
         return await self.broker.presence.sync(self.receiver, changes, lease)
 
+    async def tell(self, channel: str = "", *users: Any, lease: float = LEASE) -> PresenceDiff:
+        """Have these users on a channel, unless it has no name, and tell the presence store as a hub does.
+
+        Everything is told again where the store lost it. Return all joins and leaves.
+        """
+        diff = PresenceDiff([], [])
+        changes = self.receiver.set_users(channel, *users) if channel else []
+        if not self.ledger.is_behind:
+            diff = await self._tell(changes, lease)
+        if self.ledger.is_behind:
+            again = await self._tell(self.ledger.everything(self.receiver.held()), lease)
+            diff = again._replace(joined=diff.joined + again.joined, left=diff.left + again.left)
+        return diff
+
+    async def _tell(self, changes: Sequence[PresenceChange], lease: float) -> PresenceDiff:
+        diff = await self.sync(changes, lease)
+        self.ledger.note(changes, diff)
+        return diff
+
     async def remote_users(self, channel: str) -> list[Any]:
         """Return the users that other processes have on a channel, sorted."""
         assert self.broker.presence is not None
@@ -70,6 +92,31 @@ class Cluster:
 
     def interrupt(self) -> None:
         """Cut every connection of the brokers to their server. Override it where there are any."""
+
+    def forget(self) -> None:
+        """Have the server lose what it knows of presence, as a crash may. Override it where there is any."""
+
+    @property
+    def can_forget(self) -> bool:
+        """Tell whether forget() is there."""
+        return type(self).forget is not Cluster.forget
+
+    async def settle(self, lease: float = 0.01) -> PresenceDiff:
+        """Wait until a presence store tells of joins and leaves: see PresenceDiff.is_settled.
+
+        A store that begins waits for this lease. Return the joins and leaves that waited.
+        """
+        process = self.start()
+        try:
+            end = time.monotonic() + PATIENCE
+            while time.monotonic() < end:
+                diff = await process.sync(lease=lease)
+                await asyncio.sleep(lease)
+                if diff.is_settled:
+                    return diff
+            raise AssertionError("is_settled must be True when the lease of a memory's first sync() is over.")
+        finally:
+            process.broker.detach(process.receiver)
 
     def run(self, test: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on an event loop, as a hub has one."""
@@ -96,6 +143,7 @@ def between_processes(test: Callable[[C, Process, Process], Coroutine[Any, Any, 
     async def run(self: C) -> None:
         one, other = self.start(), self.start()
         if one.broker.presence is not None:
+            await self.settle()
             await test(self, one, other)
 
     run.__name__, run.__qualname__, run.__doc__ = test.__name__, test.__qualname__, test.__doc__

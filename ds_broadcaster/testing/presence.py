@@ -7,6 +7,7 @@ from uuid import UUID
 from ..brokers import GONE, LEASE, PresenceChange, PresenceDiff, ProcessHoldings
 from .cluster import Cluster, Process, apart, between_processes, on_loop, publish
 from .receiver import PRESENCE
+from .walk import WALKS, Walk
 
 
 class PresenceContract(Cluster):
@@ -126,14 +127,77 @@ class PresenceContract(Cluster):
     @between_processes
     async def test_process_taken_for_dead_tells_everything_again(self, one: Process, other: Process) -> None:
         """It was cut off, not dead: its later changes are not all that it has."""
-        assert (await one.set_users("a", 1, lease=0.1)).is_forgotten
+        first = await one.set_users("a", 1, lease=0.1)
+        assert first.is_forgotten
+        assert first.is_settled
         diff = await one.set_users("b", 2, lease=0.1)
         assert not diff.is_forgotten
         await _expire(diff, 0.1)
         assert (await other.sync()).left == [("a", 1), ("b", 2)]
         diff = await one.sync()
         assert diff.is_forgotten
+        assert diff.memory == first.memory, "memory must stay the same while nothing is lost."
         assert diff.next_end <= LEASE
+
+    # Joins and leaves alternate, and the last one tells whether a user is there.
+
+    @between_processes
+    async def test_user_who_returns_in_the_call_that_removes_their_dead_process_neither_joins_nor_leaves(
+        self, dying: Process, living: Process
+    ) -> None:
+        """Nothing happened in between that anyone was told of."""
+        diff = await dying.set_users("a", 1, 2, lease=0.05)
+        dying.broker.detach(dying.receiver)
+        await _expire(diff, 0.05)
+        diff = await living.set_users("a", 1)
+        assert (diff.joined, diff.left) == ([], [("a", 2)])
+        diff = await living.set_users("a")
+        assert (diff.joined, diff.left) == ([], [("a", 1)])
+
+    @between_processes
+    async def test_user_of_two_processes_that_died_together_leaves_once(self, one: Process, other: Process) -> None:
+        """Both are removed in one call."""
+        diffs = [await each.set_users("a", 1, lease=0.05) for each in (one, other)]
+        for process in (one, other):
+            process.broker.detach(process.receiver)
+        await asyncio.sleep(max(diff.next_end for diff in diffs) + 0.05)
+        third = self.start()
+        diff = await third.set_users("b", 1)
+        assert (diff.joined, diff.left) == ([("b", 1)], [("a", 1)])
+
+    @between_processes
+    async def test_store_that_lost_its_memory_tells_nobody_again(self, one: Process, other: Process) -> None:
+        """Joins and leaves wait until each process has told what it has, for a lease."""
+        if not self.can_forget:
+            return
+        before = await one.tell("a", 1, 2)
+        assert (await other.tell("a", 2, 3)).joined == [("a", 3)]
+        await apart(self.forget)
+        # The store begins with a new process, which cannot know that there was another memory.
+        new = self.start()
+        waiting = await new.tell("a", 1, 4, lease=1.0)
+        assert not waiting.is_settled
+        assert waiting.next_end <= 1.0
+        memory = waiting.memory
+        assert memory != before.memory, "memory must change when it is lost."
+        await new.tell()
+        # Two leaves: of a user who is still with `other`, and of one who has the new process too.
+        diffs = [waiting, await one.tell("a"), await other.tell("a", 2, 3), await other.tell("a", 2)]
+        assert [(diff.joined, diff.left, diff.memory) for diff in diffs] == [([], [], memory)] * 4
+        assert sorted(await other.broker.ausers("a")) == [1, 2, 4]
+        await asyncio.sleep(waiting.next_end)
+        diff = await self.settle()
+        assert (diff.joined, diff.left) == ([("a", 4)], [("a", 3)])
+        diffs = [await each.tell() for each in (one, other, new)]
+        assert [(diff.joined, diff.left, diff.is_settled) for diff in diffs] == [([], [], True)] * 3
+
+    @between_processes
+    async def test_joins_and_leaves_alternate_whatever_happens(self, one: Process, other: Process) -> None:
+        """Random walks: users come and go, processes begin and die, several at once, and the store forgets."""
+        for process in (one, other):
+            process.broker.detach(process.receiver)
+        for seed in range(WALKS):
+            await Walk(self, seed).run()
 
     @on_loop
     async def test_position_moves_on_with_events_of_other_channels(self) -> None:

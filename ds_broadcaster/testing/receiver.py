@@ -67,6 +67,10 @@ class RecordingReceiver:
         changes = [PresenceChange(channel, None, len(users) or GONE)]
         return changes + [PresenceChange(channel, user, users.count(user) or GONE) for user in {*before, *users}]
 
+    def held(self) -> list[PresenceChange]:
+        """Return what a hub tells a store that knows nothing of it."""
+        return [each for channel in self.channels() for each in self.set_users(channel, *self._present[channel])]
+
     def sequences(self, channel: str) -> list[int]:
         """Return the sequences heard on a channel, in their order."""
         return [sequence for name, sequence, _ in list(self.heard) if name == channel]

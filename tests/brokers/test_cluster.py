@@ -172,11 +172,28 @@ def test_users_join_and_leave_once_in_the_cluster(workers, channel):
     for times in (1, 2):
         clients = [ann.connect(channel) for _ in range(8)]
         begun(*clients)
+        # A store that begins tells of joins after a lease.
+        until(lambda times=times: len(attendance(workers, channel)) >= 2 * times - 1, LEASE + 5)
         for client in clients:
             client.close()
         until(lambda: workers.call("get_users", channel) == [])
         until(lambda times=times: len(attendance(workers, channel)) >= 2 * times)
         assert attendance(workers, channel) == ["joined", "left"] * times
+
+
+def test_broker_that_loses_its_memory_tells_nobody_of_joins_and_leaves_that_were_told(workers, broker, channel):
+    ann, bob = workers.login("ann"), workers.login("bob")
+    clients = [ann.connect(channel) for _ in range(8)]
+    begun(*clients)
+    until(lambda: attendance(workers, channel) == ["joined"], LEASE + 5)
+    broker.forget()
+    clients += [person.connect(channel) for person in (ann, bob)]
+    begun(clients[-1])
+    until(lambda: attendance(workers, channel) == ["joined", "joined"], 2 * LEASE + 5)
+    for client in clients:
+        client.close()
+    until(lambda: len(attendance(workers, channel)) >= 4, LEASE + 5)
+    assert attendance(workers, channel) == ["joined", "joined", "left", "left"]
 
 
 def attendance(workers, channel):

@@ -45,6 +45,9 @@ class TestFileBroker(BrokerContract):
         self.brokers.append(broker)
         return broker
 
+    def forget(self):
+        (self.folder / "presence").unlink()
+
 
 @pytest.fixture(scope="module")
 def alone():
@@ -85,6 +88,11 @@ class OverRedis(BrokerContract):
 
     def location(self):
         return self.server.url
+
+    def forget(self):
+        client = self.brokers[0].session.topology.client
+        # All keys are in one slot, and with it on one node.
+        client.delete(*client.scan_iter(f"{self.brokers[0].session.prefix}:*"))
 
 
 class TestRedisBroker(OverRedis):
@@ -133,12 +141,12 @@ def postgres():
 class TestPostgresBroker(BrokerContract):
     @pytest.fixture(autouse=True)
     def _database(self, postgres, settings, django_db_blocker):
-        self.server, database = postgres
+        self.server, self.database = postgres
         settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "ds_broadcaster.contrib.postgres"]
         tables = ("event", "floor", "state", "process", "holding")
-        database.call("TRUNCATE " + ", ".join(f"ds_broadcaster_{name}" for name in tables))
+        self.database.call("TRUNCATE " + ", ".join(f"ds_broadcaster_{name}" for name in tables))
         self.brokers = []
-        with django_db_blocker.unblock(), database.used_as("events"):
+        with django_db_blocker.unblock(), self.database.used_as("events"):
             yield
             for broker in self.brokers:
                 broker.close()
@@ -152,3 +160,6 @@ class TestPostgresBroker(BrokerContract):
 
     def interrupt(self):
         self.server.cut()
+
+    def forget(self):
+        self.database.call("TRUNCATE ds_broadcaster_process, ds_broadcaster_holding")

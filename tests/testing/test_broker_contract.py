@@ -8,7 +8,7 @@ from cookbook.brokers.files import FileBroker
 from cookbook.brokers.files.presence import FilePresence
 from ds_broadcaster.brokers import GONE, PLAIN, Frame
 from ds_broadcaster.conf import History
-from ds_broadcaster.testing import BrokerContract, events, receiver
+from ds_broadcaster.testing import BrokerContract, cluster, events, receiver
 
 
 class LosesOrder(FileBroker):
@@ -117,6 +117,33 @@ class HidesThatItForgot(WithPresence):
             return (await super().sync(receiver, changes, lease))._replace(is_forgotten=False)
 
 
+class TellsAgain(WithPresence):
+    """A store that begins tells at once whom it hears of."""
+
+    class Store(FilePresence):
+        async def sync(self, receiver, changes, lease):
+            changes = [each._replace(is_known=False) for each in changes]
+            return await super().sync(receiver, changes, lease)
+
+
+class KeepsItsNameForAnotherMemory(WithPresence):
+    """A store that lost its memory says that it did not."""
+
+    class Store(FilePresence):
+        async def sync(self, receiver, changes, lease):
+            return (await super().sync(receiver, changes, lease))._replace(memory="")
+
+
+class TellsChangeByChange(WithPresence):
+    """Each dead process, and then the changes, are told for themselves."""
+
+    class Store(FilePresence):
+        def _sync(self, process, changes, lease):
+            buried = super()._sync("gravedigger", [], 0)
+            diff = super()._sync(process, changes, lease)
+            return diff._replace(joined=buried.joined + diff.joined, left=buried.left + diff.left)
+
+
 class CountsGraceAsConnection(WithPresence):
     """Users online by grace alone have a connection."""
 
@@ -152,6 +179,9 @@ class OnFiles(BrokerContract):
         self.brokers.append(broker)
         return broker
 
+    def forget(self):
+        (self.folder / "presence").unlink()
+
 
 TESTS = [name for name in dir(BrokerContract) if name.startswith("test_")]
 
@@ -173,7 +203,7 @@ def failures(broker_class, folder: Path, names=TESTS):
 
 @pytest.fixture(autouse=True)
 def _impatience(monkeypatch):
-    for module in (receiver, events):
+    for module in (receiver, events, cluster):
         monkeypatch.setattr(module, "PATIENCE", 0.3)
 
 
@@ -191,6 +221,12 @@ def _impatience(monkeypatch):
         (NeverExpires, "test_dead_process_leaves_no_ghosts_longer_than_its_lease"),
         (ForgetsUsers, "test_joins_and_leaves_are_told_once_in_all_processes"),
         (HidesThatItForgot, "test_process_taken_for_dead_tells_everything_again"),
+        (TellsAgain, "test_store_that_lost_its_memory_tells_nobody_again"),
+        (KeepsItsNameForAnotherMemory, "test_store_that_lost_its_memory_tells_nobody_again"),
+        (
+            TellsChangeByChange,
+            "test_user_who_returns_in_the_call_that_removes_their_dead_process_neither_joins_nor_leaves",
+        ),
         (CountsGraceAsConnection, "test_user_online_by_grace_is_remote_but_has_no_connection"),
         (CountsItselfAsRemote, "test_users_and_channels_are_those_of_the_hubs"),
     ],

@@ -6,6 +6,7 @@ import time
 
 from ds_broadcaster.brokers import GONE, PresenceDiff, PresenceStore, ProcessHoldings
 from ds_broadcaster.brokers.packing import pack_user, unpack_user
+from ds_broadcaster.ids import new_epoch
 
 from .journal import asking, write
 
@@ -24,8 +25,11 @@ class FilePresence(PresenceStore):
     def _sync(self, process, changes, lease):
         with asking(), self._journal.turn():
             now = time.time()
-            processes = self._read()
-            before = _online(processes)
+            state = self._read() or {"memory": new_epoch(), "settles": now + lease, "processes": {}, "owed": []}
+            processes = state["processes"]
+            # What the cluster was told: who is online, but for the joins and leaves that still wait.
+            told = _online(processes) ^ {tuple(pair) for pair in state["owed"]}
+            told |= {(each.channel, pack_user(each.user)) for each in changes if each.is_known}
             news = []
             for dead in [name for name, each in processes.items() if each["ends"] <= now and name != process]:
                 news += [(channel, dead) for channel in processes.pop(dead)["users"]]
@@ -33,12 +37,17 @@ class FilePresence(PresenceStore):
             mine = processes.setdefault(process, {"connections": {}, "users": {}})
             mine["ends"] = now + lease
             news += [(channel, process) for channel in _apply(changes, mine)]
-            write(self._path, json.dumps(processes).encode())
+            online = _online(processes)
+            is_settled = state["settles"] <= now
+            joined, left = (online - told, told - online) if is_settled else (set(), set())
+            state["owed"] = [] if is_settled else sorted(online ^ told)
+            write(self._path, json.dumps(state).encode())
             for channel, whose in news:
                 self._journal.append(channel, "presence", whose, self._limit)
-        after = _online(processes)
-        next_end = min(each["ends"] for each in processes.values()) - now
-        return PresenceDiff(_unpacked(after - before), _unpacked(before - after), is_forgotten, next_end)
+        ends = [each["ends"] for each in processes.values()] + ([] if is_settled else [state["settles"]])
+        return PresenceDiff(
+            _unpacked(joined), _unpacked(left), is_forgotten, min(ends) - now, state["memory"], is_settled
+        )
 
     def online(self, channel, *, excluding=()):
         for _, each in self._living(excluding):
@@ -53,21 +62,22 @@ class FilePresence(PresenceStore):
 
     def _living(self, excluding):
         with asking():
-            now, processes = time.time(), self._read()
-        return [(name, each) for name, each in processes.items() if each["ends"] > now and name not in excluding]
+            now, state = time.time(), self._read()
+        processes = state["processes"].items() if state else ()
+        return [(name, each) for name, each in processes if each["ends"] > now and name not in excluding]
 
     def _read(self):
         try:
             return json.loads(self._path.read_bytes())
         except FileNotFoundError:
-            return {}
+            return None
 
 
 def _apply(changes, part):
     """Write changes into a process's part, and return the channels that have other users now."""
     users, connections = part["users"], part["connections"]
     news = {}
-    for channel, user, count in changes:
+    for channel, user, count, _ in changes:
         held, key = (connections, channel) if user is None else (users.setdefault(channel, {}), pack_user(user))
         if user is not None and (key in held) == (count == GONE):
             news[channel] = None

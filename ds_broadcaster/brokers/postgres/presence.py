@@ -1,6 +1,6 @@
 """Who is online, in PostgreSQL: each sync is one transaction, in which no other process writes."""
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import psycopg
@@ -10,10 +10,13 @@ from ..packing import decoded, encoded, pack_user, unpack_user
 from . import statements
 from .session import Sessions, ask
 
-Rows = Callable[..., Awaitable[list[Any]]]
+# The key of a channel, and a user as text.
+Pair = tuple[bytes, str]
 
 # In place of a user: all connections of a channel together.
 _ALL = ""
+# In place of a process: the store itself. See statements.py.
+_STORE = ""
 
 
 class PostgresPresence(PresenceStore):
@@ -56,34 +59,59 @@ async def _sync(
     """See PresenceStore.sync(); within a transaction of this connection."""
 
     async def rows(statement: str, *values: Any) -> list[Any]:
-        return await (await connection.execute(statement, values)).fetchall()
+        cursor = await connection.execute(statement, values)
+        return await cursor.fetchall() if cursor.description is not None else []
 
-    await connection.execute("SELECT pg_advisory_xact_lock(%s)", (statements.SHARE_LOCK,))
+    async def held(pairs: Collection[Pair]) -> set[Pair]:
+        return set(await rows(statements.ONLINE, *_columns(pairs, 2)) if pairs else ())
+
+    await rows("SELECT pg_advisory_xact_lock(%s)", statements.SHARE_LOCK)
+    await rows(statements.REMEMBER, lease)
+    [(memory, is_settled)] = await rows(statements.MEMORY)
     dead = [name for (name,) in await rows(statements.BURY, process)]
     [(was_known,)] = await rows(statements.LIVE, process, lease)
-    buried = await rows(statements.BURY_HOLDINGS, dead) if dead else []
+    buried = await rows(statements.HELD_BY, dead) if dead else []
+    owed = await rows(statements.HELD_BY, [_STORE])
 
     told = [(*_names(each), each.connections) for each in changes]
-    held = [each for each in told if each[3] != GONE]
-    gone = [each for each in told if each[3] == GONE]
-    came = []
-    if held:
-        written = await rows(statements.HOLD, process, *map(list, zip(*held, strict=True)))
-        came = [(key, channel, who) for key, channel, who, was_held in written if not was_held]
-    went = []
-    if gone:
-        keys, _, people, _ = map(list, zip(*gone, strict=True))
-        went = await rows(statements.LET_GO, keys, people, process)
+    # The channels of the users whom this call may change.
+    channels = {(key, who): channel for key, channel, who, *_ in [*told, *buried, *owed] if who != _ALL}
+    were_owed = {(key, who) for key, _, who in owed}
+    # What the cluster was told.
+    were_online = await held(channels) ^ were_owed
+    were_online |= {_pair(each) for each in changes if each.is_known}
 
-    # Joins and leaves are those of users whom no other process has.
-    joined = await _alone(rows, process, came)
-    left = await _alone(rows, process, went) + await _alone(rows, process, buried, and_here=True)
-    for key in {key for key, _, who in [*came, *went] if who != _ALL}:
-        await connection.execute(statements.NOTIFY, (statements.TOPIC, f"r{process} {key.hex()}"))
+    if dead:
+        await rows(statements.BURY_HOLDINGS, dead)
+    came = [each for each in told if each[3] != GONE]
+    went = [each[:3] for each in told if each[3] == GONE]
+    news = []
+    if came:
+        news += [each[:2] for each in await rows(statements.HOLD, process, *_columns(came, 4)) if not each[2]]
+    if went:
+        keys, _, people = _columns(went, 3)
+        news += await rows(statements.LET_GO, keys, people, process)
+
+    are_online = await held(channels)
+    differ = are_online ^ were_online
+    are_owed = set() if is_settled else differ
+    if paid := were_owed - are_owed:
+        await rows(statements.LET_GO, *_columns(paid, 2), _STORE)
+    if fresh := are_owed - were_owed:
+        columns = _columns([(key, channels[key, who], who, 0) for key, who in fresh], 4)
+        await rows(statements.HOLD, _STORE, *columns)
+
+    for key in {key for key, who in news if who != _ALL}:
+        await rows(statements.NOTIFY, statements.TOPIC, f"r{process} {key.hex()}")
     for key in {key for key, _, who in buried if who != _ALL}:
-        await connection.execute(statements.NOTIFY, (statements.TOPIC, f"r {key.hex()}"))
+        await rows(statements.NOTIFY, statements.TOPIC, f"r {key.hex()}")
     [(next_end,)] = await rows(statements.NEXT_END)
-    return PresenceDiff(joined, left, not was_known, max(next_end, 0))
+
+    def named(pairs: Collection[Pair]) -> list[tuple[str, Any]]:
+        return [(decoded(channels[each]), unpack_user(each[1])) for each in channels if each in pairs]
+
+    joined, left = (differ & are_online, differ - are_online) if is_settled else (set(), set())
+    return PresenceDiff(named(joined), named(left), not was_known, max(next_end, 0), memory, is_settled)
 
 
 def _names(change: PresenceChange) -> tuple[bytes, bytes, str]:
@@ -91,13 +119,11 @@ def _names(change: PresenceChange) -> tuple[bytes, bytes, str]:
     return statements.key_of(change.channel), encoded(change.channel), who
 
 
-async def _alone(
-    rows: Rows, process: str, found: list[tuple[bytes, bytes, str]], *, and_here: bool = False
-) -> list[tuple[str, Any]]:
-    """Return the users whom no other process has on their channel; with `and_here`, nor this one."""
-    channels = {(key, who): channel for key, channel, who in found if who != _ALL}
-    if not channels:
-        return []
-    keys, people = map(list, zip(*channels, strict=True))
-    alone = await rows(statements.ALONE, keys, people, "" if and_here else process)
-    return [(decoded(channels[key, who]), unpack_user(who)) for key, who in alone]
+def _pair(change: PresenceChange) -> Pair:
+    key, _, who = _names(change)
+    return key, who
+
+
+def _columns(found: Collection[tuple[Any, ...]], count: int) -> list[list[Any]]:
+    """Return rows as so many columns, which there are even without rows."""
+    return [[row[number] for row in found] for number in range(count)]

@@ -148,14 +148,27 @@ UPDATE ds_broadcaster_state SET
 WHERE EXISTS (SELECT FROM dropped) OR EXISTS (SELECT FROM old)
 """
 
-# Presence.
+# Presence. The process without a name stands for the store: the end of its lease is when joins and leaves are told, and
+# names the store's memory; it holds the users whose join or leave is still to be told.
+
+# Inserts nothing where there is a memory.
+REMEMBER = """
+INSERT INTO ds_broadcaster_process (name, ends) VALUES ('', clock_timestamp() + %s * interval '1 second')
+ON CONFLICT DO NOTHING
+"""
+
+MEMORY = "SELECT extract(epoch FROM ends)::text, ends <= clock_timestamp() FROM ds_broadcaster_process WHERE name = ''"
 
 BURY = """
-DELETE FROM ds_broadcaster_process WHERE ends <= clock_timestamp() AND name <> %s RETURNING name
+DELETE FROM ds_broadcaster_process WHERE ends <= clock_timestamp() AND name NOT IN ('', %s) RETURNING name
+"""
+
+HELD_BY = """
+SELECT key, channel, who FROM ds_broadcaster_holding WHERE process = ANY(%s)
 """
 
 BURY_HOLDINGS = """
-DELETE FROM ds_broadcaster_holding WHERE process = ANY(%s) RETURNING key, channel, who
+DELETE FROM ds_broadcaster_holding WHERE process = ANY(%s)
 """
 
 LIVE = """
@@ -169,39 +182,43 @@ INSERT INTO ds_broadcaster_holding (process, key, channel, who, connections)
 SELECT %s, key, channel, who, connections
 FROM unnest(%s::bytea[], %s::bytea[], %s::text[], %s::int[]) AS told(key, channel, who, connections)
 ON CONFLICT (process, key, who) DO UPDATE SET connections = excluded.connections
-RETURNING key, channel, who, xmax <> 0
+RETURNING key, who, xmax <> 0
 """
 
 LET_GO = """
 DELETE FROM ds_broadcaster_holding holding USING unnest(%s::bytea[], %s::text[]) AS told(key, who)
 WHERE holding.process = %s AND holding.key = told.key AND holding.who = told.who
-RETURNING holding.key, holding.channel, holding.who
+RETURNING holding.key, holding.who
 """
 
-# Of these users on these channels, those whom no other process has.
-ALONE = """
+# Of these users on these channels, those whom a process has.
+ONLINE = """
 SELECT told.key, told.who FROM unnest(%s::bytea[], %s::text[]) AS told(key, who)
-WHERE NOT EXISTS (
+WHERE EXISTS (
     SELECT FROM ds_broadcaster_holding holding
-    WHERE holding.key = told.key AND holding.who = told.who AND holding.process <> %s
+    WHERE holding.key = told.key AND holding.who = told.who AND holding.process <> ''
 )
 """
 
-NEXT_END = "SELECT extract(epoch FROM min(ends) - clock_timestamp())::float FROM ds_broadcaster_process"
+NEXT_END = """
+SELECT extract(epoch FROM min(ends) - clock_timestamp())::float FROM ds_broadcaster_process
+WHERE name <> '' OR ends > clock_timestamp()
+"""
 
-_LIVING = "JOIN ds_broadcaster_process process ON process.name = holding.process AND process.ends > clock_timestamp()"
+_IS_LIVING = "process.ends > clock_timestamp() AND process.name <> ''"
 
 USERS = f"""
-SELECT holding.who, holding.connections FROM ds_broadcaster_holding holding {_LIVING}
+SELECT holding.who, holding.connections FROM ds_broadcaster_holding holding
+JOIN ds_broadcaster_process process ON process.name = holding.process AND {_IS_LIVING}
 WHERE holding.key = %s AND holding.who <> '' AND holding.process <> ALL(%s)
 """
 
-SHARES = """
+SHARES = f"""
 SELECT process.name, holding.channel, holding.connections
 FROM ds_broadcaster_process process
 LEFT JOIN ds_broadcaster_holding holding
     ON holding.process = process.name AND holding.who = '' AND holding.connections > 0
-WHERE process.ends > clock_timestamp() AND process.name <> ALL(%s)
+WHERE {_IS_LIVING} AND process.name <> ALL(%s)
 ORDER BY process.name
 """
 

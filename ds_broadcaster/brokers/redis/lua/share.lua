@@ -1,79 +1,110 @@
 -- Store a process's changes, renew its lease, and remove the processes whose lease has ended.
 --
--- KEYS: ... processes. ARGV: epoch, process, lease (ms), the prefixes of topics, of holdings and of users, then for
--- each channel its name, its connections, the number of users that follow, and for each a user and their connections.
--- -1 connections remove a channel or a user. Returns epoch, whether the process was known, the milliseconds until the
--- next lease ends, and the joins and the leaves, as channel, user, channel, user ...
+-- KEYS: ... processes, presence, owed. ARGV: epoch, process, lease (ms), the prefixes of topics, of holdings and of
+-- users, then for each channel its name, its connections, the number of users that follow, and for each a user, their
+-- connections, and whether their join was told before. -1 connections remove a channel or a user. Returns epoch, whether
+-- joins and leaves are told, whether the process was known, the milliseconds until the next lease ends, and the joins and
+-- the leaves, as channel, user, channel, user ...
 
-local processes, me, topics, holdings, people = KEYS[6], ARGV[2], ARGV[4], ARGV[5], ARGV[6]
-local was_there = redis.call('EXISTS', holdings .. me)
-local joined, left = {}, {}
-local dead = {}
-for _, process in ipairs(redis.call('ZRANGEBYSCORE', processes, '-inf', now)) do
-    redis.call('ZREM', processes, process)
-    if process ~= me then
-        dead[#dead + 1] = process
-    end
+local processes, presence, owed = KEYS[6], KEYS[7], KEYS[8]
+local me, topics, holdings, people = ARGV[2], ARGV[4], ARGV[5], ARGV[6]
+
+-- In a new epoch the memory, or its newest part, may be gone: all processes tell everything again.
+if redis.call('HGET', presence, 'epoch') ~= epoch then
+    redis.call('HSET', presence, 'epoch', epoch, 'settles', now + ARGV[3])
 end
-redis.call('ZADD', processes, now + ARGV[3], me)
-redis.call('HSET', holdings .. me, '', 0)
+local settles = tonumber(redis.call('HGET', presence, 'settles'))
+
 local alive = redis.call('ZRANGE', processes, 0, -1)
 
--- Tell whether any other process than `but` has a user on a channel.
-local function is_on(channel, user, but)
+local function is_on(channel, user)
     for _, process in ipairs(alive) do
-        if process ~= but and redis.call('HEXISTS', people .. process .. ':' .. channel, user) == 1 then
+        if redis.call('HEXISTS', people .. process .. ':' .. channel, user) == 1 then
             return true
         end
     end
     return false
 end
 
-local function note(list, channel, user)
-    list[#list + 1] = channel
-    list[#list + 1] = user
+local function pair_of(channel, user)
+    return #channel .. ':' .. channel .. user
+end
+
+-- What a process told in another epoch is no longer sure. It is about to tell everything.
+local told_to = redis.call('HGET', holdings .. me, '')
+if told_to and told_to ~= epoch then
+    for _, channel in ipairs(redis.call('HKEYS', holdings .. me)) do
+        local mine = people .. me .. ':' .. channel
+        local users = redis.call('HKEYS', mine)
+        redis.call('DEL', mine)
+        for _, user in ipairs(users) do
+            if not is_on(channel, user) then
+                redis.call('SREM', owed, pair_of(channel, user))
+            end
+        end
+    end
+    redis.call('DEL', holdings .. me)
+end
+
+-- The users on channels that this call may change, and whether the cluster was told that they are online.
+local pairs_seen, told = {}, {}
+local function note(channel, user)
+    local pair = pair_of(channel, user)
+    if told[pair] == nil then
+        pairs_seen[#pairs_seen + 1] = {pair, channel, user}
+        told[pair] = is_on(channel, user) ~= (redis.call('SISMEMBER', owed, pair) == 1)
+    end
+    return pair
 end
 
 local function changed(channel, process)
     redis.call('PUBLISH', topics .. channel, epoch .. ' 0 r' .. process)
 end
 
-for _, process in ipairs(dead) do
-    for _, channel in ipairs(redis.call('HKEYS', holdings .. process)) do
-        local theirs = people .. process .. ':' .. channel
-        local users = redis.call('HKEYS', theirs)
-        redis.call('DEL', theirs)
-        for _, user in ipairs(users) do
-            if not is_on(channel, user, process) then
-                note(left, channel, user)
+local is_settled = settles <= now
+if is_settled then
+    for _, pair in ipairs(redis.call('SMEMBERS', owed)) do
+        local length, rest = string.match(pair, '^(%d+):(.*)$')
+        note(string.sub(rest, 1, length), string.sub(rest, length + 1))
+    end
+end
+
+local dead = {}
+for _, process in ipairs(redis.call('ZRANGEBYSCORE', processes, '-inf', now)) do
+    if process ~= me then
+        dead[#dead + 1] = process
+        for _, channel in ipairs(redis.call('HKEYS', holdings .. process)) do
+            for _, user in ipairs(redis.call('HKEYS', people .. process .. ':' .. channel)) do
+                note(channel, user)
             end
         end
-        if #users > 0 then
+    end
+end
+for _, process in ipairs(dead) do
+    redis.call('ZREM', processes, process)
+    for _, channel in ipairs(redis.call('HKEYS', holdings .. process)) do
+        if redis.call('DEL', people .. process .. ':' .. channel) == 1 then
             changed(channel, process)
         end
     end
     redis.call('DEL', holdings .. process)
 end
 
+redis.call('ZADD', processes, now + ARGV[3], me)
+redis.call('HSET', holdings .. me, '', epoch)
 local position = 7
 while position <= #ARGV do
     local channel, connections, count = ARGV[position], tonumber(ARGV[position + 1]), tonumber(ARGV[position + 2])
     local mine = people .. me .. ':' .. channel
     local is_news = false
-    for index = position + 3, position + 2 + 2 * count, 2 do
-        local user = ARGV[index]
-        if ARGV[index + 1] ~= '-1' then
-            if redis.call('HSET', mine, user, ARGV[index + 1]) == 1 then
-                is_news = true
-                if not is_on(channel, user, me) then
-                    note(joined, channel, user)
-                end
-            end
-        elseif redis.call('HDEL', mine, user) == 1 then
-            is_news = true
-            if not is_on(channel, user, me) then
-                note(left, channel, user)
-            end
+    for index = position + 3, position + 2 + 3 * count, 3 do
+        local user, number = ARGV[index], ARGV[index + 1]
+        local pair = note(channel, user)
+        told[pair] = told[pair] or ARGV[index + 2] == '1'
+        if number == '-1' then
+            is_news = redis.call('HDEL', mine, user) == 1 or is_news
+        else
+            is_news = redis.call('HSET', mine, user, number) == 1 or is_news
         end
     end
     if connections == -1 and redis.call('EXISTS', mine) == 0 then
@@ -84,9 +115,29 @@ while position <= #ARGV do
     if is_news then
         changed(channel, me)
     end
-    position = position + 3 + 2 * count
+    position = position + 3 + 3 * count
+end
+
+alive = redis.call('ZRANGE', processes, 0, -1)
+local joined, left = {}, {}
+for _, seen in ipairs(pairs_seen) do
+    local pair, channel, user = seen[1], seen[2], seen[3]
+    local is_online = is_on(channel, user)
+    if is_online == told[pair] or is_settled then
+        redis.call('SREM', owed, pair)
+    else
+        redis.call('SADD', owed, pair)
+    end
+    if is_online ~= told[pair] and is_settled then
+        local list = is_online and joined or left
+        list[#list + 1] = channel
+        list[#list + 1] = user
+    end
 end
 -- Tells listeners that they have heard everything up to here.
 redis.call('PUBLISH', topics, epoch .. ' ' .. redis.call('HGET', state, 'seq') .. ' h')
-local next_end = redis.call('ZRANGE', processes, 0, 0, 'WITHSCORES')[2] - now
-return {epoch, was_there, math.ceil(next_end), joined, left}
+local next_end = tonumber(redis.call('ZRANGE', processes, 0, 0, 'WITHSCORES')[2])
+if not is_settled then
+    next_end = math.min(next_end, settles)
+end
+return {epoch, is_settled and 1 or 0, told_to and 1 or 0, math.ceil(next_end - now), joined, left}
