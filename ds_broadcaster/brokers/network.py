@@ -1,12 +1,13 @@
 """What the brokers over a network share: a listener for each hub, with a connection of its own."""
 
 import asyncio
+import contextlib
 import logging
 import math
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextvars import Context
 from typing import Any
 
@@ -33,6 +34,14 @@ class MalformedLog:
         self._server = server
         self._count = 0
         self._logged_at = -math.inf
+
+    @contextlib.contextmanager
+    def skipping(self, channel: str) -> Iterator[None]:
+        """Note a ValueError of the block, which ends there. See note()."""
+        try:
+            yield
+        except ValueError as error:
+            self.note(channel, error)
 
     def note(self, channel: str, error: ValueError) -> None:
         """Note a skipped message on a channel, and what is wrong with it. Any thread may call this."""
@@ -70,17 +79,12 @@ class Listener(ABC):
         """Stop carrying a channel."""
 
     @abstractmethod
-    def reset(self) -> None:
-        """Drop all known sequences: they begin again."""
-
-    @abstractmethod
     async def listen(self) -> None:
         """Connect, bring the hub up to date, and deliver what arrives until the connection ends."""
 
+    @abstractmethod
     def begin_anew(self, receiver: Receiver, epoch: str) -> None:
-        """Have the hub begin anew in another epoch. Any thread may call this."""
-        self.reset()
-        receiver.reset(epoch)
+        """Have the hub begin anew in another epoch, after the commands of the last. Any thread may call this."""
 
     async def cleanup(self) -> None:  # noqa: B027
         """Close what outlives a connection."""

@@ -25,7 +25,7 @@ class Listening(Listener):
     async def unsubscribe(self, channel):
         raise NotImplementedError
 
-    def reset(self):
+    def begin_anew(self, receiver, epoch):
         raise NotImplementedError
 
     async def listen(self):
@@ -55,14 +55,12 @@ def test_connection_is_tried_less_often_where_it_does_not_last(lasting, at_least
 
 
 class Resettable:
-    """A listener that remembers whether it was told to start over, and to stop."""
+    """A listener that has its hub start over at once, and remembers whether it was told to stop."""
 
-    was_reset = is_closed = False
+    is_closed = False
 
-    begin_anew = Listener.begin_anew
-
-    def reset(self):
-        self.was_reset = True
+    def begin_anew(self, receiver, epoch):
+        receiver.reset(epoch)
 
     def close(self):
         self.is_closed = True
@@ -94,16 +92,13 @@ def test_new_epoch_has_every_hub_and_its_listener_start_over(caplog):
     broker, receivers = Carrying("", {}, History()), [RecordingReceiver(), RecordingReceiver()]
     for receiver in receivers:
         broker.attach(receiver)
-    listeners = [broker._listeners[receiver] for receiver in receivers]
     assert not broker.on_epoch("first")  # Before it, nothing was known.
     assert not broker.on_epoch("first")
     assert [receiver.heard for receiver in receivers] == [[], []]
-    assert not any(listener.was_reset for listener in listeners)
     assert "lost" not in caplog.text
     assert broker.on_epoch("second")
     assert broker.epoch == "second"
     assert [receiver.sequences("") for receiver in receivers] == [[RESET], [RESET]]
-    assert all(listener.was_reset for listener in listeners)
     assert "The server has begun a new epoch" in caplog.text
 
 

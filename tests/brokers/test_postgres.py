@@ -631,6 +631,90 @@ def test_gap_while_there_is_no_connection_is_noticed_though_its_floor_was_swept(
     listening(broker, test)
 
 
+def test_commands_that_fall_into_a_gap_are_heard_before_it(server, database, monkeypatch):
+    """The gap sends clients away. Those who were put out meanwhile would return as if nothing had been said."""
+    with new_broker(max_events=3) as broker:
+
+        async def test(receiver):
+            await receiver.hears("a", await apart(broker.publish, "a", b"x\n\n"))
+            may_connect = hold_connections(monkeypatch)
+            await apart(server.cut)
+            for number in range(5):
+                await apart(broker.publish, "a", b"%d\n\n" % number)
+            await apart(broker.command, "a", Command("disconnect", 7))
+            await apart(broker.command, EVERYWHERE, Command("recheck", 8))
+            await apart(broker.publish, "b", b"of another channel\n\n")
+            await apart(broker.publish, "a", b"after the gap\n\n")
+            receiver.heard.clear()
+            may_connect.set()
+            await receiver.hears("a", GAP)
+            await receiver.hears("b", await apart(broker.publish, "b", b"x\n\n"))
+
+        heard = [item for _, _, item in listening(broker, test, "ab").heard if item != Command("presence")]
+        frames = [item for item in heard if not isinstance(item, Command)]
+        assert [frame.data.partition(b"\n")[2] for frame in frames] == [b"of another channel\n\n", b"x\n\n"]
+        commands = [item for item in heard if isinstance(item, Command)]
+        assert commands == [Command("disconnect", 7), Command("recheck", 8), Command("gap")]
+
+
+def test_commands_before_a_new_epoch_are_heard_before_clients_start_anew(broker, database):
+    """A recheck stands in for those that were lost with the last sequences of the former epoch."""
+
+    async def test(receiver):
+        await receiver.hears("a", await apart(broker.publish, "a", b"x\n\n"))
+        async with broker._listeners[receiver]._fetching:
+            await apart(broker.publish, "a", b"before\n\n")
+            await apart(broker.command, "a", Command("disconnect", 7))
+            database.call("update ds_broadcaster_state set epoch = 'another'")
+            await apart(broker.cursor)  # A view may be the first to know.
+            assert RESET not in receiver.sequences("")
+            receiver.heard.clear()
+        await receiver.hears("", RESET)
+        await receiver.hears("a", await apart(broker.publish, "a", b"after\n\n"))
+
+    heard = [item for _, _, item in listening(broker, test).heard]
+    assert heard[:-1] == [Command("disconnect", 7), Command("recheck"), Command("reset")]
+
+
+def test_rows_of_other_programs_are_skipped(broker, database, caplog):
+    key = statements.key_of("a")
+
+    async def test(receiver):
+        await receiver.hears("a", await apart(broker.publish, "a", b"1\n\n"))
+        for verb, payload in [
+            ("", b""),
+            ("", b"[]\nx"),
+            ("disconnect", b"x"),
+            ("recheck", b'["a","drop",1]'),
+            ("odd", b"\xff"),
+        ]:
+            database.call("select ds_broadcaster_publish(%s, %s, %s, %s)", key, b"a", verb, payload)
+        diff = await broker.presence.sync(receiver, receiver.set_users("a", 1), 15)
+        for process in ("", receiver.process, "another"):
+            database.call(
+                "insert into ds_broadcaster_holding (process, key, channel, who, connections) select %s, %s, %s, %s, 1",
+                process,
+                key,
+                b"\xff",
+                "{no user",
+            )
+        database.call("insert into ds_broadcaster_process values ('another', now() + interval '1 minute')")
+        assert not diff.is_settled
+        database.call("update ds_broadcaster_process set ends = ends - interval '1 minute' where name = ''")
+        assert (await broker.presence.sync(receiver, [], 15)).joined == [("a", 1)]
+        assert await apart(lambda: list(broker.presence.online("a"))) == [(1, 1)]
+        assert await apart(broker.presence.remote_users, receiver, "a") == []
+        last = await apart(broker.publish, "a", b"2\n\n")
+        await receiver.hears("a", last)
+        assert [frame.data.partition(b"\n")[2] for _, frame in await broker.read("a", 0)] == [b"1\n\n", b"2\n\n"]
+        assert await broker.commands(["a"], 60) == []
+
+    receiver = listening(broker, test)
+    assert payloads(receiver) == [b"1\n\n", b"2\n\n"]
+    assert [each.levelname for each in caplog.records] == ["ERROR"]
+    assert "Skipped 1 malformed messages in PostgreSQL, the last on channel 'a'" in caplog.text
+
+
 def test_process_without_requests_publishes_again_when_the_server_is_back(server, broker):
     broker.publish("a", b"x\n\n")
     server.cut()

@@ -17,7 +17,7 @@ from ...exceptions import BrokerUnavailable, Gap
 from ...ids import parse_id
 from ...sse import PLAIN, Facts, Frame
 from ..base import COMMANDS_KEPT, EVERYWHERE, LEASE, Command, Event, GivenCommand, Position, Receiver, T, frame
-from ..network import NetworkBroker
+from ..network import MalformedLog, NetworkBroker
 from ..packing import encoded, pack_command, pack_event, unpack_command, unpack_event
 from . import statements
 from .listener import PostgresListener
@@ -56,8 +56,9 @@ class PostgresBroker(NetworkBroker):
                 'The PostgreSQL broker needs its tables: add "ds_broadcaster.contrib.postgres" to INSTALLED_APPS, and '
                 "run `manage.py migrate`."
             )
+        self._malformed = MalformedLog(self.server)
         self._sessions = Sessions(self._listening_alias)
-        self.presence = PostgresPresence(self._alias, self._sessions, options.get("lease", LEASE))
+        self.presence = PostgresPresence(self._alias, self._sessions, options.get("lease", LEASE), self._malformed)
         self._limits = statements.limits_of(history)
         self._swept = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -113,17 +114,22 @@ class PostgresBroker(NetworkBroker):
         if not rows[0][1]:
             raise Gap(f"{channel!r} no longer holds what came after {cursor}.")
         self.on_epoch(rows[0][0])
-        return [
-            (number, frame(epoch, number, *unpack_event(packed)))
-            for epoch, _, number, packed in rows
-            if number is not None
-        ]
+        events = []
+        for epoch, _, number, packed in rows:
+            if number is not None:
+                with self._malformed.skipping(channel):
+                    events.append((number, frame(epoch, number, *unpack_event(packed))))
+        return events
 
     async def commands(self, channels: Collection[str], seconds: float) -> list[GivenCommand]:
         keys = [statements.key_of(channel) for channel in {*channels, EVERYWHERE}]
         async with self._sessions.current() as session:
             rows = await session.fetch(statements.COMMANDS, (keys, min(seconds, COMMANDS_KEPT)))
-        return [GivenCommand(unpack_command(payload)[1], sequence, age) for payload, sequence, age in rows]
+        found = []
+        for payload, sequence, age in rows:
+            with self._malformed.skipping(""):
+                found.append(GivenCommand(unpack_command(payload)[1], sequence, age))
+        return found
 
     def sweep(self) -> None:
         now = time.monotonic()
@@ -150,7 +156,7 @@ class PostgresBroker(NetworkBroker):
 
     def create_listener(self, receiver: Receiver) -> PostgresListener:
         session = self._sessions.create(receiver)
-        return PostgresListener(receiver, session, self._listening_alias, self._limits, self.on_epoch)
+        return PostgresListener(receiver, session, self._listening_alias, self._limits, self.on_epoch, self._malformed)
 
     def detach(self, receiver: Receiver) -> None:
         super().detach(receiver)

@@ -5,14 +5,14 @@ One connection waits for notifications. They only wake: new events are read from
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psycopg
 
 from ...exceptions import BrokerUnavailable
-from ..base import EVERYWHERE, Command, Receiver, frame
-from ..network import Listener
+from ..base import COMMANDS_KEPT, EVERYWHERE, Command, Receiver, frame
+from ..network import Listener, MalformedLog
 from ..packing import unpack_command, unpack_event
 from . import statements
 from .session import TIMEOUT, Session, connect, ended_at
@@ -43,6 +43,7 @@ class PostgresListener(Listener):
         alias: str,
         limits: Mapping[str, float],
         on_epoch: Callable[[str], bool],
+        malformed: MalformedLog,
     ) -> None:
         super().__init__("PostgreSQL", (psycopg.OperationalError, psycopg.InterfaceError))
         self._receiver = receiver
@@ -52,10 +53,12 @@ class PostgresListener(Listener):
         self._on_epoch = on_epoch
         # The subscribed channels by their keys.
         self._channels = {statements.key_of(EVERYWHERE): EVERYWHERE}
-        # The newest sequence that the hub has; None while it is unknown.
+        # The epoch and the newest sequence that the hub has; None while it is unknown.
+        self._epoch = ""
         self._head: int | None = None
+        self._malformed = malformed
         self._fetching = asyncio.Lock()
-        self._fetched_at = 0.0
+        self._fetched_at = self._heard_at = self.loop.time()
         self._is_woken = False
         self._listening = asyncio.Event()
 
@@ -103,12 +106,12 @@ class PostgresListener(Listener):
         if not self._is_woken:
             raise BrokerUnavailable(_NOT_NOTIFIED)
         async with self._fetching:
+            gaps: list[str] = []
             if self._head is not None:
-                for channel in await self._uncovered(self._head):
-                    self._receiver.on_gap(channel)
+                gaps = await self._uncovered(self._head)
                 for channel in self._channels.values():
                     self._receiver.on_presence(channel)  # Changes of presence were missed too.
-            await self._fetch()
+            await self._fetch(gaps)
         self._listening.set()
 
     async def _follow(self, connection: psycopg.AsyncConnection[Any]) -> None:
@@ -144,8 +147,13 @@ class PostgresListener(Listener):
         [(_, _, covered)] = await self._session.fetch(statements.LOCATE, parameters)
         return [channel for channel, is_covered in zip(channels.values(), covered, strict=True) if not is_covered]
 
-    async def _fetch(self) -> None:
-        """Deliver new events. The caller holds the lock."""
+    async def _fetch(self, gaps: Sequence[str] = ()) -> None:
+        """Deliver what is new. The caller holds the lock.
+
+        Commands reach a hub before a gap or a new epoch, which sends away the clients that they concern. The events of
+        channels with `gaps` are for clients that return.
+        """
+        lost = set(gaps)
         are_commands_lost = False
         while True:
             begin, self._fetched_at = self._head, self.loop.time()
@@ -156,26 +164,37 @@ class PostgresListener(Listener):
             if epoch is None:
                 await self._session.fetch(statements.BEGIN)
                 continue
-            if self._on_epoch(epoch) or begin is None:
-                self._head = head
+            silence, self._heard_at = self.loop.time() - self._heard_at, self.loop.time()
+            self._on_epoch(epoch)
+            is_new = epoch != self._epoch
+            if begin is None or (is_new and not self._epoch):
+                self._epoch, self._head = epoch, head
                 return
-            for key in trimmed:
-                if (name := self._channels.get(key)) is not None:
-                    # A sweep dropped unread events: after a burst, or while this process was busy.
-                    self._receiver.on_gap(name)
-                    are_commands_lost |= name == EVERYWHERE
+            # What a sweep dropped before it was read: after a burst, or while this process was busy.
+            lost.update(self._channels[key] for key in trimmed if key in self._channels)
+            are_commands_lost |= EVERYWHERE in lost or silence > COMMANDS_KEPT
             for *_, sequence, key, verb, payload in rows:
                 channel = self._channels.get(key)
-                if sequence is not None and channel is not None:
+                if sequence is None or channel is None or (not verb and (is_new or channel in lost)):
+                    continue
+                with self._malformed.skipping(channel):
                     item = unpack_command(payload)[1] if verb else frame(epoch, sequence, *unpack_event(payload))
                     self._receiver.deliver(channel, sequence, item)
-            if len(rows) < BATCH and sum(len(payload or b"") for *_, payload in rows) < BATCH_BYTES:
-                self._head = head
-                if are_commands_lost:  # A recheck refuses the users whom they would have put out.
-                    self._receiver.deliver(EVERYWHERE, head, Command("recheck"))
-                self._receiver.on_position(head)
-                return
-            self._head = rows[-1][3]
+            if len(rows) == BATCH or sum(len(payload or b"") for *_, payload in rows) >= BATCH_BYTES:
+                self._head = rows[-1][3]
+                continue
+            if is_new or are_commands_lost:
+                # A recheck refuses the users whom they would have put out.
+                self._receiver.deliver(EVERYWHERE, max(begin, head) + is_new, Command("recheck"))
+            if is_new:
+                self._epoch = epoch
+                self._receiver.reset(epoch)
+            else:
+                for channel in lost - {EVERYWHERE}:
+                    self._receiver.on_gap(channel)
+            self._head = head
+            self._receiver.on_position(head)
+            return
 
-    def reset(self) -> None:
-        self._head = None
+    def begin_anew(self, receiver: Receiver, epoch: str) -> None:
+        pass  # _fetch() does, when it has read the commands.

@@ -1,11 +1,12 @@
 """Who is online, in PostgreSQL: each sync is one transaction, in which no other process writes."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import psycopg
 
 from ..base import GONE, PresenceChange, PresenceDiff, PresenceStore, ProcessHoldings, Receiver
+from ..network import MalformedLog
 from ..packing import decoded, encoded, pack_user, unpack_user
 from . import statements
 from .session import Sessions, ask
@@ -22,39 +23,52 @@ _STORE = ""
 class PostgresPresence(PresenceStore):
     """Presence in a database: hubs write on their sessions, threads read on Django's connection to `alias`."""
 
-    def __init__(self, alias: str, sessions: Sessions, lease: float) -> None:
+    def __init__(self, alias: str, sessions: Sessions, lease: float, malformed: MalformedLog) -> None:
         super().__init__(lease)
+        self._malformed = malformed
         self._alias = alias
         self._sessions = sessions
 
     async def sync(self, receiver: Receiver, changes: Sequence[PresenceChange], lease: float) -> PresenceDiff:
         async def write() -> PresenceDiff:
             async with session.transaction() as connection:
-                return await _sync(connection, receiver.process, changes, lease)
+                return await _sync(connection, receiver.process, changes, lease, self._malformed)
 
         async with self._sessions.current() as session:
             return await session.ask(write)
 
     def online(self, channel: str, *, excluding: Collection[str] = ()) -> list[tuple[Any, int]]:
         rows = ask(self._alias, statements.USERS, (statements.key_of(channel), list(excluding)))
-        return [(unpack_user(who), connections) for who, connections in rows]
+        return list(self._users(channel, rows))
 
     def remote_users(self, receiver: Receiver, channel: str) -> list[Any]:
         # On the hub's session: a presence callback without queries must not open a connection.
         parameters = (statements.key_of(channel), [receiver.process])
-        return [unpack_user(who) for who, _ in self._sessions.fetch_from_thread(receiver, statements.USERS, parameters)]
+        rows = self._sessions.fetch_from_thread(receiver, statements.USERS, parameters)
+        return [user for user, _ in self._users(channel, rows)]
+
+    def _users(self, channel: str, rows: list[Any]) -> Iterator[tuple[Any, int]]:
+        for who, connections in rows:
+            with self._malformed.skipping(channel):
+                user = unpack_user(who)
+                yield user, connections
 
     def holdings(self, *, excluding: Collection[str] = ()) -> list[ProcessHoldings]:
         found: dict[str, dict[str, int]] = {}
         for process, channel, count in ask(self._alias, statements.SHARES, (list(excluding),)):
             held = found.setdefault(process, {})
             if channel is not None:
-                held[decoded(channel)] = count
+                with self._malformed.skipping(""):
+                    held[decoded(channel)] = count
         return [ProcessHoldings(process, held) for process, held in found.items()]
 
 
 async def _sync(
-    connection: psycopg.AsyncConnection[Any], process: str, changes: Sequence[PresenceChange], lease: float
+    connection: psycopg.AsyncConnection[Any],
+    process: str,
+    changes: Sequence[PresenceChange],
+    lease: float,
+    malformed: MalformedLog,
 ) -> PresenceDiff:
     """See PresenceStore.sync(); within a transaction of this connection."""
 
@@ -108,7 +122,12 @@ async def _sync(
     [(next_end,)] = await rows(statements.NEXT_END)
 
     def named(pairs: Collection[Pair]) -> list[tuple[str, Any]]:
-        return [(decoded(channels[each]), unpack_user(each[1])) for each in channels if each in pairs]
+        found = []
+        for key, who in channels:
+            if (key, who) in pairs:
+                with malformed.skipping(""):
+                    found.append((decoded(channels[key, who]), unpack_user(who)))
+        return found
 
     joined, left = (differ & are_online, differ - are_online) if is_settled else (set(), set())
     return PresenceDiff(named(joined), named(left), not was_known, max(next_end, 0), memory, is_settled)
