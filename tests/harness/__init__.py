@@ -9,6 +9,7 @@ from tests.harness.requirements import (
     require_openssl,
     require_pgbouncer,
     require_postgres,
+    require_proxy,
     require_redis,
 )
 from tests.harness.server import GUNICORN, MODES, SERVERS, Server, Visitor, each_mode, each_server
@@ -38,5 +39,6 @@ __all__ = [
     "require_openssl",
     "require_pgbouncer",
     "require_postgres",
+    "require_proxy",
     "require_redis",
 ]

@@ -64,6 +64,12 @@ def require_pgbouncer() -> str:
     return found or _missing("needs pgbouncer: `apt-get install pgbouncer`")
 
 
+def require_proxy(name: str) -> str:
+    """Return the path of nginx, caddy, haproxy or varnishd, which Debian keeps where only root looks."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin")
+    return found or _missing(f"needs {name}: `apt-get install {name.replace('varnishd', 'varnish')}`")
+
+
 def require_network_namespaces() -> str:
     """Return the path of `ip`, which may make network namespaces here."""
     ip = shutil.which("ip") or "/usr/sbin/ip"
