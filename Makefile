@@ -46,7 +46,6 @@ help: ## Show this help
 	@sed -n '/^# [A-Z]/ s/^# /  /p' $(MAKEFILE_LIST) | grep -E '^  [A-Z_]+ {2,}'
 
 demo: $(VENV)/.has-demo $(CLIENT) ## Serve the live room on http://localhost:8000 (PORT=... for another port)
-	@echo "The live room: http://localhost:$(PORT)  (open it in two windows; Ctrl-C ends it)"
 	@exec $(BIN)/python cookbook/room/manage.py demo
 
 recipe: $(VENV)/.has-demo $(CLIENT) ## Serve one recipe of the cookbook on http://localhost:8000 (NAME=...)

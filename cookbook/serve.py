@@ -5,9 +5,12 @@ click, and a database in a temporary folder. It is unsuitable for a public serve
 """
 
 import argparse
+import os
 import signal
+import socket
 import sys
 import tempfile
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,19 +39,34 @@ def main():
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--database", type=Path, help="a file to keep the database in, instead of a temporary folder")
     options = parser.parse_args()
+    try:
+        listener = socket.create_server(("127.0.0.1", options.port))
+    except OSError as error:
+        sys.exit(f"Port {options.port} cannot be used: {os.strerror(error.errno)}. Choose another one with --port.")
     with tempfile.TemporaryDirectory() as folder:
         configure(options.recipe, options.database or Path(folder, "db.sqlite3"))
         from ds_broadcaster.asgi import get_asgi_application
 
         signal.signal(signal.SIGTERM, lambda *args: sys.exit())  # so that the folder is removed
-        print(f"The recipe {options.recipe}: http://127.0.0.1:{options.port}/  (Ctrl-C ends it)", flush=True)
-        uvicorn.run(
-            get_asgi_application(),
-            port=options.port,
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=1,
+        line = f"The recipe {options.recipe}: http://127.0.0.1:{options.port}/  (Ctrl-C ends it)"
+        config = uvicorn.Config(
+            get_asgi_application(), log_level="warning", access_log=False, timeout_graceful_shutdown=1
         )
+        with suppress(KeyboardInterrupt):
+            Server(config, line).run([listener])
+
+
+class Server(uvicorn.Server):
+    """Prints a line when it answers."""
+
+    def __init__(self, config, line):
+        super().__init__(config)
+        self.line = line
+
+    async def startup(self, sockets=None):
+        await super().startup(sockets)
+        if self.started:
+            print(self.line, flush=True)
 
 
 def configure(recipe, database):

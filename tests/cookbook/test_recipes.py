@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from queue import SimpleQueue
@@ -260,6 +261,21 @@ def test_a_job_shows_its_progress_to_its_owner_wherever_they_look(recipe, window
     ask = "Promise.all(['/jobs/1/', '/events/jobs/1/'].map(url => fetch(url, {headers: {'Datastar-Request': 'true'}})))"
     assert mio.evaluate(f"{ask}.then(answers => answers.map(answer => answer.status))") == [404, 403]
     mio.errors.clear()
+
+
+# The server around each
+
+
+@pytest.mark.servers
+def test_port_that_is_in_use_is_one_clear_line(tmp_path):
+    recipe = Recipe("wall", tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        recipe.port = taken.getsockname()[1]
+        recipe._launch()
+        assert recipe.process.wait(30) == 1
+    log = recipe.log()
+    recipe.stop()
+    assert log == f"Port {recipe.port} cannot be used: Address already in use. Choose another one with --port.\n"
 
 
 # A wall of notes

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from queue import SimpleQueue
@@ -10,7 +11,7 @@ import pytest
 
 from tests.harness import Server, expect
 from tests.harness.browser import Waiting
-from tests.harness.server import ROOT
+from tests.harness.server import ROOT, free_port
 
 RECORD_STREAMS = """
 window.streams = [];
@@ -54,6 +55,13 @@ class Demo(Server):
             stderr=self._log,
             start_new_session=True,
         )
+
+    def __enter__(self):
+        """Start it, and wait only for the line that says so."""
+        self.port = self.port or free_port()
+        self._launch()
+        self.wait_for_log("The room is open at", 30)
+        return self
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +140,26 @@ def hours_later(tab):
     for _ in range(3):
         tab.clock.run_for("01:00:00")
         tab.evaluate("Promise.allSettled(answers).then(() => null)")
+
+
+@pytest.mark.servers
+def test_demo_answers_when_it_says_that_it_is_open(tmp_path):
+    with Demo(tmp_path) as demo:
+        assert demo.get("/").status == 200
+        assert demo.log().count("\n") == 1
+
+
+@pytest.mark.servers
+def test_port_that_is_in_use_is_one_clear_line(tmp_path):
+    demo = Demo(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        demo.port = taken.getsockname()[1]
+        demo._launch()
+        assert demo.process.wait(30) == 1
+    log = demo.log()
+    demo.stop()
+    problem = "cannot be used: Address already in use. Set PORT to another one."
+    assert log == f"CommandError: Port {demo.port} of 127.0.0.1 {problem}\n"
 
 
 def test_one_click_logs_in_as_each_of_the_three(chromium, demo):

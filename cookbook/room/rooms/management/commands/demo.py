@@ -1,9 +1,10 @@
 import os
+import socket
 from datetime import timedelta
 
 import uvicorn
 from django.contrib.auth import get_user_model
-from django.core.management import BaseCommand, call_command
+from django.core.management import BaseCommand, CommandError, call_command
 from django.utils import timezone
 
 from ds_broadcaster import suppress_broadcasts
@@ -19,20 +20,33 @@ class Command(BaseCommand):
         with suppress_broadcasts():  # no clients are connected yet
             seed()
         host, port = os.environ.get("HOST", "127.0.0.1"), int(os.environ.get("PORT", 8000))
-        self.stdout.write(f"The room is open at http://{host}:{port}/  (Ctrl-C closes it)")
-        server = uvicorn.Server(
-            uvicorn.Config(
-                "project.asgi:application",
-                host=host,
-                port=port,
-                log_level="warning",
-                timeout_graceful_shutdown=1,
-            )
+        try:
+            listener = socket.create_server((host, port))
+        except OSError as error:
+            problem = os.strerror(error.errno)
+            raise CommandError(f"Port {port} of {host} cannot be used: {problem}. Set PORT to another one.") from None
+        opened = f"The room is open at http://{host}:{port}/  (visit it in two windows; Ctrl-C closes it)"
+        server = Server(
+            uvicorn.Config("project.asgi:application", log_level="warning", timeout_graceful_shutdown=1),
+            on_start=lambda: self.stdout.write(opened),
         )
         try:
-            server.run()
+            server.run(sockets=[listener])
         except KeyboardInterrupt:
             self.stdout.write("Closed.")
+
+
+class Server(uvicorn.Server):
+    """Tells when it answers."""
+
+    def __init__(self, config, on_start):
+        super().__init__(config)
+        self.on_start = on_start
+
+    async def startup(self, sockets=None):
+        await super().startup(sockets)
+        if self.started:
+            self.on_start()
 
 
 def seed():
