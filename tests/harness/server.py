@@ -54,6 +54,8 @@ def command(kind: str, app: str, port: int) -> list[str]:
         "granian": ["--interface=asgi", "--host=127.0.0.1", f"--port={port}", "--http=1", "--no-access-log"],
         "gunicorn": [f"--bind=127.0.0.1:{port}", f"--worker-class={WORKERS.get(variant)}"],
     }
+    if name == "runserver":  # Of Django, or of an app that brings its own.
+        return [sys.executable, "-m", "django", "runserver", f"127.0.0.1:{port}"]
     return [sys.executable, "-X", "faulthandler", "-m", name, *options[name], app]
 
 
