@@ -71,7 +71,7 @@ chaos: $(VENV)/.has-test ## Run two workers at length while their broker, connec
 	FULL_CHAOS=1 $(BIN)/python -m pytest -s tests/brokers/test_chaos.py $(PYTEST_ARGS)
 
 attack: $(VENV)/.has-test ## Attack the package at length: forged input, tokens, races, floods
-	FULL_ATTACK=1 EXAMPLES=$(or $(EXAMPLES),20) $(BIN)/python -m pytest tests/attack $(PYTEST_ARGS)
+	FULL_ATTACK=1 EXAMPLES=$(or $(EXAMPLES),10) $(BIN)/python -m pytest tests/attack $(PYTEST_ARGS)
 
 bench: $(VENV)/.has-bench ## Measure against other libraries
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

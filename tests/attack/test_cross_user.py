@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.attack.conftest import running
+from tests.attack.conftest import FULL, running
 from tests.fakes import FACTOR, KINDS, FakeClient, virtual_world
+from tests.harness import MODES
 from tests.live import begun, until
 
 USERS = [1, 2, 3, None]
@@ -126,9 +127,9 @@ def live(test):
     return pytest.mark.servers(pytest.mark.django_db(transaction=True)(test))
 
 
-@pytest.fixture(scope="module", params=["handoff/memory", "plain/memory"])
+@pytest.fixture(scope="module", params=MODES if FULL else ["plain"])
 def site(request, django_db_setup):
-    with running(request.param, DS_BROADCASTER_TOKEN_MAX_AGE=3600) as site:
+    with running(f"{request.param}/memory") as site:
         yield site
 
 

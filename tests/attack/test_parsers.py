@@ -76,6 +76,7 @@ def read(token, owner):
 @given(hostile.texts | st.from_regex(r"[\w.:-]{0,80}"), users)
 @example(".eJw:1:1", user(None))
 @example("." * 5000, user(1))
+@example("\ud800:1:1", user(None))
 @example(":" * 5000, user(1))
 def test_no_text_is_a_token(text, owner):
     assert read(text, owner) is None
