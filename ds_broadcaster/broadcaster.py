@@ -15,6 +15,7 @@ from django.template.loader import render_to_string
 from pydantic import BaseModel
 
 from .brokers import EVERYWHERE, Broker, Command, Event, ProcessHoldings, create_broker
+from .brokers.circuit import Circuit
 from .conf import Settings, get_settings
 from .exceptions import BrokerUnavailable
 from .hub.channel import AttendanceHook, PresenceCallback
@@ -89,6 +90,7 @@ class Broadcaster:
         self._hubs = Hubs(self._make_hub, lambda hub: self._broker.detach(hub))
         self._declared: dict[str, PresenceCallback | None] = {}
         self._away_until = 0.0
+        self._circuit = Circuit(clock)  # Not for commands: to end a stream is worth a wait.
         os.register_at_fork(after_in_child=self._forget)
 
     # Events.
@@ -436,13 +438,17 @@ class Broadcaster:
         name, facts = channel_name(channel), facts_of(payload, exclude)
         if waiting.publish is not None:
             waiting.publish()
-        self._broker.publish(name, payload, facts)
+        with self._circuit.closed():
+            self._broker.publish(name, payload, facts)
 
     def _publish_all(self, events: Sequence[Event]) -> None:
-        self._broker.publish_all(events)
+        with self._circuit.closed():
+            self._broker.publish_all(events)
 
     async def _apublish(self, channel: "ChannelLike", payload: bytes, exclude: "Exclude") -> None:
-        await self._broker.apublish(channel_name(channel), payload, facts_of(payload, exclude))
+        name, facts = channel_name(channel), facts_of(payload, exclude)
+        with self._circuit.closed():
+            await self._broker.apublish(name, payload, facts)
 
     def _recheck(self, channel: "ChannelLike | None", user_id: Any) -> tuple[str, Command]:
         name = EVERYWHERE if channel is None else channel_name(channel)
@@ -486,6 +492,7 @@ class Broadcaster:
         self._created_broker = None
         self._hubs.forget()
         self._declared = {}
+        self._circuit = Circuit(self._clock)
 
 
 broadcast = Broadcaster()
