@@ -33,7 +33,9 @@ class Process:
             pass
 
         loop = machine.loop
-        self.channels = Channels(loop, History(), {}, subscribe=subscribe, unsubscribe=unsubscribe)
+        self.channels = Channels(
+            loop, History(), {}, subscribe=subscribe, unsubscribe=unsubscribe, floor=lambda name: 0
+        )
         told = {f"on_{verb}": lambda *pair, verb=verb: self.events.append((verb, pair)) for verb in ("join", "leave")}
         self.sync = PresenceSync(loop, self.channels, self.tell, LEASE, GRACE, **told)
 
