@@ -27,13 +27,13 @@ BROKERS = {
 # The files that take longest, so that no worker is left alone with one at the end. Those that wait for brokers and
 # those that compute take turns: each pair shares the machine well.
 LONGEST = [
+    "tests/templatetags/test_browser.py",
     "tests/brokers/test_postgres.py",
     "tests/streams/test_endings.py",
     "tests/brokers/test_cluster.py",
     "tests/streams/test_load.py",
     "tests/brokers/test_chaos.py",
     "tests/attack/test_races.py",
-    "tests/templatetags/test_browser.py",
     "tests/cookbook/test_room.py",
     "tests/harness/test_brokers.py",
     "tests/cookbook/test_recipes.py",
