@@ -103,10 +103,11 @@ def test_a_token_that_was_changed_is_refused(names, owner, data):
 @given(channels, channels, users)
 def test_parts_of_two_tokens_are_none(names, others, owner):
     assume(names != others)
-    for one, other in zip(make_token(names, owner).split(":"), make_token(others, owner).split(":"), strict=True):
-        token = make_token(names, owner)
-        if one != other:
-            assert read(token.replace(one, other, 1), owner) is None
+    own, theirs = make_token(names, owner).split(":"), make_token(others, owner).split(":")
+    for place, part in enumerate(theirs):
+        mixed = [*own[:place], part, *own[place + 1 :]]
+        if mixed != own:
+            assert read(":".join(mixed), owner) is None
 
 
 @pytest.mark.parametrize("make", ["another key", "another salt", "no salt", "a session", "a password reset"])
