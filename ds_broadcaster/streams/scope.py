@@ -17,8 +17,12 @@ _MARK = HANDOFF_HEADER.lower().encode()
 
 def is_of_test_client(scope: Mapping[str, Any]) -> bool:
     """Tell whether a request is made by Django's test client or request factory: there is no server, and no return."""
-    server = scope.get("server")
-    return server is not None and isinstance(server[1], str)  # A server's port is a number.
+    server, client = scope.get("server"), scope.get("client")
+    if server is None or client is None:
+        return False
+    # The client of a server has a port, except where uvicorn takes its address from a proxy; and of the known servers,
+    # granian alone gives its own port as a string.
+    return isinstance(server[1], str) and client[1] == 0
 
 
 def find_mark(message: Mapping[str, Any]) -> str | None:
