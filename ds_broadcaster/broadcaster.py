@@ -438,17 +438,14 @@ class Broadcaster:
         name, facts = channel_name(channel), facts_of(payload, exclude)
         if waiting.publish is not None:
             waiting.publish()
-        with self._circuit.closed():
-            self._broker.publish(name, payload, facts)
+        self._circuit.call(self._broker.publish, name, payload, facts)
 
     def _publish_all(self, events: Sequence[Event]) -> None:
-        with self._circuit.closed():
-            self._broker.publish_all(events)
+        self._circuit.call(self._broker.publish_all, events)
 
     async def _apublish(self, channel: "ChannelLike", payload: bytes, exclude: "Exclude") -> None:
         name, facts = channel_name(channel), facts_of(payload, exclude)
-        with self._circuit.closed():
-            await self._broker.apublish(name, payload, facts)
+        await self._circuit.acall(self._broker.apublish, name, payload, facts)
 
     def _recheck(self, channel: "ChannelLike | None", user_id: Any) -> tuple[str, Command]:
         name = EVERYWHERE if channel is None else channel_name(channel)
