@@ -1,5 +1,6 @@
 """A broker that does not answer keeps one caller waiting, not each of them."""
 
+import contextlib
 import time
 from itertools import pairwise
 
