@@ -35,8 +35,10 @@ from .threads import Threads, call_soon
 
 logger = logging.getLogger("ds_broadcaster")
 
-# Events that may wait for the loop before a publisher in another thread has to wait, and for how many seconds.
+# Events, and their bytes, that may wait for the loop before a publisher in another thread has to wait, and for how many
+# seconds.
 BACKLOG = 2000
+BACKLOG_BYTES = 16 << 20
 BACKLOG_WAIT = 1.0
 
 # Milliseconds. At a shutdown a page returns after one second or more; a thousand pages are spread over four.
@@ -87,6 +89,8 @@ class Hub:
         self._grace = settings.presence_grace
         self._thread = threading.get_ident()
         self._incoming: deque[tuple[str, int, Item]] = deque()
+        # The bytes of all events that came in, which the broker's thread counts, and of those taken out, which ours does.
+        self._bytes_in = self._bytes_out = 0
         self._flush_is_due = False
         self._drained = threading.Event()
 
@@ -140,6 +144,8 @@ class Hub:
         if self.loop.is_closed():  # And with it every stream.
             self._incoming.clear()
             return
+        if isinstance(item, Frame):
+            self._bytes_in += len(item.data)
         self._incoming.append((channel, sequence, item))
         if not self._flush_is_due:
             self._flush_is_due = True
@@ -158,7 +164,8 @@ class Hub:
         self.deliver(epoch, 0, RESET)
 
     def throttle(self) -> None:
-        if len(self._incoming) > BACKLOG and threading.get_ident() != self._thread:
+        is_full = len(self._incoming) > BACKLOG or self._bytes_in - self._bytes_out > BACKLOG_BYTES
+        if is_full and threading.get_ident() != self._thread:
             self._drained.clear()
             self._drained.wait(BACKLOG_WAIT)
 
@@ -223,10 +230,12 @@ class Hub:
                     self._channels.restart([] if channel is None else [channel])
                 elif channel is not None or name == EVERYWHERE:
                     self._obey(channel, item, sequence)
-            elif channel is not None and self._channels.append(channel, sequence, item, now):
-                changed[channel] = None
-                self.events += 1
-                self.deliveries += len(channel.connections)
+            else:
+                self._bytes_out += len(item.data)
+                if channel is not None and self._channels.append(channel, sequence, item, now):
+                    changed[channel] = None
+                    self.events += 1
+                    self.deliveries += len(channel.connections)
         self._channels.pump(changed)
         self._drained.set()
 

@@ -26,7 +26,7 @@ from ds_broadcaster.brokers import EVERYWHERE, Command
 from ds_broadcaster.brokers.base import frame
 from ds_broadcaster.brokers.memory import MemoryBroker
 from ds_broadcaster.exceptions import BrokerUnavailable
-from ds_broadcaster.hub.hub import BACKLOG, BACKLOG_WAIT
+from ds_broadcaster.hub.hub import BACKLOG, BACKLOG_BYTES, BACKLOG_WAIT
 from ds_broadcaster.hub.threads import Threads
 from ds_broadcaster.ids import parse_id
 from ds_broadcaster.log import HELD
@@ -970,13 +970,13 @@ def test_signals_of_those_aborted_at_a_shutdown_are_sent(kind):
 # Publishers
 
 
-def test_publisher_in_another_thread_waits_while_the_hub_is_far_behind(world):
+@pytest.mark.parametrize("count, size", [(BACKLOG + 100, 0), (2 * BACKLOG_BYTES // 500_000, 500_000)])
+def test_publisher_in_another_thread_waits_while_the_hub_is_far_behind(world, count, size):
     client = world.client()
-    count = BACKLOG + 100
 
     def publish():
         for number in range(count):
-            world.broadcast("room", f"<p id=e{number}>")
+            world.broadcast("room", f"<p id=e{number}>{'x' * size}")
 
     thread = threading.Thread(target=publish)
     thread.start()
