@@ -89,7 +89,7 @@ class Hub:
         self._grace = settings.presence_grace
         self._thread = threading.get_ident()
         self._incoming: deque[tuple[str, int, Item]] = deque()
-        # The bytes of all events that came in, which the broker's thread counts, and of those taken out, which ours does.
+        # The bytes of all events that came in, counted by the broker's thread, and of those taken out, counted by ours.
         self._bytes_in = self._bytes_out = 0
         self._flush_is_due = False
         self._drained = threading.Event()
