@@ -45,6 +45,7 @@ class HandoffApplication:
                 await self.application(scope, receive, request.send)
                 return
             stream = await request.run(self.application, scope)
+            del request  # It has the grant, and the stream is long.
             if stream is not None:
                 connection = HandoffConnection(stream.grant.user_id, send, link)
                 connection.request = OriginalRequest(self.application, scope)
