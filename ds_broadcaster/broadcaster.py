@@ -409,6 +409,10 @@ class Broadcaster:
         """See recheck()."""
         await self._broker.acommand(*self._recheck(channel, user_id))
 
+    def review(self, user_id: Any) -> None:
+        """Recheck the streams of a user who was saved, when there is time: see Command."""
+        self._broker.command(EVERYWHERE, Command("review", user_pk(user_id)))
+
     def note_arrival(self, scope: MutableMapping[str, Any]) -> None:
         """Note in the ASGI scope of a request that it comes in now."""
         scope[ARRIVAL_KEY] = self._now()

@@ -5,6 +5,7 @@ stream's own request decides, when it runs again. See hub/rechecks.py.
 """
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -46,7 +47,7 @@ def watch_users() -> None:
 
 def _logged_out(sender: Any, user: Any = None, **kwargs: Any) -> None:
     if user is not None:
-        _recheck_on_commit(user.pk, None)
+        _on_commit(broadcast.recheck, user.pk, None)
 
 
 def _saved(
@@ -55,25 +56,25 @@ def _saved(
     if is_in_recheck():
         return  # A middleware may save the user of each request: the re-check would be the reason for the next.
     if not created and not raw and (update_fields is None or not _HARMLESS.issuperset(update_fields)):
-        _recheck_on_commit(instance.pk, using)
+        _on_commit(broadcast.review, instance.pk, using)
 
 
 def _deleted(sender: Any, instance: Any, using: str, **kwargs: Any) -> None:
-    _recheck_on_commit(instance.pk, using)
+    _on_commit(broadcast.recheck, instance.pk, using)
 
 
-def _recheck_on_commit(user_id: Any, using: str | None) -> None:
-    """Recheck when the change is visible to other connections."""
-    recheck = partial(_recheck, user_id)
+def _on_commit(ask: Callable[..., None], user_id: Any, using: str | None) -> None:
+    """Ask about a user's streams when the change is visible to other connections."""
+    call = partial(_call, ask, user_id)
     try:
-        transaction.on_commit(recheck, using=using)
+        transaction.on_commit(call, using=using)
     except (Error, ImproperlyConfigured):  # Without autocommit there is no such hook; a project may have no database.
-        recheck()
+        call()
 
 
-def _recheck(user_id: Any) -> None:
+def _call(ask: Callable[..., None], user_id: Any) -> None:
     try:
-        broadcast.recheck(user_id=user_id)
+        ask(user_id=user_id)
     except Exception:
         # A save or a logout must not fail for its streams.
         logger.exception("The streams of user %r could not be rechecked.", user_id)

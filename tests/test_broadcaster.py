@@ -99,7 +99,16 @@ OWN = {"declared", "holdings", "page_cursor", "apage_cursor"}
 
 def test_there_are_no_other_verbs():
     public = {name for name in dir(Broadcaster) if not name.startswith("_")}
-    assert public == {*VERBS, *(f"a{verb}" for verb in VERBS), "grant", "hubs", "is_closing", "note_arrival", *OWN}
+    assert public == {
+        *VERBS,
+        *(f"a{verb}" for verb in VERBS),
+        "grant",
+        "hubs",
+        "is_closing",
+        "note_arrival",
+        "review",
+        *OWN,
+    }
 
 
 @pytest.mark.parametrize(

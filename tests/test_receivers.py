@@ -260,7 +260,8 @@ def test_server_ends_in_time_during_rechecks(start_server, channel, mode):
 def rechecked(monkeypatch):
     """The users whose streams were rechecked."""
     found = []
-    monkeypatch.setattr(receivers.broadcast, "recheck", lambda channel=None, user_id=None: found.append(user_id))
+    for verb in ("recheck", "review"):
+        monkeypatch.setattr(receivers.broadcast, verb, lambda channel=None, user_id=None: found.append(user_id))
     return found
 
 
@@ -337,6 +338,7 @@ def test_save_and_logout_succeed_while_the_broker_is_away(monkeypatch, user, cap
         raise BrokerUnavailable
 
     monkeypatch.setattr(receivers.broadcast, "recheck", recheck)
+    monkeypatch.setattr(receivers.broadcast, "review", recheck)
     user.save()
     assert f"{user.pk} could not be rechecked" in caplog.text
 

@@ -27,10 +27,20 @@ EVERYWHERE = ""
 
 
 class Command(NamedTuple):
-    """A control message: the verb "disconnect" (with a user), "kill", or "recheck" (of a user, or of all)."""
+    """A control message, by its verb:
+
+    - "disconnect", of a user, and "kill" end streams;
+    - "recheck", of a user or of all, has streams asked about again;
+    - "review", of a user who was saved, does so when there is time: some projects save a user at each request.
+    """
 
     verb: str
     user_id: Any = None
+
+    @property
+    def ends(self) -> bool:
+        """Tell whether this ends the streams that it concerns."""
+        return self.verb in ("disconnect", "kill")
 
     def concerns(self, user_id: Any) -> bool:
         """Tell whether this is about a user's connections; None is an anonymous user."""

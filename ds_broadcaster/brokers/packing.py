@@ -14,7 +14,7 @@ from django.core.exceptions import ValidationError
 from ..sse import PLAIN, Facts
 from .base import Command
 
-_VERBS = {"disconnect", "kill", "recheck"}
+_VERBS = {"disconnect", "kill", "recheck", "review"}
 
 
 def encoded(channel: str) -> bytes:

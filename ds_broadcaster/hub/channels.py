@@ -98,6 +98,8 @@ class Channels:
             self._trim(channel)
 
     def _trim(self, channel: Channel[Connection]) -> None:
+        if not channel.blocked:  # Nobody else is at an older place.
+            channel.chunks.clear()
         log = channel.log
         if log is not None:
             self._size -= log.trim(self._limits, self._loop.time(), channel.held(), self._floor(channel.name))

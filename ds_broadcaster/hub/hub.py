@@ -49,6 +49,8 @@ SHUTDOWN_TIMEOUT = 0.5
 
 # Seconds. A grant that is older when its stream opens is asked about first: its client may have kept it waiting.
 GRANT_AGE = 3.0
+# A stream is asked about so many times before it opens, while more is said about it; after that, as an open one.
+CONFIRMATIONS = 3
 
 # What is handed to a hub: an event's frame, a command on a channel, or the sequence alone.
 Item = Frame | Command | None
@@ -314,22 +316,29 @@ class Hub:
         Return False for a stream that is to end. Raises Gap where no answer can be had.
         """
         is_doubtful = self._clock() - grant.granted_at > GRANT_AGE
-        # What a re-check is about may follow it within a moment.
-        span = self._clock() - grant.arrival.time + SECOND_LOOK
-        given = await self._broker.commands(grant.channels, span)
-        waited = self._clock() - grant.arrival.time
-        for command, sequence, age in given:
-            if not command.concerns(connection.user_id):
-                continue
-            if command.verb == "recheck":
-                is_doubtful = True
-            elif sequence > grant.granted or (sequence > grant.arrival.sequence and age <= waited):
-                self._apply_to(connection, command)
-                return False
-        if is_doubtful or span > COMMANDS_KEPT:
+        since = grant.arrival.time
+        heard: set[int] = set()
+        for _ in range(CONFIRMATIONS):
+            # What a re-check is about may follow it within a moment.
+            span = self._clock() - since + SECOND_LOOK
+            given = await self._broker.commands(grant.channels, span)
+            waited = self._clock() - grant.arrival.time
+            for command, sequence, age in given:
+                if sequence in heard or not command.concerns(connection.user_id):
+                    continue
+                heard.add(sequence)
+                if not command.ends:
+                    is_doubtful = True
+                elif sequence > grant.granted or (sequence > grant.arrival.sequence and age <= waited):
+                    self._apply_to(connection, command)
+                    return False
+            if not is_doubtful and span <= COMMANDS_KEPT:
+                break
+            since = self._clock()
             allowed = await self._rechecks.answer(connection)
             if allowed is None and connection.closing is None:
                 raise Gap("Nothing tells whether the stream is still allowed.")
+            is_doubtful = False
         return connection.closing is None
 
     def close(self, connection: Connection, *, grace: bool = True) -> None:
@@ -373,7 +382,7 @@ class Hub:
         for connection in connections:
             if connection.granted < sequence:
                 self._apply_to(connection, command)
-        if channel is None or command.verb == "recheck":
+        if channel is None or not command.ends:
             return
         for user in channel.roster.online():
             # Users who are online by their grace alone.
@@ -385,8 +394,8 @@ class Hub:
         """Carry out what a command means for one connection."""
         if not command.concerns(connection.user_id):
             return
-        if command.verb == "recheck":
-            self._rechecks.ask(connection)
+        if not command.ends:
+            self._rechecks.ask(connection, is_urgent=command.verb == "recheck")
         else:
             connection.end(farewell(connection.element))
             self._close_at_once(connection)

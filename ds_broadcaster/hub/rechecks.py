@@ -21,11 +21,15 @@ logger = logging.getLogger("ds_broadcaster")
 # has a share of them, so that what a command asks for does not wait for what the clock asks for.
 PARALLEL = 4
 PARALLEL_BY_CLOCK = 2
-# Seconds after which the next has the place of an answer that does not come. The answer counts when it comes.
+# Seconds after which the next has the place of an answer that does not come. The answer counts when it comes, up to the
+# second number: then the stream ends, for a check that hangs must not be a way to stay.
 PATIENCE = 5.0
-# How many answers may be late at a time, in all and for one user: each has a thread that cannot be stopped.
+LONGEST_PATIENCE = 30.0
+# How many answers may be late at a time, in all, for one user, and for all visitors who are not logged in: each has a
+# thread that cannot be stopped.
 LATE = 16
 LATE_OF_USER = 2
+LATE_OF_VISITORS = 8
 # Seconds between two errors in the log about the former.
 LOG_INTERVAL = 60.0
 # The interval is shortened by up to this share, so that streams which opened together are not asked about together.
@@ -34,9 +38,11 @@ JITTER = 0.2
 SHORTEST = 0.1
 # Seconds. The reason for a re-check may still be on its way: Django tells of a logout before it ends the session.
 SECOND_LOOK = 1.0
-# Seconds between two re-checks of a connection: at first, and doubled with each up to the longest. What a re-check does
-# may be the reason for the next.
+# Seconds between two re-checks of a connection: at first, and doubled with each up to the longest, or up to the urgent
+# one after a logout or recheck(). What a re-check does may be the reason for the next: it begins anew after twice the
+# longest.
 FIRST_PAUSE = 0.1
+URGENT_PAUSE = 1.0
 LONGEST_PAUSE = 10.0
 
 
@@ -73,21 +79,23 @@ class _Turns:
 
 
 class _Attention:
-    """What a command asked for about a connection: an answer now, and one from `look_at` on."""
+    """What commands asked for about a connection: an answer now, and one from `look_at` on."""
 
-    __slots__ = ("asked_at", "is_wanted", "look_at", "pause")
+    __slots__ = ("asked_at", "is_urgent", "is_wanted", "look_at", "pause")
 
     def __init__(self) -> None:
         self.pause = FIRST_PAUSE
         self.asked_at = -math.inf
         self.look_at = -math.inf
         self.is_wanted = False
+        self.is_urgent = False
 
     def next_at(self) -> float | None:
         """Return the time from which the connection is to be asked about, None when all is answered."""
+        again_at = self.asked_at + (min(self.pause, URGENT_PAUSE) if self.is_urgent else self.pause)
         if self.is_wanted:
-            return self.asked_at + self.pause
-        return max(self.look_at, self.asked_at + self.pause) if self.asked_at < self.look_at else None
+            return again_at
+        return max(self.look_at, again_at) if self.asked_at < self.look_at else None
 
 
 class _Ask:
@@ -164,7 +172,7 @@ class Rechecks:
             if not theirs:
                 del self._of_user[connection.user_id]
 
-    def ask(self, connection: Connection) -> None:
+    def ask(self, connection: Connection, *, is_urgent: bool = True) -> None:
         """Ask about a connection now, or after its pause; and if it may stay, once more a moment later."""
         if not connection.is_open or self._is_stopped:  # Closed by the command before this one.
             return
@@ -174,15 +182,21 @@ class Rechecks:
             return
         now = self._loop.time()
         attention = self._attention.setdefault(connection, _Attention())
-        if now - attention.asked_at >= 2 * attention.pause:
+        if now - attention.asked_at >= 2 * LONGEST_PAUSE:
             attention.pause = FIRST_PAUSE
+        if attention.next_at() is None:
+            attention.is_urgent = False
+        attention.is_urgent |= is_urgent
         attention.is_wanted = True
         attention.look_at = now + SECOND_LOOK
         if ask is None:
             self._wait(connection)
 
     async def answer(self, connection: Connection) -> bool | None:
-        """Ask about a connection, wait, and return the answer: None where it says nothing or is late."""
+        """Ask about a connection, wait, and return the answer: None where it says nothing or is late.
+
+        An answer to a question from before the last command does not count.
+        """
         self.ask(connection)
         if not connection.is_open or self._is_stopped:
             return None
@@ -258,7 +272,7 @@ class Rechecks:
 
     def _may_be_asked(self, user: Any) -> bool:
         if self._late.total() < LATE:
-            return self._late[user] < LATE_OF_USER
+            return self._late[user] < (LATE_OF_VISITORS if user is None else LATE_OF_USER)
         if self._loop.time() - self._logged_at > LOG_INTERVAL:
             self._logged_at = self._loop.time()
             logger.error(
@@ -289,22 +303,41 @@ class Rechecks:
             ask.patience.cancel()
             if ask.is_late:
                 self._late -= Counter([connection.user_id])
-            if connection.is_open:
-                if allowed is False:
-                    self._end(connection)
-                elif connection in self._attention:
-                    self._wait(connection)
-            self._tell(connection, allowed)
+            self._take(connection, allowed)
             self._fill()
+
+    def _take(self, connection: Connection, allowed: bool | None) -> None:
+        """Act on an answer."""
+        attention = self._attention.get(connection)
+        if not connection.is_open:
+            return
+        if allowed is False:
+            self._end(connection)
+        elif attention is not None:
+            is_of_now = not attention.is_wanted
+            if allowed is None:  # What a command asked for is still to be answered.
+                attention.is_wanted = True
+                attention.is_urgent = False
+            self._wait(connection)
+            if is_of_now or allowed is None:
+                self._tell(connection, allowed)
 
     def _be_late(self, connection: Connection) -> None:
         """Give the place of a late answer to the next."""
-        self._asking[connection].is_late = True
+        ask = self._asking[connection]
+        ask.is_late = True
+        ask.patience = self._loop.call_later(
+            LONGEST_PATIENCE - PATIENCE, self._give_up, connection, context=self._context
+        )
         self._late[connection.user_id] += 1
         names = listed(channel.name for channel in connection.channels)
         logger.warning("The re-check of user %r on %s takes more than %d s.", connection.user_id, names, PATIENCE)
         self._tell(connection, None)
         self._fill()
+
+    def _give_up(self, connection: Connection) -> None:
+        if connection.is_open:
+            self._end(connection)
 
     def _tell(self, connection: Connection, allowed: bool | None) -> None:
         """Give the answer to the stream that waits for it."""

@@ -31,6 +31,8 @@ ELEMENT_PARAMETER = "element"
 CURSOR_ATTRIBUTE = "_ds_broadcaster_cursor"
 # The most that a stream keeps of its request: path, query and headers, in bytes. A browser sends one or two thousand.
 REQUEST_BYTES = 32_768
+# A header costs its bytes and about this much for the objects around it.
+HEADER_OVERHEAD = 150
 LOGIN_MIDDLEWARE = "django.contrib.auth.middleware.LoginRequiredMiddleware"
 
 _ELEMENT_ID = re.compile(r"[A-Za-z][0-9A-Za-z_-]{0,63}", re.ASCII)
@@ -95,7 +97,7 @@ def is_too_large(request: HttpRequest) -> bool:
     """Tell whether a request is more than a stream keeps of it, to be asked again."""
     scope = request.scope  # type: ignore[attr-defined]
     size = len(scope["path"]) + len(scope["query_string"])
-    return size + sum(len(name) + len(value) for name, value in scope["headers"]) > REQUEST_BYTES
+    return size + sum(len(name) + len(value) + HEADER_OVERHEAD for name, value in scope["headers"]) > REQUEST_BYTES
 
 
 def grant_of(

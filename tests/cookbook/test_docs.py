@@ -33,7 +33,17 @@ FOLDERS = {folder.parent.name: folder.parent for folder in RECIPES.glob("*/urls.
 FENCE = re.compile(r"^( *)```(\w[\w+]*)?[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
 # Public names of the classes that are not their users' business.
-INTERNAL = {"grant", "hubs", "is_closing", "note_arrival", "declared", "holdings", "page_cursor", "apage_cursor"}
+INTERNAL = {
+    "grant",
+    "hubs",
+    "is_closing",
+    "note_arrival",
+    "review",
+    "declared",
+    "holdings",
+    "page_cursor",
+    "apage_cursor",
+}
 OF_DJANGO = {"Meta", "get", "request"}
 
 

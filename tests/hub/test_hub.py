@@ -244,7 +244,7 @@ class HubMachine(RuleBasedStateMachine):
                     self._check_run(client, self.broker.heard())
         # One that is asked about before it opens is not there yet.
         online = [each for each in open_clients if each.frames and each.ended_at is None and not each.failing]
-        uncertain = [each for each in open_clients if each.failing]
+        uncertain = [each for each in open_clients if each.failing or not each.frames]
         for channel in CHANNELS:
             certain = Counter(each.user_id for each in online if channel in each.channels)
             perhaps = Counter(each.user_id for each in uncertain if channel in each.channels)

@@ -19,12 +19,15 @@ from ds_broadcaster.hub.rechecks import (
     JITTER,
     LATE,
     LATE_OF_USER,
+    LATE_OF_VISITORS,
+    LONGEST_PATIENCE,
     LONGEST_PAUSE,
     PARALLEL,
     PARALLEL_BY_CLOCK,
     PATIENCE,
     SECOND_LOOK,
     SHORTEST,
+    URGENT_PAUSE,
     Rechecks,
 )
 from ds_broadcaster.streams.replayed_requests import OriginalRequest, note_failure
@@ -56,7 +59,7 @@ class Site:
         before = set(self.world.connections)
         client = self.world.client(channels, user_id, **options)
         (connection,) = set(self.world.connections) - before
-        connection.request = OriginalRequest(self, client.scope | {"client": len(self.clients)})
+        connection.request = OriginalRequest(self, client.scope | {"number": len(self.clients)})
         self.clients[len(self.clients)] = client
         return client
 
@@ -65,8 +68,8 @@ class Site:
 
     async def __call__(self, scope, receive, send):
         assert scope[RECHECK_KEY] == []
-        client = self.clients[scope["client"]]
-        self.asked.append(scope["client"])
+        client = self.clients[scope["number"]]
+        self.asked.append(scope["number"])
         self.running += 1
         self.most = max(self.most, self.running)
         try:
@@ -97,6 +100,11 @@ def refuse(scope):
 def recheck(world, channel=EVERYWHERE, user_id=None):
     """broadcast.recheck() without a user model's say."""
     world.broker.command(channel, Command("recheck", user_id))
+
+
+def review(world, user_id):
+    """What a save of the user asks for."""
+    world.broker.command(EVERYWHERE, Command("review", user_id))
 
 
 def nothing_is_left(world):
@@ -166,8 +174,26 @@ def test_server_in_trouble_has_not_said_no(world, site, status):
     client = site.client(user_id=1)
     site.answer = lambda scope: HttpResponse(status=status)
     recheck(world)
+    world.advance(60)
+    assert client.end is None
+    # It is asked until it answers, less and less often.
+    assert 8 <= site.times(client) <= 14
+    site.answer = refuse
+    world.advance(LONGEST_PAUSE)
+    assert client.end == "cut"
+
+
+@override_settings(DS_BROADCASTER_RECHECK_INTERVAL=100)
+def test_server_that_has_recovered_is_asked_no_more(world, site):
+    client = site.client(user_id=1)
+    site.answer = lambda scope: HttpResponse(status=503)
+    recheck(world)
     world.advance(5)
-    assert site.times(client) == 2
+    site.answer = None
+    world.advance(LONGEST_PAUSE)
+    asked = site.times(client)
+    world.advance(60)
+    assert site.times(client) == asked
     assert client.end is None
 
 
@@ -241,7 +267,7 @@ def test_those_that_hang_by_the_clock_are_few_and_the_others_stay(world, site):
     site.seconds = 10_000
     world.advance(400)
     assert LATE <= site.running < LATE + PARALLEL
-    assert not any(client.end for client in clients)
+    assert sum(client.end is not None for client in clients) == site.running
 
 
 def test_those_that_hang_have_no_place_and_the_next_is_asked(world, site):
@@ -261,12 +287,24 @@ def test_those_that_hang_have_no_place_and_the_next_is_asked(world, site):
 
 def test_connection_whose_check_hangs_is_not_asked_again_meanwhile(world, site):
     client = site.client(user_id=1, recheck_interval=1)
-    site.seconds = 60
-    world.advance(50)
+    site.seconds = 25
+    world.advance(24)
     assert site.times(client) == 1
-    world.advance(15)
+    world.advance(5)
     assert client.end is None
     assert site.times(client) == 2
+
+
+@pytest.mark.parametrize("interval", [1, None])
+def test_check_that_hangs_for_long_is_no_way_to_stay(world, site, interval):
+    client = site.client(user_id=1, recheck_interval=interval)
+    site.seconds = 10_000
+    if interval is None:
+        recheck(world, user_id=1)
+    world.advance(LONGEST_PATIENCE - 1)
+    assert client.end is None
+    world.advance(3)
+    assert client.end == "cut"
 
 
 def test_second_command_ends_a_stream_whose_check_hangs(world, site):
@@ -308,6 +346,22 @@ def test_one_user_whose_checks_hang_takes_no_places_from_others(world, site):
     assert sum(client.end == "cut" for client in stubborn) == 50 - site.running
 
 
+def test_two_visitors_whose_checks_hang_do_not_end_the_streams_of_all(world, site):
+    """Nothing tells visitors apart who are not logged in."""
+    for _ in range(2):
+        site.client()
+    site.seconds = 10_000
+    recheck(world)
+    world.advance(PATIENCE)
+    site.seconds = 0
+    others = [site.client("hall") for _ in range(5)]
+    recheck(world, "hall")
+    world.advance(5)
+    assert not any(client.end for client in others)
+    assert {site.times(client) for client in others} == {2}
+    assert LATE_OF_VISITORS < LATE
+
+
 def test_command_does_not_wait_for_what_the_clock_asks(world, site):
     removed = site.client(user_id=1)
     for number in range(100):
@@ -336,14 +390,49 @@ def test_streams_of_one_user_do_not_delay_another(world, site):
 def test_connection_is_asked_again_after_a_pause_that_grows(world, site):
     """What a re-check does may be the reason for the next: a task that it starts, for example."""
     client = site.client(user_id=1)
-    site.answer = lambda scope: (recheck(world, user_id=1), site.grant(scope, client))[1]
-    recheck(world, user_id=1)
+    site.answer = lambda scope: (review(world, user_id=1), site.grant(scope, client))[1]
+    review(world, user_id=1)
     world.advance(60)
     assert 8 <= site.times(client) <= 14
     assert client.end is None
     before = site.times(client)
     world.advance(60)
     assert site.times(client) - before <= 60 / LONGEST_PAUSE + 1
+
+
+@pytest.mark.parametrize("seconds", [0.25, 0.5, 2, 5])
+def test_task_that_saves_the_user_a_while_later_is_no_endless_reason_either(world, site, seconds):
+    client = site.client(user_id=1)
+
+    def save_later(scope):
+        world.loop.call_later(seconds, review, world, 1)
+        return site.grant(scope, client)
+
+    site.answer = save_later
+    review(world, 1)
+    world.advance(60)
+    before = site.times(client)
+    world.advance(60)
+    assert site.times(client) - before <= 60 / LONGEST_PAUSE + 1
+
+
+def test_logout_does_not_wait_for_the_pause_that_saves_have_caused(world, site):
+    client = site.client(user_id=1)
+    for _ in range(200):
+        review(world, 1)
+        world.advance(0.25)
+    site.answer = refuse
+    recheck(world, user_id=1)
+    world.advance(URGENT_PAUSE)
+    assert client.end == "cut"
+
+
+def test_many_rechecks_of_a_connection_are_one_a_second(world, site):
+    client = site.client(user_id=1)
+    for _ in range(200):
+        recheck(world, user_id=1)
+        world.advance(0.05)
+    assert site.times(client) <= 10 / URGENT_PAUSE + 5
 
 
 def test_pause_is_short_again_after_a_while(world, site):
@@ -388,7 +477,7 @@ def test_order_of_the_channels_means_nothing(world, site):
 def test_stream_that_a_post_opened_ends_unasked(world, site):
     client = site.client(user_id=1)
     (connection,) = world.connections
-    connection.request = OriginalRequest(site, make_scope(method="POST") | {"client": 0})
+    connection.request = OriginalRequest(site, make_scope(method="POST") | {"number": 0})
     recheck(world)
     world.settle()
     assert client.end == "cut"
@@ -564,6 +653,32 @@ def test_user_who_is_refused_before_the_stream_opens_was_never_there(kind):
         assert not any(user == 1 for _, _, user in world.signals)
         world.advance(5)
         assert not any(user == 1 for _, _, user in world.signals)
+
+
+@each_kind
+def test_answer_to_an_earlier_question_opens_no_stream(world, site, kind):
+    """A stream that is asked about before it opens, and removed during that."""
+    world.client(user_id=9)
+    gate = asyncio.Event()
+    allowed = [True]
+
+    async def look(connection):
+        answer = allowed[0]
+        await gate.wait()
+        return answer
+
+    world.hub._rechecks._still_allowed = look
+    client = FakeClient(
+        world.loop, world.broadcast, "room", 1, kind=kind, before_opening=lambda: recheck(world, EVERYWHERE, 1)
+    )
+    world.settle()
+    allowed[0] = False
+    recheck(world, user_id=1)
+    world.broadcast("room", "<p id=secret>")
+    gate.set()
+    world.advance(2)
+    assert client.end == "cut"
+    assert not client.texts
 
 
 # How many, and what is left
