@@ -143,7 +143,7 @@ class Store(PresenceStore):
         self.away = False
         self.diffs = []
 
-    async def sync(self, receiver, changes, lease):
+    async def sync(self, receiver, changes, lease, memory):
         return self.diffs.pop(0) if self.diffs else PresenceDiff([], [])
 
     def online(self, channel, *, excluding=()):
@@ -167,21 +167,18 @@ class SharedPresence(PresenceStore):
     def forget(self):
         """Lose everything, as a server does that crashes."""
         self._memory = f"memory-{next(self._memories)}"
+        # When it has settled, once it has begun to.
         self._settles = None
         self._ends, self._users, self._connections = {}, {}, {}
         # Whose join or leave is still to be told.
         self._owed = set()
 
-    def settle(self):
-        """Tell of joins and leaves from now on."""
-        self._settles = self._clock()
-
     def _online(self):
         return {pair for held in self._users.values() for pair in held}
 
-    async def sync(self, receiver, changes, lease):
+    async def sync(self, receiver, changes, lease, memory):
         now, me = self._clock(), receiver.process
-        if self._settles is None:
+        if self._settles is None and memory not in (None, self._memory):
             self._settles = now + lease
         told = self._online() ^ self._owed
         told |= {(each.channel, each.user) for each in changes if each.is_known}
@@ -197,7 +194,7 @@ class SharedPresence(PresenceStore):
             else:
                 held[key] = count
         online = self._online()
-        is_settled = self._settles <= now
+        is_settled = self._settles is None or self._settles <= now
         self._owed = set() if is_settled else online ^ told
         joined, left = (online - told, told - online) if is_settled else ((), ())
         next_end = min([*self._ends.values(), *([] if is_settled else [self._settles])]) - now

@@ -98,8 +98,8 @@ class PresenceDiff(NamedTuple):
     `next_end` is the seconds until the next lease ends, unless it is renewed, or until the store has settled.
 
     `memory` names the store's memory, and changes whenever some of it may be gone: each hub then tells everything
-    again, with users that are `is_known`. A new memory settles one lease after its first sync(). Until then joins and
-    leaves wait: a process not heard yet may have the user too, who has not joined or left then.
+    again, with users that are `is_known`. The first hub that knew another memory has the store settle, for one lease.
+    Until then joins and leaves wait: a process not heard yet may have the user too, who has not joined or left then.
     """
 
     joined: list[tuple[str, Any]]
@@ -169,8 +169,13 @@ class PresenceStore(ABC):
         self.lease = float(lease)
 
     @abstractmethod
-    async def sync(self, receiver: Receiver, changes: Sequence[PresenceChange], lease: float) -> PresenceDiff:
+    async def sync(
+        self, receiver: Receiver, changes: Sequence[PresenceChange], lease: float, memory: str | None
+    ) -> PresenceDiff:
         """Store a hub's changes, extend its lease to `lease` seconds from now, and return the joins and leaves.
+
+        `memory` is the PresenceDiff.memory that this hub heard last, None at first. Another than the store's proves
+        that something is lost: joins and leaves wait from this call on, for `lease` seconds, once for each memory.
 
         Every other hub subscribed to a changed channel gets on_presence(). Processes whose lease has ended are removed
         by the next sync() of any process: their users have left, and hubs get on_presence() for their channels.

@@ -17,7 +17,8 @@ class Ledger:
     def __init__(self) -> None:
         # True when the store lacks what it was told before: everything() is to be told next.
         self.is_behind = False
-        self._memory: str | None = None
+        # The store's memory that this process heard of last.
+        self.memory: str | None = None
         # The users by channel; None among them stands for all connections together.
         self._held: Users = {}
         # Whose join the cluster was told, and no leave since; None while they are those held.
@@ -26,11 +27,11 @@ class Ledger:
     def note(self, changes: Sequence[PresenceChange], diff: PresenceDiff) -> None:
         """Note the store's answer to these changes."""
         was_behind, self.is_behind = self.is_behind, False
-        if diff.memory != self._memory:
+        if diff.memory != self.memory:
             if self._told is None:
                 self._told = self._held
             self._forget()
-            self._memory = diff.memory
+            self.memory = diff.memory
         elif diff.is_forgotten:
             # Another process took this one for dead, and told of leaves.
             self._forget()

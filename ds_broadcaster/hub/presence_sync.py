@@ -32,7 +32,7 @@ RECONNECT_GRACE = 5.0
 # Seconds that the last call may take.
 CLOSE_TIMEOUT = 1.0
 
-Tell = Callable[[Sequence[PresenceChange], float], Awaitable[PresenceDiff]]
+Tell = Callable[[Sequence[PresenceChange], float, str | None], Awaitable[PresenceDiff]]
 Told = Callable[[str, Any], None]
 
 
@@ -44,8 +44,8 @@ def new_process_name() -> str:
 class PresenceSync:
     """Keeps a lease on what this hub holds, and hears of the joins and leaves in the whole cluster.
 
-    `tell` writes changes down for a number of seconds (see PresenceStore.sync()), `lease` is that number while the
-    process lives; `on_join` and `on_leave` take a channel's name and a user.
+    `tell` writes changes down for a number of seconds and says which memory it knew (see PresenceStore.sync()), `lease`
+    is that number while the process lives; `on_join` and `on_leave` take a channel's name and a user.
     """
 
     def __init__(
@@ -81,6 +81,10 @@ class PresenceSync:
         self._has_changes.set()
         if self._task is None:
             self._task = self._loop.create_task(self._run(), context=Context())
+
+    def renew(self) -> None:
+        """Renew the lease soon: the store may have lost its memory, which it learns from a hub that knew it."""
+        self._has_changes.set()
 
     async def close(self) -> None:
         """Tell the last changes, with a lease that lasts until the clients are back in another process."""
@@ -135,7 +139,7 @@ class PresenceSync:
 
     async def _call(self, changes: list[PresenceChange], lease: float) -> float:
         """Tell changes, and pass on what they mean for the cluster; return when the next lease ends."""
-        diff = await self._tell(changes, lease)
+        diff = await self._tell(changes, lease, self._ledger.memory)
         self._ledger.note(changes, diff)
         for name, user in diff.joined:
             self._on_join(name, user)

@@ -166,6 +166,37 @@ class PresenceContract(Cluster):
         assert (diff.joined, diff.left) == ([("b", 1)], [("a", 1)])
 
     @between_processes
+    async def test_new_store_tells_a_join_in_the_very_call(self, one: Process, other: Process) -> None:
+        """What no process knew before has lost nothing: there is nothing to wait for."""
+        first = await one.tell("a", 1)
+        assert (first.joined, first.is_settled) == ([("a", 1)], True)
+        diff = await other.tell("a", 1, 2)
+        assert (diff.joined, diff.is_settled, diff.memory) == ([("a", 2)], True, first.memory)
+        assert (await one.tell("a")).left == []
+        assert (await other.tell("a")).left == [("a", 1), ("a", 2)]
+
+    @between_processes
+    async def test_store_that_lost_its_memory_waits_from_when_a_process_says_so(
+        self, one: Process, other: Process
+    ) -> None:
+        """Only a process from before can prove it: one that began later is told at once until then."""
+        if not self.can_forget:
+            return
+        before = await one.tell("a", 1)
+        await other.tell("a", 2)
+        await apart(self.forget)
+        new = self.start()
+        diff = await new.tell("a", 3)
+        assert (diff.joined, diff.is_settled) == ([("a", 3)], True)
+        assert diff.memory != before.memory, "memory must change when it is lost."
+        # Already for what this call changes; and a second proof is none of a second loss.
+        waiting = [await one.sync(one.receiver.set_users("a", 4), 1.0), await other.tell("a"), await new.tell("a")]
+        assert [(diff.joined, diff.left, diff.is_settled) for diff in waiting] == [([], [], False)] * 3
+        assert waiting[0].next_end <= 1.0
+        await asyncio.sleep(waiting[0].next_end)
+        assert (await new.sync()).is_settled
+
+    @between_processes
     async def test_store_that_lost_its_memory_tells_nobody_again(self, one: Process, other: Process) -> None:
         """Joins and leaves wait until each process has told what it has, for a lease."""
         if not self.can_forget:
@@ -173,17 +204,15 @@ class PresenceContract(Cluster):
         before = await one.tell("a", 1, 2)
         assert (await other.tell("a", 2, 3)).joined == [("a", 3)]
         await apart(self.forget)
-        # The store begins with a new process, which cannot know that there was another memory.
-        new = self.start()
-        waiting = await new.tell("a", 1, 4, lease=1.0)
+        waiting = await one.tell(lease=1.0)
         assert not waiting.is_settled
-        assert waiting.next_end <= 1.0
         memory = waiting.memory
         assert memory != before.memory, "memory must change when it is lost."
-        await new.tell()
+        new = self.start()
         # Two leaves: of a user who is still with `other`, and of one who has the new process too.
-        diffs = [waiting, await one.tell("a"), await other.tell("a", 2, 3), await other.tell("a", 2)]
-        assert [(diff.joined, diff.left, diff.memory) for diff in diffs] == [([], [], memory)] * 4
+        diffs = [waiting, await new.tell("a", 1, 4), await one.tell("a")]
+        diffs += [await other.tell("a", 2, 3), await other.tell("a", 2)]
+        assert [(diff.joined, diff.left, diff.memory) for diff in diffs] == [([], [], memory)] * 5
         assert sorted(await other.broker.ausers("a")) == [1, 2, 4]
         await asyncio.sleep(waiting.next_end)
         diff = await self.settle()

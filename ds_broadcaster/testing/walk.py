@@ -11,7 +11,7 @@ from .cluster import Cluster, Process, apart
 
 WALKS = 3
 STEPS = 40
-# Seconds. A process whose lease is this short is dead when it matters; a store that begins settles after the second.
+# Seconds. A process whose lease is this short is dead when it matters; a store that forgot settles after the second.
 DEATH, SETTLES = 0.002, 0.05
 
 CHANNELS = ("a", "b")
@@ -23,7 +23,8 @@ class Account:
     """Whom the cluster was told to be online, each with a channel: joins and leaves must alternate.
 
     What nothing can prove is left out. A store that forgets takes with it the users of processes that have died, or die
-    before they tell it again; and one that has settled meanwhile did not wait for a process silent for that long.
+    before they tell it again; and one that has settled meanwhile did not wait for a process silent for that long. Until
+    the first process from before has spoken, others are told at once of users who are online with those from before.
     """
 
     def __init__(self) -> None:
@@ -31,21 +32,33 @@ class Account:
         # What processes knew that have not told it to a store that forgot, and what others have told it.
         self._unheard: list[Ledger] = []
         self._heard: set[Pair] = set()
+        # The processes from before that moment, until the first of them has spoken.
+        self._silent: list[Ledger] = []
 
     def note(self, diff: PresenceDiff) -> None:
         """Note a store's answer; raises AssertionError for a join or a leave too many."""
-        if diff.is_settled:
-            self.told -= _known(self._unheard) - self._heard
         joined, left = {*diff.joined}, {*diff.left}
         assert len(joined | left) == len(diff.joined + diff.left), f"Told twice: {diff}"
+        if diff.is_settled and not self._silent:
+            self.told -= _known(self._unheard) - self._heard
+        self._heard = (self._heard | joined) - left
+        if self._silent:
+            elsewhere = _known(self._unheard)
+            joined, left = joined - elsewhere, left - elsewhere
         assert not self.told & joined, f"Joined without having left: {self.told & joined}"
         assert self.told >= left, f"Left without having joined: {left - self.told}"
         self.told = (self.told | joined) - left
 
     def forget(self, living: Iterable[Ledger]) -> None:
         """Note that the store has forgotten everything."""
-        self._unheard, self._heard = [ledger for ledger in living if ledger.known()], set()
+        self._silent = [ledger for ledger in living if ledger.memory is not None]
+        self._unheard, self._heard = [ledger for ledger in self._silent if ledger.known()], set()
         self.told = _known(self._unheard)
+
+    def speak(self, ledger: Ledger) -> None:
+        """Note that a process is about to tell the store anything."""
+        if ledger in self._silent:
+            self._silent = []
 
     def hear(self, ledger: Ledger) -> None:
         """Note that a process is about to tell everything."""
@@ -56,8 +69,11 @@ class Account:
 
     def bury(self, ledger: Ledger) -> bool:
         """Note that a process has died; tell whether the store knew of it."""
+        is_silent = ledger in self._silent
+        if is_silent:
+            self._silent.remove(ledger)
         if ledger not in self._unheard:
-            return True
+            return not is_silent
         self._unheard.remove(ledger)
         self.told -= ledger.known() - self._heard - _known(self._unheard)
         return False
@@ -112,11 +128,17 @@ class Walk:
     async def _forget(self) -> None:
         if self._dice.random() < 0.5:
             await self._rest()
+        from_before = [process for process in self._processes if process.ledger.memory is not None]
+        if not from_before:
+            return
         await apart(self._cluster.forget)
         self._account.forget(process.ledger for process in self._processes)
-        first = self._cluster.start()
+        if self._dice.random() < 0.5:
+            await self._start()
+            await self._tell(self._processes[-1], self._dice.choice(CHANNELS), 1, 2)
+        first = self._dice.choice(from_before)
+        self._account.speak(first.ledger)
         self._account.note(await first.sync(lease=SETTLES))
-        first.broker.detach(first.receiver)
 
     async def _settle(self) -> None:
         self._account.note(await self._cluster.settle(SETTLES))
@@ -133,6 +155,7 @@ class Walk:
         assert _known(process.ledger for process in self._processes) == users
 
     async def _tell(self, process: Process, channel: str = "", *users: Any) -> None:
+        self._account.speak(process.ledger)
         self._account.hear(process.ledger)
         self._account.note(await process.tell())
         self._account.note(await process.tell(channel, *users))

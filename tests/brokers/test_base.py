@@ -70,7 +70,7 @@ class Store(PresenceStore):
         super().__init__()
         self.processes = processes
 
-    async def sync(self, receiver, changes, lease):
+    async def sync(self, receiver, changes, lease, memory):
         return PresenceDiff([], [])
 
     def online(self, channel, *, excluding=()):

@@ -43,13 +43,14 @@ class Process:
     def ledger(self):
         return self.sync._ledger
 
-    async def tell(self, changes, lease):
+    async def tell(self, changes, lease, memory):
         await asyncio.sleep(self.slowness)
         if self.machine.is_away:
             raise BrokerUnavailable("It is away.")
+        self.machine.account.speak(self.ledger)
         if self.ledger.is_behind:
             self.machine.account.hear(self.ledger)
-        diff = await self.machine.store.sync(self, changes, lease)
+        diff = await self.machine.store.sync(self, changes, lease, memory)
         self.machine.account.note(diff)
         self.machine.events += [("join", pair) for pair in diff.joined] + [("leave", pair) for pair in diff.left]
         return diff
@@ -72,12 +73,10 @@ class Process:
 class PresenceMachine(RuleBasedStateMachine):
     """Hubs on one store: users come and go, hubs die and stop, are slow and cut off; the store is away and forgets."""
 
-    @initialize(is_settled=st.booleans())
-    def begin(self, is_settled):
+    @initialize()
+    def begin(self):
         self.loop = VirtualLoop()
         self.store = SharedPresence(self.loop.time)
-        if is_settled:
-            self.store.settle()
         self.is_away = False
         self.account = Account()
         self.processes = []

@@ -43,7 +43,7 @@ class Cluster:
             on_leave=lambda channel, user: self.events.append(("left", channel, user)),
         )
 
-    async def tell(self, changes, lease):
+    async def tell(self, changes, lease, memory):
         self.told.append(({(each.channel, each.user): each.connections for each in changes}, lease))
         if self.seconds:
             await asyncio.sleep(self.seconds)

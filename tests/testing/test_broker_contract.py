@@ -88,59 +88,75 @@ class LeaksUsers(WithPresence):
     """Users who leave stay online."""
 
     class Store(FilePresence):
-        async def sync(self, receiver, changes, lease):
-            return await super().sync(receiver, [each for each in changes if each.connections != GONE], lease)
+        async def sync(self, receiver, changes, lease, memory):
+            return await super().sync(receiver, [each for each in changes if each.connections != GONE], lease, memory)
 
 
 class NeverExpires(WithPresence):
     """What a dead process has told holds for ever."""
 
     class Store(FilePresence):
-        async def sync(self, receiver, changes, lease):
-            return await super().sync(receiver, changes, 1_000_000)
+        async def sync(self, receiver, changes, lease, memory):
+            return await super().sync(receiver, changes, 1_000_000, memory)
 
 
 class ForgetsUsers(WithPresence):
     """Each sync() loses what the other processes have told."""
 
     class Store(FilePresence):
-        def _sync(self, process, changes, lease):
+        def _sync(self, process, changes, lease, memory):
             self._path.unlink(missing_ok=True)
-            return super()._sync(process, changes, lease)
+            return super()._sync(process, changes, lease, memory)
 
 
 class HidesThatItForgot(WithPresence):
     """A process that was taken for dead is not told to tell everything again."""
 
     class Store(FilePresence):
-        async def sync(self, receiver, changes, lease):
-            return (await super().sync(receiver, changes, lease))._replace(is_forgotten=False)
+        async def sync(self, receiver, changes, lease, memory):
+            return (await super().sync(receiver, changes, lease, memory))._replace(is_forgotten=False)
+
+
+class WaitsWithoutALoss(WithPresence):
+    """A store that no process knew before waits for those who might have."""
+
+    class Store(FilePresence):
+        def _sync(self, process, changes, lease, memory):
+            return super()._sync(process, changes, lease, memory or "lost")
+
+
+class HearsOfNoLoss(WithPresence):
+    """A store that lost its memory goes on as if it had none before."""
+
+    class Store(FilePresence):
+        def _sync(self, process, changes, lease, memory):
+            return super()._sync(process, changes, lease, None)
 
 
 class TellsAgain(WithPresence):
-    """A store that begins tells at once whom it hears of."""
+    """A store that lost its memory takes what it is told again for new."""
 
     class Store(FilePresence):
-        async def sync(self, receiver, changes, lease):
+        async def sync(self, receiver, changes, lease, memory):
             changes = [each._replace(is_known=False) for each in changes]
-            return await super().sync(receiver, changes, lease)
+            return await super().sync(receiver, changes, lease, memory)
 
 
 class KeepsItsNameForAnotherMemory(WithPresence):
     """A store that lost its memory says that it did not."""
 
     class Store(FilePresence):
-        async def sync(self, receiver, changes, lease):
-            return (await super().sync(receiver, changes, lease))._replace(memory="")
+        async def sync(self, receiver, changes, lease, memory):
+            return (await super().sync(receiver, changes, lease, memory))._replace(memory="")
 
 
 class TellsChangeByChange(WithPresence):
     """Each dead process, and then the changes, are told for themselves."""
 
     class Store(FilePresence):
-        def _sync(self, process, changes, lease):
-            buried = super()._sync("gravedigger", [], 0)
-            diff = super()._sync(process, changes, lease)
+        def _sync(self, process, changes, lease, memory):
+            buried = super()._sync("gravedigger", [], 0, None)
+            diff = super()._sync(process, changes, lease, memory)
             return diff._replace(joined=buried.joined + diff.joined, left=buried.left + diff.left)
 
 
@@ -221,6 +237,8 @@ def _impatience(monkeypatch):
         (NeverExpires, "test_dead_process_leaves_no_ghosts_longer_than_its_lease"),
         (ForgetsUsers, "test_joins_and_leaves_are_told_once_in_all_processes"),
         (HidesThatItForgot, "test_process_taken_for_dead_tells_everything_again"),
+        (WaitsWithoutALoss, "test_new_store_tells_a_join_in_the_very_call"),
+        (HearsOfNoLoss, "test_store_that_lost_its_memory_waits_from_when_a_process_says_so"),
         (TellsAgain, "test_store_that_lost_its_memory_tells_nobody_again"),
         (KeepsItsNameForAnotherMemory, "test_store_that_lost_its_memory_tells_nobody_again"),
         (

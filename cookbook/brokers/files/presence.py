@@ -19,13 +19,16 @@ class FilePresence(PresenceStore):
         self._journal, self._limit = journal, max_journal_bytes
         self._path = journal.folder / "presence"
 
-    async def sync(self, receiver, changes, lease):
-        return await asyncio.to_thread(self._sync, receiver.process, changes, lease)
+    async def sync(self, receiver, changes, lease, memory):
+        return await asyncio.to_thread(self._sync, receiver.process, changes, lease, memory)
 
-    def _sync(self, process, changes, lease):
+    def _sync(self, process, changes, lease, memory):
         with asking(), self._journal.turn():
             now = time.time()
-            state = self._read() or {"memory": new_epoch(), "settles": now + lease, "processes": {}, "owed": []}
+            state = self._read() or {"memory": new_epoch(), "settles": 0, "processes": {}, "owed": []}
+            # A process from before proves that something is lost: for a lease, others from before may follow.
+            if memory not in (None, state["memory"]) and not state["settles"]:
+                state["settles"] = now + lease
             processes = state["processes"]
             # What the cluster was told: who is online, but for the joins and leaves that still wait.
             told = _online(processes) ^ {tuple(pair) for pair in state["owed"]}

@@ -29,10 +29,12 @@ class PostgresPresence(PresenceStore):
         self._alias = alias
         self._sessions = sessions
 
-    async def sync(self, receiver: Receiver, changes: Sequence[PresenceChange], lease: float) -> PresenceDiff:
+    async def sync(
+        self, receiver: Receiver, changes: Sequence[PresenceChange], lease: float, memory: str | None
+    ) -> PresenceDiff:
         async def write() -> PresenceDiff:
             async with session.transaction() as connection:
-                return await _sync(connection, receiver.process, changes, lease, self._malformed)
+                return await _sync(connection, receiver.process, changes, lease, memory, self._malformed)
 
         async with self._sessions.current() as session:
             return await session.ask(write)
@@ -68,6 +70,7 @@ async def _sync(
     process: str,
     changes: Sequence[PresenceChange],
     lease: float,
+    known: str | None,
     malformed: MalformedLog,
 ) -> PresenceDiff:
     """See PresenceStore.sync(); within a transaction of this connection."""
@@ -80,7 +83,8 @@ async def _sync(
         return set(await rows(statements.ONLINE, *_columns(pairs, 2)) if pairs else ())
 
     await rows("SELECT pg_advisory_xact_lock(%s)", statements.SHARE_LOCK)
-    await rows(statements.REMEMBER, lease)
+    await rows(statements.REMEMBER)
+    await rows(statements.SETTLE, lease, known)
     [(memory, is_settled)] = await rows(statements.MEMORY)
     dead = [name for (name,) in await rows(statements.BURY, process)]
     [(was_known,)] = await rows(statements.LIVE, process, lease)

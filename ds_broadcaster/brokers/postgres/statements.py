@@ -148,19 +148,31 @@ UPDATE ds_broadcaster_state SET
 WHERE EXISTS (SELECT FROM dropped) OR EXISTS (SELECT FROM old)
 """
 
-# Presence. The process without a name stands for the store: the end of its lease is when joins and leaves are told, and
-# names the store's memory; it holds the users whose join or leave is still to be told.
+# Presence. Two names are of no process. The row without a name stands for the store: its time is when the memory began,
+# and names it; it holds the users whose join or leave is still to be told. "settling", where there is such a row, has
+# the time from which they are told.
 
 # Inserts nothing where there is a memory.
 REMEMBER = """
-INSERT INTO ds_broadcaster_process (name, ends) VALUES ('', clock_timestamp() + %s * interval '1 second')
+INSERT INTO ds_broadcaster_process (name, ends) VALUES ('', clock_timestamp()) ON CONFLICT DO NOTHING
+"""
+
+# Inserts nothing for the memory itself, for NULL, and where this memory has settled or settles.
+SETTLE = """
+INSERT INTO ds_broadcaster_process (name, ends)
+SELECT 'settling', clock_timestamp() + %s * interval '1 second' FROM ds_broadcaster_process
+WHERE name = '' AND extract(epoch FROM ends)::text <> %s
 ON CONFLICT DO NOTHING
 """
 
-MEMORY = "SELECT extract(epoch FROM ends)::text, ends <= clock_timestamp() FROM ds_broadcaster_process WHERE name = ''"
+MEMORY = """
+SELECT extract(epoch FROM memory.ends)::text, coalesce(settling.ends <= clock_timestamp(), true)
+FROM ds_broadcaster_process memory LEFT JOIN ds_broadcaster_process settling ON settling.name = 'settling'
+WHERE memory.name = ''
+"""
 
 BURY = """
-DELETE FROM ds_broadcaster_process WHERE ends <= clock_timestamp() AND name NOT IN ('', %s) RETURNING name
+DELETE FROM ds_broadcaster_process WHERE ends <= clock_timestamp() AND name NOT IN ('', 'settling', %s) RETURNING name
 """
 
 HELD_BY = """
@@ -202,10 +214,10 @@ WHERE EXISTS (
 
 NEXT_END = """
 SELECT extract(epoch FROM min(ends) - clock_timestamp())::float FROM ds_broadcaster_process
-WHERE name <> '' OR ends > clock_timestamp()
+WHERE name NOT IN ('', 'settling') OR ends > clock_timestamp()
 """
 
-_IS_LIVING = "process.ends > clock_timestamp() AND process.name <> ''"
+_IS_LIVING = "process.ends > clock_timestamp() AND process.name NOT IN ('', 'settling')"
 
 USERS = f"""
 SELECT holding.who, holding.connections FROM ds_broadcaster_holding holding

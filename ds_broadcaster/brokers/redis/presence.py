@@ -19,16 +19,18 @@ class RedisPresence(PresenceStore):
         self._keys = [session.key_of(name) for name in ("processes", "presence", "owed")]
         self._holdings, self._users = session.key_of("r:"), session.key_of("u:")
 
-    async def sync(self, receiver: Receiver, changes: Sequence[PresenceChange], lease: float) -> PresenceDiff:
-        return await asyncio.to_thread(self._sync, receiver.process, changes, lease)
+    async def sync(
+        self, receiver: Receiver, changes: Sequence[PresenceChange], lease: float, memory: str | None
+    ) -> PresenceDiff:
+        return await asyncio.to_thread(self._sync, receiver.process, changes, lease, memory)
 
-    def _sync(self, process: str, changes: Sequence[PresenceChange], lease: float) -> PresenceDiff:
+    def _sync(self, process: str, changes: Sequence[PresenceChange], lease: float, memory: str | None) -> PresenceDiff:
         users: dict[str, list[Any]] = {}
         for each in changes:
             if each.user is not None:
                 users.setdefault(each.channel, []).extend((pack_user(each.user), each.connections, int(each.is_known)))
         topics = self._session.topic_of(b"")
-        arguments: list[Any] = [process, milliseconds(lease), topics, self._holdings, self._users]
+        arguments: list[Any] = [process, milliseconds(lease), topics, self._holdings, self._users, memory or ""]
         for each in changes:
             if each.user is None:
                 theirs = users.get(each.channel, [])

@@ -10,7 +10,7 @@ The keys; the braces in the prefix keep them in one slot of a cluster:
     {p}:times         channels by the time of their newest event
     {p}:commands      the commands of the last minute, each after its epoch and sequence, by their time
     {p}:processes     the processes that serve streams, by the end of their lease
-    {p}:presence      the epoch, and settles (the time from which joins and leaves are told in it, in ms)
+    {p}:presence      the epoch, and settles (the time from which joins and leaves are told in it, in ms, or 0)
     {p}:owed          whose join or leave is still to be told: <the length of the channel>:<channel><user>
     {p}:r:<process>   what a process holds: channel -> its connections; without a channel, the epoch of that
     {p}:u:<process>:<channel>   user -> their connections

@@ -1,19 +1,26 @@
 -- Store a process's changes, renew its lease, and remove the processes whose lease has ended.
 --
 -- KEYS: ... processes, presence, owed. ARGV: epoch, process, lease (ms), the prefixes of topics, of holdings and of
--- users, then for each channel its name, its connections, the number of users that follow, and for each a user, their
--- connections, and whether their join was told before. -1 connections remove a channel or a user. Returns epoch, whether
--- joins and leaves are told, whether the process was known, the milliseconds until the next lease ends, and the joins and
--- the leaves, as channel, user, channel, user ...
+-- users, the epoch that the process heard of last or nothing, then for each channel its name, its connections, the number
+-- of users that follow, and for each a user, their connections, and whether their join was told before. -1 connections
+-- remove a channel or a user. Returns epoch, whether joins and leaves are told, whether the process was known, the
+-- milliseconds until the next lease ends, and the joins and the leaves, as channel, user, channel, user ...
 
 local processes, presence, owed = KEYS[6], KEYS[7], KEYS[8]
-local me, topics, holdings, people = ARGV[2], ARGV[4], ARGV[5], ARGV[6]
+local me, topics, holdings, people, known = ARGV[2], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 
--- In a new epoch the memory, or its newest part, may be gone: all processes tell everything again.
+-- In a new epoch the memory, or its newest part, is gone where a process is there from before: it says so, or its lease
+-- outlived the epoch. All processes then tell everything again, and for a lease joins and leaves wait for that.
+local is_lost = known ~= '' and known ~= epoch
 if redis.call('HGET', presence, 'epoch') ~= epoch then
-    redis.call('HSET', presence, 'epoch', epoch, 'settles', now + ARGV[3])
+    redis.call('HSET', presence, 'epoch', epoch, 'settles', 0)
+    is_lost = is_lost or redis.call('ZCOUNT', processes, '(' .. now, '+inf') > 0
 end
 local settles = tonumber(redis.call('HGET', presence, 'settles'))
+if is_lost and settles == 0 then
+    settles = now + ARGV[3]
+    redis.call('HSET', presence, 'settles', settles)
+end
 
 local alive = redis.call('ZRANGE', processes, 0, -1)
 
@@ -92,7 +99,7 @@ end
 
 redis.call('ZADD', processes, now + ARGV[3], me)
 redis.call('HSET', holdings .. me, '', epoch)
-local position = 7
+local position = 8
 while position <= #ARGV do
     local channel, connections, count = ARGV[position], tonumber(ARGV[position + 1]), tonumber(ARGV[position + 2])
     local mine = people .. me .. ':' .. channel
