@@ -222,6 +222,8 @@ class Hub:
             if item is RESET:
                 head.epoch, head.sequence = name, 0
                 self._channels.restart(self._channels)
+                if self._sync is not None:
+                    self._sync.renew()
                 changed = {}
                 continue
             channel = self._channels.find(name)

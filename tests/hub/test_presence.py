@@ -488,6 +488,21 @@ def test_presence_is_rendered_again_once_the_broker_is_back(shared_world):
     assert online(client)[-1] == [1, 2, 3]
 
 
+@override_settings(DS_BROADCASTER_PRESENCE_GRACE=30)
+def test_lease_is_renewed_at_once_in_a_new_epoch(shared_world):
+    """A store that lost its memory learns that from a process that knew it."""
+    client = shared_world.client(user_id=1)
+    shared_world.advance(1)
+    client.vanish()
+    shared_world.advance(1)
+    renewals = shared_world.broker.presence.diffs = [PresenceDiff([], [])]
+    shared_world.advance(1)
+    assert renewals
+    shared_world.hub.reset("another")
+    shared_world.advance(0.1)
+    assert not renewals
+
+
 def test_presence_is_rendered_when_another_process_tells_of_a_change(shared_world):
     client = shared_world.client(user_id=1, presence_callback=show)
     shared_world.advance(1)
