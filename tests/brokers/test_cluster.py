@@ -75,12 +75,18 @@ def broker(request):
         yield broker
 
 
-@pytest.fixture(scope="module")
-def workers(django_db_setup, broker):
+@contextlib.contextmanager
+def two_workers(settings):
     """Two worker processes behind one port."""
-    settings = {"ROOT_URLCONF": "tests.project.cluster_site", "DS_BROADCASTER_PRESENCE_GRACE": 0.2} | broker.settings
+    settings = {"ROOT_URLCONF": "tests.project.cluster_site", "DS_BROADCASTER_PRESENCE_GRACE": 0.2} | settings
     with Server(settings=settings, args=["--workers=2"]) as server:
         until(lambda: len({server.facts()["pid"] for _ in range(10)}) == 2, 20)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def workers(django_db_setup, broker):
+    with two_workers(broker.settings) as server:
         yield server
 
 
@@ -172,8 +178,7 @@ def test_users_join_and_leave_once_in_the_cluster(workers, channel):
     for times in (1, 2):
         clients = [ann.connect(channel) for _ in range(8)]
         begun(*clients)
-        # A store that begins tells of joins after a lease.
-        until(lambda times=times: len(attendance(workers, channel)) >= 2 * times - 1, LEASE + 5)
+        until(lambda times=times: len(attendance(workers, channel)) >= 2 * times - 1)
         for client in clients:
             client.close()
         until(lambda: workers.call("get_users", channel) == [])
@@ -181,11 +186,21 @@ def test_users_join_and_leave_once_in_the_cluster(workers, channel):
         assert attendance(workers, channel) == ["joined", "left"] * times
 
 
+def test_new_broker_tells_of_a_join_at_once(broker, channel):
+    """Not after a lease, of which the default is fifteen seconds."""
+    with type(broker)().running() as new:
+        options = {"DS_BROADCASTER_BROKER": new.settings["DS_BROADCASTER_BROKER"] | {"OPTIONS": {}}}
+        with two_workers(new.settings | options) as workers:
+            clients = [workers.login("ann").connect(channel) for _ in range(8)]
+            begun(*clients)
+            until(lambda: attendance(workers, channel) == ["joined"])
+
+
 def test_broker_that_loses_its_memory_tells_nobody_of_joins_and_leaves_that_were_told(workers, broker, channel):
     ann, bob = workers.login("ann"), workers.login("bob")
     clients = [ann.connect(channel) for _ in range(8)]
     begun(*clients)
-    until(lambda: attendance(workers, channel) == ["joined"], LEASE + 5)
+    until(lambda: attendance(workers, channel) == ["joined"])
     broker.forget()
     workers.burst("another", 1)
     for client in clients:  # To return, as they do within a lease.
