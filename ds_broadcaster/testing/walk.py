@@ -55,10 +55,12 @@ class Account:
         self._unheard, self._heard = [ledger for ledger in self._silent if ledger.known()], set()
         self.told = _known(self._unheard)
 
-    def speak(self, ledger: Ledger) -> None:
-        """Note that a process is about to tell the store anything."""
-        if ledger in self._silent:
-            self._silent = []
+    def speak(self, ledger: Ledger) -> bool:
+        """Note that a process is about to tell the store anything; tell whether it is the first word from before."""
+        if ledger not in self._silent:
+            return False
+        self._silent = []
+        return True
 
     def hear(self, ledger: Ledger) -> None:
         """Note that a process is about to tell everything."""
@@ -138,7 +140,9 @@ class Walk:
             await self._tell(self._processes[-1], self._dice.choice(CHANNELS), 1, 2)
         first = self._dice.choice(from_before)
         self._account.speak(first.ledger)
-        self._account.note(await first.sync(lease=SETTLES))
+        diff = await first.sync(lease=SETTLES)
+        assert not diff.is_settled, "A process from before the loss has spoken: joins and leaves must wait."
+        self._account.note(diff)
 
     async def _settle(self) -> None:
         self._account.note(await self._cluster.settle(SETTLES))
