@@ -420,3 +420,22 @@ def test_channel_that_is_unsubscribed_while_its_gap_is_found_is_not_carried_agai
 
     with broker_at(server.url, max_events=3) as broker, broker_at(server.url, max_events=3) as other:
         asyncio.run(test())
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_run_that_kept_the_lease_of_a_process_waits_for_what_it_tells_again(server, is_there):
+    """A process that begins may be the first to call; the lease proves that it is not alone."""
+
+    async def test():
+        await broker.presence.sync(earlier, earlier.set_users("a", 1), 60 if is_there else 0, None)
+        server.call("save")
+        server.stop()
+        server.start()
+        new = RecordingReceiver()
+        diff = await broker.presence.sync(new, new.set_users("a", 2), 60, None)
+        assert diff.is_settled != is_there
+        assert diff.joined == ([] if is_there else [("a", 2)])
+
+    earlier = RecordingReceiver()
+    with broker_at(server.url) as broker:
+        asyncio.run(test())
