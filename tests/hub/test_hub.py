@@ -353,7 +353,7 @@ class HubMachine(RuleBasedStateMachine):
                 event("told of a gap")
             client.drain()
         self.come_to_rest()
-        self.loop.advance(1)
+        self.loop.advance(10)  # Those that are asked about before they open have opened.
         self._check_presence()
         for client in self.clients:
             if client.end is None:
