@@ -9,9 +9,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.contrib.auth.signals import user_logged_out
+from django.contrib.sessions.backends.base import SessionBase
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error, transaction
 from django.db.models.signals import post_delete, post_save
@@ -45,9 +47,30 @@ def watch_users() -> None:
             post_delete.connect(_deleted, sender=model, dispatch_uid="ds_broadcaster")
 
 
-def _logged_out(sender: Any, user: Any = None, **kwargs: Any) -> None:
-    if user is not None:
-        _on_commit(broadcast.recheck, user.pk, None)
+def _logged_out(sender: Any, request: Any = None, user: Any = None, **kwargs: Any) -> None:
+    if user is None:
+        return
+    recheck = partial(_on_commit, broadcast.recheck, user.pk, None)
+    recheck()
+    # Django tells of a logout before it ends the session, and other receivers may take their time.
+    session = getattr(request, "session", None)
+    if isinstance(session, SessionBase):
+        _after(session, recheck)
+
+
+def _after(session: Any, call: Callable[[], None]) -> None:
+    """Call a function when a session was flushed."""
+    flush, aflush = session.flush, session.aflush
+
+    def flush_and_call() -> None:
+        flush()
+        call()
+
+    async def aflush_and_call() -> None:
+        await aflush()
+        await sync_to_async(call)()
+
+    session.flush, session.aflush = flush_and_call, aflush_and_call
 
 
 def _saved(

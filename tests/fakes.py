@@ -451,7 +451,7 @@ class FakeClient:
 
     async def _send(self, message):
         assert not self._sending, "send() was called while an earlier one is not done"
-        if message["type"] == "http.response.start" or self._gone.is_set():
+        if message["type"] == "http.response.start" or self._gone.is_set() or self.end == "refused":
             return
         if self.failing:
             raise OSError("the connection is broken")

@@ -1,17 +1,22 @@
 """A user who loses the right to a stream loses the stream: through the whole Django stack, on a real server."""
 
+import asyncio
 import itertools
 import time
 from types import SimpleNamespace
 
 import pytest
+from asgiref.sync import async_to_sync, sync_to_async
 from django.apps import apps
+from django.contrib import auth
 from django.contrib.auth.models import User
 from django.contrib.auth.signals import user_logged_out
+from django.contrib.sessions.backends.db import SessionStore
 from django.contrib.sessions.models import Session
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, transaction
 from django.db.models.signals import post_delete, post_save
+from django.test import RequestFactory
 
 from ds_broadcaster import BrokerUnavailable, receivers
 from tests.harness import Server
@@ -282,6 +287,30 @@ def test_save_delete_and_logout_recheck_and_the_rest_does_not(rechecked, user):
     pk = user.pk
     user.delete()
     assert rechecked == [pk] * 4
+
+
+@pytest.mark.parametrize("log_out", [auth.logout, async_to_sync(auth.alogout)])
+def test_logout_rechecks_again_when_the_session_has_ended(rechecked, user, log_out):
+    """Other receivers of the signal may take their time."""
+    found = []
+
+    def look(sender, request, **kwargs):
+        found.append(len(rechecked))
+        request.session.delete = lambda key=None: found.append(len(rechecked))
+        request.session.adelete = lambda key=None: found.append(len(rechecked)) or asyncio.sleep(0)
+
+    request = RequestFactory().get("/")
+    request.session = SessionStore()
+    auth.login(request, user, backend="django.contrib.auth.backends.ModelBackend")
+    request.user, request.auser = user, sync_to_async(lambda: user)
+    user_logged_out.connect(look)
+    try:
+        log_out(request)
+    finally:
+        user_logged_out.disconnect(look)
+    assert found == [1, 1]
+    assert rechecked == [user.pk] * 2
+    assert "_auth_user_id" not in request.session
 
 
 def test_recheck_waits_for_the_commit_and_a_rollback_cancels_it(rechecked, user):

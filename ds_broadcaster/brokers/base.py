@@ -146,6 +146,9 @@ class Receiver(Protocol):
     def throttle(self) -> None:
         """Block a publisher in another thread for a bounded time while the hub is far behind."""
 
+    async def athrottle(self) -> None:
+        """Let the hub go on, while it is far behind, before a publisher on its loop does."""
+
     def on_presence(self, channel: str) -> None:
         """Render a channel's presence again: another process has other users on it now."""
 

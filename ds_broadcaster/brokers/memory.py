@@ -111,7 +111,10 @@ class MemoryBroker(Broker):
         return sequence
 
     async def apublish(self, channel: str, payload: bytes, facts: Facts = PLAIN) -> int:
-        return self.publish(channel, payload, facts)
+        sequence = self.publish(channel, payload, facts)
+        for receiver in self._receivers:
+            await receiver.athrottle()
+        return sequence
 
     def command(self, channel: str, command: Command) -> None:
         with self._lock:

@@ -32,7 +32,7 @@ class Channels:
         floor: Callable[[str], int],
     ) -> None:
         self._loop = loop
-        self._limits = limits
+        self.limits = limits
         self._declared = declared
         self._subscribe = subscribe
         self._unsubscribe = unsubscribe
@@ -88,9 +88,9 @@ class Channels:
                 connection.pump()
         for channel in channels:
             self._trim(channel)
-        if self._size > self._limits.max_total_bytes:
+        if self._size > self.limits.max_total_bytes:
             logs = [channel.log for channel in self._known.values() if channel.log is not None]
-            self._size -= drop_oldest(logs, self._size - int(self._limits.max_total_bytes * CUT_TO))
+            self._size -= drop_oldest(logs, self._size - int(self.limits.max_total_bytes * CUT_TO))
 
     def trim(self) -> None:
         """Drop events that grew too old on quiet channels."""
@@ -98,11 +98,10 @@ class Channels:
             self._trim(channel)
 
     def _trim(self, channel: Channel[Connection]) -> None:
-        if not channel.blocked:  # Nobody else is at an older place.
-            channel.chunks.clear()
+        channel.chunks.clear()
         log = channel.log
         if log is not None:
-            self._size -= log.trim(self._limits, self._loop.time(), channel.held(), self._floor(channel.name))
+            self._size -= log.trim(self.limits, self._loop.time(), channel.held(), self._floor(channel.name))
 
     def retire(self, channel: Channel[Connection]) -> None:
         """Forget a channel without connections, once its graces are over and the other processes know its roster."""

@@ -137,9 +137,9 @@ class Connection:
     # The write path.
 
     def start(self, opening: bytes) -> None:
-        """Write the opening frames, then the events that came meanwhile."""
+        """Write the opening frames, then the events that came meanwhile, or the farewell of one that is to end."""
         self.busy = False
-        if self.closing is not None:
+        if not opening:
             self._say_farewell()
         elif self._write(Chunk(opening)):
             self.pump()

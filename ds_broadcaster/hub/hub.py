@@ -20,6 +20,7 @@ from ..asgi_servers import before_shutdown
 from ..brokers import COMMANDS_KEPT, EVERYWHERE, Broker, Command
 from ..conf import Settings
 from ..exceptions import BrokerUnavailable, Gap
+from ..log import HELD
 from ..sse import Frame, farewell, retry_frame
 from .channel import Channel, PresenceCallback
 from .channels import Channels
@@ -40,6 +41,8 @@ logger = logging.getLogger("ds_broadcaster")
 BACKLOG = 2000
 BACKLOG_BYTES = 16 << 20
 BACKLOG_WAIT = 1.0
+# Turns of the loop in which a flush that is due has its turn.
+FLUSH_TURNS = 3
 
 # Milliseconds. At a shutdown a page returns after one second or more; a thousand pages are spread over four.
 SHUTDOWN_RETRY = 1000
@@ -166,10 +169,18 @@ class Hub:
         self.deliver(epoch, 0, RESET)
 
     def throttle(self) -> None:
-        is_full = len(self._incoming) > BACKLOG or self._bytes_in - self._bytes_out > BACKLOG_BYTES
-        if is_full and threading.get_ident() != self._thread:
+        if self._is_far_behind() and threading.get_ident() != self._thread:
             self._drained.clear()
             self._drained.wait(BACKLOG_WAIT)
+
+    async def athrottle(self) -> None:
+        for _ in range(FLUSH_TURNS):
+            if not self._is_far_behind() or threading.get_ident() != self._thread:
+                return
+            await asyncio.sleep(0)
+
+    def _is_far_behind(self) -> bool:
+        return len(self._incoming) > BACKLOG or self._bytes_in - self._bytes_out > BACKLOG_BYTES
 
     def on_presence(self, channel: str) -> None:
         call_soon(self.loop, self._remote_presence_changed, channel)
@@ -299,7 +310,7 @@ class Hub:
             if not await self._is_confirmed(connection, grant):
                 return b""
             begin = begin_of(connection.channels, grant)
-            missed = await missed_data(self._broker, grant, begin)
+            missed, reached = await missed_data(self._broker, grant, begin, self._channels.limits.max_bytes * HELD)
         except BrokerUnavailable as error:
             # Unless it is logged here, the server logs an error of its own for each client that comes meanwhile.
             logger.warning("A stream of channel %r could not begin: %s", grant.channels[0], error)
@@ -308,7 +319,10 @@ class Hub:
             raise Gap("The broker has begun anew meanwhile.")
         if connection.closing is not None:
             return b""
-        connection.cursor = begin
+        connection.cursor = reached
+        if reached < begin:
+            # More than one client may hold: it returns for the rest.
+            connection.end(clean=False, until=reached)
         self._enter(connection, grant)
         return opening_frames(grant, missed, self._tabs.replace(connection), self._connections.interval)
 
@@ -319,21 +333,21 @@ class Hub:
         """
         is_doubtful = self._clock() - grant.granted_at > GRANT_AGE
         since = grant.arrival.time
-        heard: set[int] = set()
+        heard: set[tuple[int, Command]] = set()
         for _ in range(CONFIRMATIONS):
-            # What a re-check is about may follow it within a moment.
             span = self._clock() - since + SECOND_LOOK
             given = await self._broker.commands(grant.channels, span)
             waited = self._clock() - grant.arrival.time
             for command, sequence, age in given:
-                if sequence in heard or not command.concerns(connection.user_id):
+                if (sequence, command) in heard or not command.concerns(connection.user_id):
                     continue
-                heard.add(sequence)
-                if not command.ends:
-                    is_doubtful = True
-                elif sequence > grant.granted or (sequence > grant.arrival.sequence and age <= waited):
+                heard.add((sequence, command))
+                is_since = sequence > grant.granted or (sequence > grant.arrival.sequence and age <= waited)
+                if command.ends and is_since:
                     self._apply_to(connection, command)
                     return False
+                # What a recheck is about may follow it within a moment.
+                is_doubtful |= command.verb == "recheck" or is_since
             if not is_doubtful and span <= COMMANDS_KEPT:
                 break
             since = self._clock()

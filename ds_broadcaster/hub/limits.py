@@ -47,7 +47,9 @@ class Limits:
 
         A stream that would take the place of one, by the same element of the same tab, is none more for its user.
         """
-        if self._most is not None and self._connections.count >= self._most:
+        # Some were told to end, and wait for a client that does not read.
+        ending = [each for each in list(self._connections.blocked) if not each.is_open]
+        if self._most is not None and self._connections.count + len(ending) >= self._most:
             self._count(f"{self._most} are open (DS_BROADCASTER_MAX_CONNECTIONS)")
             return PROCESS
         if self._most_of_user is None or user_id is None:
@@ -55,9 +57,10 @@ class Limits:
         theirs = self._connections_of(user_id)
         # One at most: a client may say the same of all its streams.
         replaces_one = tab is not None and any((each.tab, each.element) == (tab, element) for each in theirs)
-        if len(theirs) < self._most_of_user + replaces_one:
+        count = len(theirs) + sum(each.user_id == user_id for each in ending)
+        if count < self._most_of_user + replaces_one:
             return None
-        self._count(f"user {user_id!r} has {len(theirs)} open (DS_BROADCASTER_MAX_CONNECTIONS_PER_USER)")
+        self._count(f"user {user_id!r} has {count} open (DS_BROADCASTER_MAX_CONNECTIONS_PER_USER)")
         return USER
 
     def _count(self, reason: str) -> None:

@@ -25,6 +25,9 @@ PARALLEL_BY_CLOCK = 2
 # second number: then the stream ends, for a check that hangs must not be a way to stay.
 PATIENCE = 5.0
 LONGEST_PATIENCE = 30.0
+# Seconds after which a stream that a command concerns ends, when all answers say nothing: a client that keeps its own
+# rate limit exhausted would have no other.
+UNANSWERED = 60.0
 # How many answers may be late at a time, in all, for one user, and for all visitors who are not logged in: each has a
 # thread that cannot be stopped.
 LATE = 16
@@ -81,7 +84,7 @@ class _Turns:
 class _Attention:
     """What commands asked for about a connection: an answer now, and one from `look_at` on."""
 
-    __slots__ = ("asked_at", "is_urgent", "is_wanted", "look_at", "pause")
+    __slots__ = ("asked_at", "is_urgent", "is_wanted", "look_at", "pause", "unanswered_since")
 
     def __init__(self) -> None:
         self.pause = FIRST_PAUSE
@@ -89,6 +92,13 @@ class _Attention:
         self.look_at = -math.inf
         self.is_wanted = False
         self.is_urgent = False
+        self.unanswered_since: float | None = None
+
+    def note_silence(self, now: float) -> float:
+        """Note that an answer said nothing; return for how many seconds none has said anything."""
+        if self.unanswered_since is None:
+            self.unanswered_since = now
+        return now - self.unanswered_since
 
     def next_at(self) -> float | None:
         """Return the time from which the connection is to be asked about, None when all is answered."""
@@ -135,7 +145,7 @@ class Rechecks:
         self._asking: dict[Connection, _Ask] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._late: Counter[Any] = Counter()
-        self._waiting: dict[Connection, asyncio.Future[bool | None]] = {}
+        self._waiting: dict[Connection, tuple[asyncio.Future[bool | None], float]] = {}
         self._is_stopped = False
         self._logged_at = -math.inf
         # Run timers in an empty context: the caller's would keep its request alive and leak its language into the
@@ -173,7 +183,7 @@ class Rechecks:
                 del self._of_user[connection.user_id]
 
     def ask(self, connection: Connection, *, is_urgent: bool = True) -> None:
-        """Ask about a connection now, or after its pause; and if it may stay, once more a moment later."""
+        """Ask about a connection now, or after its pause. If that is urgent, ask once more a moment later."""
         if not connection.is_open or self._is_stopped:  # Closed by the command before this one.
             return
         ask = self._asking.get(connection)
@@ -186,22 +196,23 @@ class Rechecks:
             attention.pause = FIRST_PAUSE
         if attention.next_at() is None:
             attention.is_urgent = False
-        attention.is_urgent |= is_urgent
         attention.is_wanted = True
-        attention.look_at = now + SECOND_LOOK
+        if is_urgent:
+            attention.is_urgent = True
+            attention.look_at = now + SECOND_LOOK
         if ask is None:
             self._wait(connection)
 
     async def answer(self, connection: Connection) -> bool | None:
         """Ask about a connection, wait, and return the answer: None where it says nothing or is late.
 
-        An answer to a question from before the last command does not count.
+        An answer to a question from before this call does not count.
         """
         self.ask(connection)
         if not connection.is_open or self._is_stopped:
             return None
         answer: asyncio.Future[bool | None] = self._loop.create_future()
-        self._waiting[connection] = answer
+        self._waiting[connection] = answer, self._loop.time()
         return await answer
 
     def stop(self) -> None:
@@ -263,7 +274,7 @@ class Rechecks:
                 else:
                     self._end(connection)  # What cannot be asked here, its client finds out for itself.
                 continue
-            if sum(on_time) >= PARALLEL_BY_CLOCK:
+            if sum(on_time) >= PARALLEL_BY_CLOCK or self._late.total() >= LATE:
                 return
             connection = self._by_clock.take(lambda user: not self._may_be_asked(user))
             if connection is None:
@@ -314,13 +325,17 @@ class Rechecks:
         if allowed is False:
             self._end(connection)
         elif attention is not None:
-            is_of_now = not attention.is_wanted
-            if allowed is None:  # What a command asked for is still to be answered.
+            asked_at = attention.asked_at
+            if allowed is not None:
+                attention.unanswered_since = None
+            elif attention.note_silence(self._loop.time()) > UNANSWERED:
+                self._end(connection)
+                return
+            else:  # What a command asked for is still to be answered.
                 attention.is_wanted = True
                 attention.is_urgent = False
             self._wait(connection)
-            if is_of_now or allowed is None:
-                self._tell(connection, allowed)
+            self._tell(connection, allowed, asked_at)
 
     def _be_late(self, connection: Connection) -> None:
         """Give the place of a late answer to the next."""
@@ -339,8 +354,10 @@ class Rechecks:
         if connection.is_open:
             self._end(connection)
 
-    def _tell(self, connection: Connection, allowed: bool | None) -> None:
-        """Give the answer to the stream that waits for it."""
-        answer = self._waiting.pop(connection, None)
-        if answer is not None and not answer.done():
-            answer.set_result(allowed)
+    def _tell(self, connection: Connection, allowed: bool | None, asked_at: float = math.inf) -> None:
+        """Give an answer to the stream that waits for it, unless it was asked for before."""
+        answer, since = self._waiting.get(connection, (None, 0.0))
+        if answer is not None and asked_at >= since:
+            del self._waiting[connection]
+            if not answer.done():
+                answer.set_result(allowed)

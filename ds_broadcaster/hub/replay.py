@@ -11,7 +11,7 @@ from typing import Any
 from ..brokers import Broker
 from ..ids import format_id
 from ..log import READ_BYTES
-from ..sse import Frame, data_for, hello_frame, live_frame
+from ..sse import data_for, hello_frame, live_frame
 from .channel import Channel, Chunk
 from .grant import StreamGrant
 
@@ -79,17 +79,30 @@ def begin_of(channels: Sequence[Channel[Any]], grant: StreamGrant) -> int:
     return max([begin, *(channel.log.floor for channel in channels if channel.log is not None)])
 
 
-async def missed_data(broker: Broker, grant: StreamGrant, until: int) -> list[bytes]:
-    """Return what a client missed up to the sequence `until`, from the broker's history; raises Gap.
+async def missed_data(broker: Broker, grant: StreamGrant, until: int, limit: int) -> tuple[list[bytes], int]:
+    """Return what a client missed up to the sequence `until`, from the broker's history, and the cursor after it.
 
-    One of the channels here begins later than the client's cursor, and one cursor serves them all.
+    The cursor is lower than `until` where all of it would be more than about `limit` bytes. Raises Gap. One of the
+    channels here begins later than the client's cursor, and one cursor serves them all.
     """
     if until <= grant.cursor:
-        return []
-    events: list[tuple[int, Frame]] = []
+        return [], until
+    events: list[tuple[int, bytes]] = []
     for name in grant.channels:
-        events += await broker.read(name, grant.granted if name in grant.gaps else grant.cursor)
-    return [data_for(frame, grant.tab) for sequence, frame in sorted(events) if sequence <= until]
+        cursor = grant.granted if name in grant.gaps else grant.cursor
+        for sequence, frame in await broker.read(name, cursor):
+            if sequence <= until:
+                events.append((sequence, data_for(frame, grant.tab)))
+        events.sort()
+        # Channel by channel, or all of them would be here at once.
+        size = 0
+        for count, (_, data) in enumerate(events, 1):
+            size += len(data)
+            if size > limit and count < len(events):
+                until = events[count - 1][0]
+                del events[count:]
+                break
+    return [data for _, data in events], until
 
 
 def opening_frames(grant: StreamGrant, missed: Sequence[bytes], retry: int | None, heartbeat: float) -> bytes:

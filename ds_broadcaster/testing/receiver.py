@@ -43,6 +43,9 @@ class RecordingReceiver:
     def reset(self, epoch: str) -> None:
         self.deliver(EVERYWHERE, RESET, Command("reset"))
 
+    async def athrottle(self) -> None:
+        pass
+
     def throttle(self) -> None:
         pass
 

@@ -34,6 +34,9 @@ class RecordingReceiver:
     def deliver(self, channel, sequence, item):
         self.heard.append((channel, sequence, item))
 
+    async def athrottle(self):
+        pass
+
     def throttle(self):
         self.throttled += 1
 

@@ -580,6 +580,31 @@ def test_returning_client_is_given_what_it_missed(world, kind):
     assert back.texts == ["<p id=a>", "<p id=b>", "<p id=a>"]
 
 
+@override_settings(DS_BROADCASTER_HISTORY={"max_bytes": 20_000})
+@each_kind
+def test_returning_client_is_given_no_more_at_a_time_than_a_slow_one_may_hold(world, kind):
+    """It reads nothing, perhaps, and all that it missed would wait for it in memory."""
+    names = [f"room-{number}" for number in range(20)]
+    cursor = world.broadcast.cursor()
+    texts = [f"<p id=e{number}>{'x' * 3000}</p>" for number in range(100)]
+    for number, text in enumerate(texts):
+        world.broadcast(names[number % 20], text)
+    received = []
+    for _ in range(20):
+        client = world.client(names, kind=kind, cursor=cursor)
+        assert not client.told_of_gap
+        assert sum(map(len, client.texts)) <= 20_000 * HELD + 4000
+        received += client.texts
+        cursor = client.last_id
+        if client.end is None:
+            break
+        assert client.end == "cut"
+    assert received == texts
+    world.broadcast("room-3", "<p id=new>")
+    world.settle()
+    assert client.texts[-1] == "<p id=new>"
+
+
 def test_cursor_rendered_into_the_page_starts_the_stream_there(world):
     cursor = world.broadcast.cursor()
     world.broadcast("room", "<p id=meanwhile>")
@@ -987,6 +1012,22 @@ def test_publisher_in_another_thread_waits_while_the_hub_is_far_behind(world, co
     thread.join()
     world.settle()
     assert len(client.texts) == count
+
+
+def test_publisher_on_the_loop_lets_the_hub_go_on_when_it_is_far_behind(world):
+    client = world.client()
+    most = 0
+
+    async def publish():
+        nonlocal most
+        for number in range(100):
+            await world.broadcast.aelements("room", f"<p id=e{number}>{'x' * 500_000}</p>")
+            most = max(most, sum(len(item.data) for _, _, item in world.hub._incoming))
+
+    world.loop.run_until_complete(publish())
+    world.settle()
+    assert most <= BACKLOG_BYTES + 600_000
+    assert len(client.texts) == 100
 
 
 def test_publisher_on_the_loop_never_waits_for_itself(world):

@@ -71,6 +71,25 @@ def test_tab_that_returns_before_the_server_knows_that_it_left_is_none_more(worl
     assert answer(world, 1, query_string=b"element=stream").status_code == 429
 
 
+@override_settings(DS_BROADCASTER_MAX_CONNECTIONS_PER_USER=3)
+@each_kind
+def test_replaced_stream_of_a_client_that_does_not_read_counts_until_it_is_gone(world, kind):
+    query = from_element("tab-number-1", "stream")
+    clients = []
+    for _ in range(10):
+        client = FakeClient(world.loop, world.broadcast, "room", 1, kind=kind, query=query)
+        client.stall()
+        world.settle()
+        if client.end != "refused":
+            clients.append(client)
+    assert len(clients) <= 4
+    assert answer(world, 1).status_code == 429
+    for client in clients:
+        client.drain()
+    world.settle()
+    assert answer(world, 1).status_code == 200
+
+
 @override_settings(DS_BROADCASTER_MAX_CONNECTIONS_PER_USER=2)
 @each_kind
 def test_streams_that_are_granted_together_open_up_to_the_limit_and_the_others_return(world, kind):

@@ -27,6 +27,7 @@ from ds_broadcaster.hub.rechecks import (
     PATIENCE,
     SECOND_LOOK,
     SHORTEST,
+    UNANSWERED,
     URGENT_PAUSE,
     Rechecks,
 )
@@ -174,13 +175,45 @@ def test_server_in_trouble_has_not_said_no(world, site, status):
     client = site.client(user_id=1)
     site.answer = lambda scope: HttpResponse(status=status)
     recheck(world)
-    world.advance(60)
+    world.advance(UNANSWERED - LONGEST_PAUSE)
     assert client.end is None
     # It is asked until it answers, less and less often.
     assert 8 <= site.times(client) <= 14
     site.answer = refuse
     world.advance(LONGEST_PAUSE)
     assert client.end == "cut"
+
+
+def test_answer_that_never_says_anything_is_no_way_to_stay(world, site):
+    """A client may keep its own rate limit exhausted."""
+    client, other = site.client(user_id=1), site.client(user_id=2)
+    site.answer = lambda scope: HttpResponse(status=429)
+    recheck(world, user_id=1)
+    world.advance(UNANSWERED + 2 * LONGEST_PAUSE)
+    assert client.end == "cut"
+    assert other.end is None  # Nothing was said about it.
+
+
+@each_kind
+def test_stream_opens_though_commands_never_end(world, site, kind):
+    """A room in which members come and go all the time must not keep others out."""
+    asked = []
+
+    async def look(connection):
+        asked.append(connection)
+        await asyncio.sleep(1)
+        return True
+
+    world.client(user_id=9)
+    world.hub._rechecks._still_allowed = look
+    client = FakeClient(
+        world.loop, world.broadcast, "room", 1, kind=kind, before_opening=lambda: recheck(world, EVERYWHERE, 1)
+    )
+    for _ in range(20):
+        world.advance(0.4)
+        recheck(world, "room")
+    assert client.frames
+    assert client.end is None
 
 
 @override_settings(DS_BROADCASTER_RECHECK_INTERVAL=100)

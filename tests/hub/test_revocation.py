@@ -41,6 +41,9 @@ class LateBroker(MemoryBroker):
     def deliver(self, *item):
         self.on_their_way.append(item)
 
+    async def athrottle(self):
+        pass
+
     def throttle(self):
         pass
 
