@@ -566,6 +566,19 @@ def test_event_is_in_memory_once(world):
     assert len(log_of(world, "quiet")) == 0
 
 
+@override_settings(DS_BROADCASTER_HISTORY={"max_total_bytes": 100_000})
+def test_events_that_were_dropped_are_held_nowhere():
+    """What was written to the clients of a channel is not kept for the next of them, when its log no longer has it."""
+    with virtual_world(broker_class=ForgetfulBroker) as world:
+        names = [f"room-{number}" for number in range(30)]
+        for name in names:
+            world.client(name)
+        for name in names:
+            world.broadcast(name, f"<p id=a>{'x' * 10_000}</p>")
+            world.settle()
+        assert sum(len(chunk.body) for name in names for chunk in world.hub.channel(name).chunks.values()) <= 100_000
+
+
 @each_kind
 def test_returning_client_is_given_what_it_missed(world, kind):
     client = world.client(["a", "b"], kind=kind)
