@@ -183,7 +183,7 @@ class Rechecks:
                 del self._of_user[connection.user_id]
 
     def ask(self, connection: Connection, *, is_urgent: bool = True) -> None:
-        """Ask about a connection now, or after its pause. If that is urgent, ask once more a moment later."""
+        """Ask about a connection now, or after its pause; and if it may stay, once more a moment later."""
         if not connection.is_open or self._is_stopped:  # Closed by the command before this one.
             return
         ask = self._asking.get(connection)
@@ -196,10 +196,9 @@ class Rechecks:
             attention.pause = FIRST_PAUSE
         if attention.next_at() is None:
             attention.is_urgent = False
+        attention.is_urgent |= is_urgent
         attention.is_wanted = True
-        if is_urgent:
-            attention.is_urgent = True
-            attention.look_at = now + SECOND_LOOK
+        attention.look_at = now + SECOND_LOOK
         if ask is None:
             self._wait(connection)
 
