@@ -215,7 +215,7 @@ def test_every_tab_ends_with_what_it_should_have(workers, broker, channel):
         publisher.close()
         crowd.close()
     sent, unsure = set(publisher.said["sent"]), set(publisher.said["unsure"])
-    assert len(sent) > 0.9 * EVENTS
+    assert len(sent) > 0.75 * EVENTS  # After a call that waited in vain, those of the next second fail at once.
     for tab in crowd.tabs:
         assert tab.got == sorted(set(tab.got)), "in order, and nothing twice"
         # After its last gap, a tab has everything that was sent, and nothing else.
