@@ -9,10 +9,10 @@ from ..brokers import PresenceDiff
 from ..brokers.ledger import Ledger
 from .cluster import Cluster, Process, apart
 
-WALKS = 3
+WALKS = 2
 STEPS = 40
 # Seconds. A process whose lease is this short is dead when it matters; a store that forgot settles after the second.
-DEATH, SETTLES = 0.002, 0.05
+DEATH, SETTLES = 0.002, 0.2
 
 CHANNELS = ("a", "b")
 

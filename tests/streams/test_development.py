@@ -36,7 +36,7 @@ def test_runserver_of_daphne_serves_streams_static_files_and_edited_templates(st
     assert server.get(STYLE).status == 200
     assert "before" in page(server)
     (folder / "edited.html").write_text("after")
-    until(lambda: "after" in page(server), 20)
+    until(lambda: "after" in page(server), 40)
     assert client.end is None
     assert "plain mode" not in server.log()
 

@@ -75,7 +75,8 @@ def check_ends(clients):
 
 
 def check_log(server):
-    log = server.log()
+    # Ctrl-C reaches granian's worker too, which may end before its parent has told it to.
+    log = server.log().replace("[ERROR] Unexpected exit from worker-1", "")
     assert not [line for line in log.splitlines() if any(word in line for word in NOISE)], log
 
 
