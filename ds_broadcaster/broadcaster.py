@@ -417,10 +417,6 @@ class Broadcaster:
         """Note in the ASGI scope of a request that it comes in now."""
         scope[ARRIVAL_KEY] = self._now()
 
-    def is_closing(self) -> bool:
-        """Tell whether the server that runs here is about to stop."""
-        return self._hubs.is_closing()
-
     def holdings(self) -> list[ProcessHoldings]:
         """Return what each process holds: the connections on each of its channels."""
         return self._broker.holdings()

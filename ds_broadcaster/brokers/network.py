@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import logging
-import math
 import random
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextvars import Context
@@ -13,6 +11,7 @@ from typing import Any
 
 from ..conf import History
 from ..exceptions import BrokerUnavailable
+from ..tally import Tally
 from .base import Broker, Receiver
 
 logger = logging.getLogger("ds_broadcaster")
@@ -32,8 +31,7 @@ class MalformedLog:
 
     def __init__(self, server: str) -> None:
         self._server = server
-        self._count = 0
-        self._logged_at = -math.inf
+        self._tally = Tally(MALFORMED_INTERVAL)
 
     @contextlib.contextmanager
     def skipping(self, channel: str) -> Iterator[None]:
@@ -45,10 +43,7 @@ class MalformedLog:
 
     def note(self, channel: str, error: ValueError) -> None:
         """Note a skipped message on a channel, and what is wrong with it. Any thread may call this."""
-        self._count += 1
-        now = time.monotonic()
-        if now - self._logged_at > MALFORMED_INTERVAL:
-            count, self._count, self._logged_at = self._count, 0, now
+        if count := self._tally.add():
             logger.error(
                 "Skipped %d malformed messages in %s, the last on channel %r: %s Does another program write there?",
                 count,

@@ -1,12 +1,12 @@
 """Limits: how many connections a process carries, and how many one user has there."""
 
 import logging
-import math
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from ..conf import Settings
+from ..tally import Tally
 from .connections import Connection, Connections
 
 logger = logging.getLogger("ds_broadcaster")
@@ -37,10 +37,8 @@ class Limits:
         self._most_of_user = settings.max_connections_per_user
         self._connections = connections
         self._connections_of = connections_of
-        self._clock = clock
         self._lock = threading.Lock()
-        self._logged_at = -math.inf
-        self._refused_before = 0
+        self._tally = Tally(LOG_INTERVAL, clock)
 
     def refuse(self, user_id: Any, tab: str | None, element: str | None) -> str | None:
         """Return PROCESS or USER where one more stream is over that limit; count and log it then.
@@ -66,9 +64,5 @@ class Limits:
     def _count(self, reason: str) -> None:
         with self._lock:
             self.refused += 1
-            now = self._clock()
-            if now - self._logged_at < LOG_INTERVAL:
-                return
-            self._logged_at = now
-            count, self._refused_before = self.refused - self._refused_before, self.refused
-        logger.warning("Refused %d %s: %s.", count, "stream" if count == 1 else "streams", reason)
+        if count := self._tally.add():
+            logger.warning("Refused %d %s: %s.", count, "stream" if count == 1 else "streams", reason)

@@ -13,6 +13,7 @@ from contextvars import Context
 from typing import Any
 
 from ..ids import listed
+from ..tally import Tally
 from .connections import Connection
 
 logger = logging.getLogger("ds_broadcaster")
@@ -68,7 +69,7 @@ class _Turns:
             if not theirs:
                 del self._of_user[connection.user_id]
 
-    def take(self, is_held: Callable[[Any], bool]) -> Connection | None:
+    def take(self, is_held: Callable[[Any], bool] = lambda user: False) -> Connection | None:
         """Take the next connection, of a user who is not held."""
         user = next((user for user in self._of_user if not is_held(user)), self)
         if user is self:
@@ -147,7 +148,7 @@ class Rechecks:
         self._late: Counter[Any] = Counter()
         self._waiting: dict[Connection, tuple[asyncio.Future[bool | None], float]] = {}
         self._is_stopped = False
-        self._logged_at = -math.inf
+        self._tally = Tally(LOG_INTERVAL, loop.time)
         # Run timers in an empty context: the caller's would keep its request alive and leak its language into the
         # re-check.
         self._context = Context()
@@ -266,7 +267,7 @@ class Rechecks:
             on_time = [ask.by_clock for ask in self._asking.values() if not ask.is_late]
             if len(on_time) >= PARALLEL:
                 return
-            connection = self._by_command.take(lambda user: False)
+            connection = self._by_command.take()
             if connection is not None:
                 if self._may_be_asked(connection.user_id):
                     self._begin(connection, by_clock=False)
@@ -283,8 +284,7 @@ class Rechecks:
     def _may_be_asked(self, user: Any) -> bool:
         if self._late.total() < LATE:
             return self._late[user] < (LATE_OF_VISITORS if user is None else LATE_OF_USER)
-        if self._loop.time() - self._logged_at > LOG_INTERVAL:
-            self._logged_at = self._loop.time()
+        if self._tally.add():
             logger.error(
                 "%d re-checks have not been answered: has_permission() hangs, or the middleware before it. Streams "
                 "that a logout, a recheck() or a change of a user concerns now end, and their clients return.",

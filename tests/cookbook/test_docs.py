@@ -36,7 +36,6 @@ FENCE = re.compile(r"^( *)```(\w[\w+]*)?[^\n]*\n(.*?)^\1```$", re.MULTILINE | re
 INTERNAL = {
     "grant",
     "hubs",
-    "is_closing",
     "note_arrival",
     "review",
     "declared",
