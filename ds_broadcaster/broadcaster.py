@@ -1,68 +1,48 @@
 """The object behind `broadcast`: every verb of the product."""
 
 import asyncio
-import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
-from django.core.exceptions import SynchronousOnlyOperation
 from django.http import HttpRequest, HttpResponseBase
 from django.template.loader import render_to_string
 from pydantic import BaseModel
 
 from .brokers import EVERYWHERE, Broker, Command, Event, ProcessHoldings, create_broker
-from .brokers.circuit import Circuit
 from .conf import Settings, get_settings
-from .exceptions import BrokerUnavailable
-from .hub.channel import AttendanceHook, PresenceCallback
-from .hub.grant import Arrival, StreamGrant
+from .hub.channel import PresenceCallback
 from .hub.hub import Hub
 from .hub.hubs import Hubs
 from .ids import RESERVED, channel_name
-from .sse import check_order, encode_elements, encode_remove, encode_signals
-from .streams.replayed_requests import still_allowed
-from .streams.requests import (
-    SnapshotCallback,
-    auser_id_of,
-    check_callback,
-    checked_channels,
-    grant_of,
-    is_recheck,
-    last_id_of,
-    snapshot_of,
-    user_id_of,
-    user_pk,
+from .sending import Sender
+from .sse import (
+    REFRESH,
+    Mode,
+    Namespace,
+    check_order,
+    encode_dispatch,
+    encode_elements,
+    encode_redirect,
+    encode_remove,
+    encode_script,
+    encode_signals,
 )
-from .streams.responses import BroadcastResponse, Stream, broker_is_away, no_room
-from .streams.scope import ARRIVAL_KEY, SCOPE_KEY
-from .streams.tabs import facts_of
+from .streams.opening import Opener
+from .streams.page_cursor import PageCursor
+from .streams.replayed_requests import still_allowed
+from .streams.requests import SnapshotCallback, StreamOptions, check_callback, checked_channels, user_pk
+from .streams.tabs import facts_of, refresh_facts
 from .twins import has_async_twin
 
 if TYPE_CHECKING:
-    from django.db.models import Model
+    from .sending import ChannelLike, Channels
 
-    ChannelLike = str | Model
     Signals = Mapping[str, Any] | BaseModel
     Exclude = HttpRequest | str | None
-
-
-logger = logging.getLogger("ds_broadcaster")
-
-# Seconds for which pages do not ask a broker that was away for their cursor.
-AWAY = 5.0
-
-
-class Waiting(threading.local):
-    """What a thread has to publish before anything else: what it sends now may be newer."""
-
-    publish: Callable[[], None] | None = None
-
-
-waiting = Waiting()
 
 
 class Broadcaster:
@@ -89,118 +69,200 @@ class Broadcaster:
         self._created_broker: Broker | None = None
         self._hubs = Hubs(self._make_hub, lambda hub: self._broker.detach(hub))
         self._declared: dict[str, PresenceCallback | None] = {}
-        self._away_until = 0.0
-        self._circuit = Circuit(clock)  # Not for commands: to end a stream is worth a wait.
+        self._sender = Sender(lambda: self._broker, clock)
+        self.page_cursor = PageCursor(self.cursor, self.acursor, clock)
+        # What opens streams with the options that connect() does not take.
+        self.opener = Opener(lambda: self._broker, self._heard, self._hubs, clock)
         os.register_at_fork(after_in_child=self._forget)
 
-    # Events.
-
-    def __call__(
-        self,
-        channel: "ChannelLike",
-        html: str,
-        selector: str | None = None,
-        mode: str | None = None,
-        *,
-        namespace: str | None = None,
-        use_view_transition: bool = False,
-        exclude: "Exclude" = None,
-    ) -> None:
-        """Send HTML: without a selector each of its elements replaces the one with the same id. See elements()."""
-        self.elements(
-            channel, html, selector, mode, namespace=namespace, use_view_transition=use_view_transition, exclude=exclude
-        )
+    # Events. The channel is one, or a list of several, which the event reaches in one step.
 
     @has_async_twin
     def elements(
         self,
-        channel: "ChannelLike",
+        channel: "Channels",
         html: str,
         selector: str | None = None,
-        mode: str | None = None,
+        mode: Mode | None = None,
         *,
-        namespace: str | None = None,
+        namespace: Namespace | None = None,
         use_view_transition: bool = False,
+        view_transition_selector: str | None = None,
         exclude: "Exclude" = None,
+        transient: bool = False,
+        key: str | None = None,
     ) -> None:
         """Send HTML to patch into the page.
 
         `selector` says where and `mode` how ("outer", "inner", "replace", "prepend", "append", "before", "after",
-        "remove"); `namespace` is "html", "svg" or "mathml". Raises ValueError and TypeError for what the client
-        could not apply, EventTooLarge, and BrokerUnavailable.
+        "remove"); `namespace` is "html", "svg" or "mathml". A `transient` event reaches the clients that are connected
+        now and is in no history; with a `key`, a slow client gets the newest of that key alone.
+
+        Raises ValueError and TypeError for what the client could not apply, EventTooLarge, and BrokerUnavailable.
         """
-        check_order(channel, html)
-        payload = encode_elements(html, selector, mode, namespace=namespace, use_view_transition=use_view_transition)
-        self._publish(channel, payload, exclude)
+        payload = _patch(channel, html, selector, mode, namespace, use_view_transition, view_transition_selector)
+        self._sender.send(channel, payload, facts_of(payload, exclude, transient, key))
 
     async def aelements(
         self,
-        channel: "ChannelLike",
+        channel: "Channels",
         html: str,
         selector: str | None = None,
-        mode: str | None = None,
+        mode: Mode | None = None,
         *,
-        namespace: str | None = None,
+        namespace: Namespace | None = None,
         use_view_transition: bool = False,
+        view_transition_selector: str | None = None,
         exclude: "Exclude" = None,
+        transient: bool = False,
+        key: str | None = None,
     ) -> None:
         """See elements()."""
-        check_order(channel, html)
-        payload = encode_elements(html, selector, mode, namespace=namespace, use_view_transition=use_view_transition)
-        await self._apublish(channel, payload, exclude)
+        payload = _patch(channel, html, selector, mode, namespace, use_view_transition, view_transition_selector)
+        await self._sender.asend(channel, payload, facts_of(payload, exclude, transient, key))
+
+    # `broadcast(channel, html)`
+    __call__ = elements
 
     @has_async_twin
     def signals(
-        self, channel: "ChannelLike", signals: "Signals", *, only_if_missing: bool = False, exclude: "Exclude" = None
+        self,
+        channel: "Channels",
+        signals: "Signals",
+        *,
+        only_if_missing: bool = False,
+        exclude: "Exclude" = None,
+        transient: bool = False,
+        key: str | None = None,
     ) -> None:
         """Send signals, a dict or a pydantic model; `only_if_missing` leaves alone those that the page has."""
-        self._publish(channel, encode_signals(signals, only_if_missing=only_if_missing), exclude)
+        payload = encode_signals(signals, only_if_missing=only_if_missing)
+        self._sender.send(channel, payload, facts_of(payload, exclude, transient, key))
 
     async def asignals(
-        self, channel: "ChannelLike", signals: "Signals", *, only_if_missing: bool = False, exclude: "Exclude" = None
+        self,
+        channel: "Channels",
+        signals: "Signals",
+        *,
+        only_if_missing: bool = False,
+        exclude: "Exclude" = None,
+        transient: bool = False,
+        key: str | None = None,
     ) -> None:
         """See signals()."""
-        await self._apublish(channel, encode_signals(signals, only_if_missing=only_if_missing), exclude)
+        payload = encode_signals(signals, only_if_missing=only_if_missing)
+        await self._sender.asend(channel, payload, facts_of(payload, exclude, transient, key))
 
     @has_async_twin
-    def remove(self, channel: "ChannelLike", selector: str, *, exclude: "Exclude" = None) -> None:
+    def remove(self, channel: "Channels", selector: str, *, exclude: "Exclude" = None) -> None:
         """Remove every element that the selector matches."""
-        self._publish(channel, encode_remove(selector), exclude)
+        payload = encode_remove(selector)
+        self._sender.send(channel, payload, facts_of(payload, exclude))
 
-    async def aremove(self, channel: "ChannelLike", selector: str, *, exclude: "Exclude" = None) -> None:
+    async def aremove(self, channel: "Channels", selector: str, *, exclude: "Exclude" = None) -> None:
         """See remove()."""
-        await self._apublish(channel, encode_remove(selector), exclude)
+        payload = encode_remove(selector)
+        await self._sender.asend(channel, payload, facts_of(payload, exclude))
 
     @has_async_twin
     def template(
         self,
-        channel: "ChannelLike",
+        channel: "Channels",
         template_name: str | Sequence[str],
         context: Mapping[str, Any] | None = None,
         selector: str | None = None,
-        mode: str | None = None,
+        mode: Mode | None = None,
         *,
         request: HttpRequest | None = None,
         exclude: "Exclude" = None,
+        transient: bool = False,
+        key: str | None = None,
     ) -> None:
         """Render a template and send it as elements(). All connections get the same, whatever `request` may show."""
         html = render_to_string(template_name, dict(context or {}), request)
-        self.elements(channel, html, selector, mode, exclude=exclude)
+        self.elements(channel, html, selector, mode, exclude=exclude, transient=transient, key=key)
 
     async def atemplate(
         self,
-        channel: "ChannelLike",
+        channel: "Channels",
         template_name: str | Sequence[str],
         context: Mapping[str, Any] | None = None,
         selector: str | None = None,
-        mode: str | None = None,
+        mode: Mode | None = None,
         *,
         request: HttpRequest | None = None,
         exclude: "Exclude" = None,
+        transient: bool = False,
+        key: str | None = None,
     ) -> None:
         """See template(); renders in a thread, where templates may use the ORM."""
         html = await sync_to_async(render_to_string)(template_name, dict(context or {}), request)
-        await self.aelements(channel, html, selector, mode, exclude=exclude)
+        await self.aelements(channel, html, selector, mode, exclude=exclude, transient=transient, key=key)
+
+    @has_async_twin
+    def script(self, channel: "Channels", javascript: str, *, exclude: "Exclude" = None) -> None:
+        """Run JavaScript in every page on the channel."""
+        payload = encode_script(javascript)
+        self._sender.send(channel, payload, facts_of(payload, exclude))
+
+    async def ascript(self, channel: "Channels", javascript: str, *, exclude: "Exclude" = None) -> None:
+        """See script()."""
+        payload = encode_script(javascript)
+        await self._sender.asend(channel, payload, facts_of(payload, exclude))
+
+    @has_async_twin
+    def redirect(self, channel: "Channels", url: str, *, exclude: "Exclude" = None) -> None:
+        """Have every page on the channel go to a URL: a path of the site or an http(s) address."""
+        payload = encode_redirect(url)
+        self._sender.send(channel, payload, facts_of(payload, exclude))
+
+    async def aredirect(self, channel: "Channels", url: str, *, exclude: "Exclude" = None) -> None:
+        """See redirect()."""
+        payload = encode_redirect(url)
+        await self._sender.asend(channel, payload, facts_of(payload, exclude))
+
+    @has_async_twin
+    def dispatch(
+        self,
+        channel: "Channels",
+        event_name: str,
+        detail: Any = None,
+        selector: str | None = None,
+        *,
+        exclude: "Exclude" = None,
+        transient: bool = False,
+        key: str | None = None,
+    ) -> None:
+        """Dispatch a CustomEvent on the window, or on the elements of a selector; the `detail` has a JSON form."""
+        payload = encode_dispatch(event_name, detail, selector)
+        self._sender.send(channel, payload, facts_of(payload, exclude, transient, key))
+
+    async def adispatch(
+        self,
+        channel: "Channels",
+        event_name: str,
+        detail: Any = None,
+        selector: str | None = None,
+        *,
+        exclude: "Exclude" = None,
+        transient: bool = False,
+        key: str | None = None,
+    ) -> None:
+        """See dispatch()."""
+        payload = encode_dispatch(event_name, detail, selector)
+        await self._sender.asend(channel, payload, facts_of(payload, exclude, transient, key))
+
+    @has_async_twin
+    def refresh(self, channel: "Channels", *, exclude: "Exclude" = None) -> None:
+        """Have each page on the channel show what its view renders now, for its own viewer.
+
+        Streams whose view has render_snapshot(), or that have a `snapshot_callback`, get that; others get nothing.
+        """
+        self._sender.send(channel, REFRESH, refresh_facts(exclude))
+
+    async def arefresh(self, channel: "Channels", *, exclude: "Exclude" = None) -> None:
+        """See refresh()."""
+        await self._sender.asend(channel, REFRESH, refresh_facts(exclude))
 
     @has_async_twin
     def cursor(self) -> str:
@@ -214,35 +276,6 @@ class Broadcaster:
     async def acursor(self) -> str:
         """See cursor()."""
         return await self._broker.acursor()
-
-    def page_cursor(self) -> str | None:
-        """Return the id of now for a page, None while the broker is away.
-
-        A page is worth more than the events before its stream opens: one page waits for the broker, and those of the
-        next seconds do not.
-        """
-        if self._clock() < self._away_until:
-            return None
-        try:
-            return self.cursor()
-        except BrokerUnavailable:
-            self._away_until = self._clock() + AWAY
-        except SynchronousOnlyOperation:
-            logger.warning(
-                "A page was rendered in an async view, where the broker cannot be asked: it may miss what happens "
-                "before its stream opens. Add ds_broadcaster.middleware.BroadcasterMiddleware."
-            )
-        return None
-
-    async def apage_cursor(self) -> str | None:
-        """See page_cursor()."""
-        if self._clock() < self._away_until:
-            return None
-        try:
-            return await self.acursor()
-        except BrokerUnavailable:
-            self._away_until = self._clock() + AWAY
-        return None
 
     # Channels and users.
 
@@ -312,11 +345,12 @@ class Broadcaster:
 
         The view decides who gets it. `presence_callback(channel, user_ids)` renders the users on the channel, for all
         its connections. `snapshot_callback(request, channel)` renders the current state, for a client that was away
-        for longer than the history goes back. Both return HTML, signals, or a tuple of the two.
+        for longer than the history goes back, and at each refresh(). Both return HTML, signals, or a tuple of the two.
 
         While the broker is away the answer is 503, and the client tries again. Raises ImproperlyConfigured under WSGI.
         """
-        return self.grant(channel, request, presence_callback=presence_callback, snapshot_callback=snapshot_callback)
+        options = StreamOptions(presence_callback, snapshot_callback)
+        return self.opener.open(checked_channels(channel, request, options), request, options)
 
     async def aconnect(
         self,
@@ -327,75 +361,8 @@ class Broadcaster:
         snapshot_callback: SnapshotCallback | None = None,
     ) -> HttpResponseBase:
         """See connect(), for async views; the callbacks are plain functions all the same."""
-        names = checked_channels(channel, request, presence_callback, snapshot_callback)
-        arrival = self._arrival_of(request)
-        user_id = await auser_id_of(request)
-        refused = no_room(request, user_id, self._hubs)
-        if refused is not None:
-            return refused
-        try:
-            position = await self._broker.alocate(names, last_id_of(request))
-        except BrokerUnavailable as error:
-            return broker_is_away(names, error)
-        grant = grant_of(names, position, request, user_id, arrival, self._clock(), presence_callback=presence_callback)
-        if grant.gaps and snapshot_callback is not None and not is_recheck(request):
-            grant = grant._replace(snapshot=await sync_to_async(snapshot_of)(snapshot_callback, request, grant))
-        return self._respond(request, grant)
-
-    def grant(
-        self,
-        channel: "ChannelLike | Sequence[ChannelLike]",
-        request: HttpRequest,
-        *,
-        presence_callback: PresenceCallback | None = None,
-        snapshot_callback: SnapshotCallback | None = None,
-        attendance_hook: AttendanceHook | None = None,
-        recheck_interval: float | None = None,
-    ) -> HttpResponseBase:
-        """See connect(). Takes the options of a channel view as well."""
-        return self._open(
-            checked_channels(channel, request, presence_callback, snapshot_callback),
-            request,
-            presence_callback=presence_callback,
-            snapshot_callback=snapshot_callback,
-            attendance_hook=attendance_hook,
-            recheck_interval=recheck_interval,
-        )
-
-    def _open(
-        self,
-        names: tuple[str, ...],
-        request: HttpRequest,
-        *,
-        presence_callback: PresenceCallback | None = None,
-        snapshot_callback: SnapshotCallback | None = None,
-        attendance_hook: AttendanceHook | None = None,
-        recheck_interval: float | None = None,
-    ) -> HttpResponseBase:
-        """See grant(). Takes reserved names as well."""
-        arrival = self._arrival_of(request)
-        user_id = user_id_of(request)
-        refused = no_room(request, user_id, self._hubs)
-        if refused is not None:
-            return refused
-        try:
-            position = self._broker.locate(names, last_id_of(request))
-        except BrokerUnavailable as error:
-            return broker_is_away(names, error)
-        grant = grant_of(
-            names,
-            position,
-            request,
-            user_id,
-            arrival,
-            self._clock(),
-            presence_callback=presence_callback,
-            attendance_hook=attendance_hook,
-            recheck_interval=recheck_interval,
-        )
-        if grant.gaps and snapshot_callback is not None and not is_recheck(request):
-            grant = grant._replace(snapshot=snapshot_of(snapshot_callback, request, grant))
-        return self._respond(request, grant)
+        options = StreamOptions(presence_callback, snapshot_callback)
+        return await self.opener.aopen(checked_channels(channel, request, options), request, options)
 
     @has_async_twin
     def recheck(self, channel: "ChannelLike | None" = None, user_id: Any = None) -> None:
@@ -413,10 +380,6 @@ class Broadcaster:
         """Recheck the streams of a user who was saved, when there is time: see Command."""
         self._broker.command(EVERYWHERE, Command("review", user_pk(user_id)))
 
-    def note_arrival(self, scope: MutableMapping[str, Any]) -> None:
-        """Note in the ASGI scope of a request that it comes in now."""
-        scope[ARRIVAL_KEY] = self._now()
-
     def holdings(self) -> list[ProcessHoldings]:
         """Return what each process holds: the connections on each of its channels."""
         return self._broker.holdings()
@@ -425,44 +388,26 @@ class Broadcaster:
         """Return the channels that new() made here and that have not ended."""
         return list(self._declared)
 
+    def send_all(self, events: Sequence[Event]) -> None:
+        """Publish encoded events in one step of the broker."""
+        self._sender.send_all(events)
+
     def hubs(self) -> list[Hub]:
         """Return the hubs of this process: one, unless streams run on several event loops."""
         return list(self._hubs)
 
     # The parts.
 
+    def _heard(self) -> int:
+        """Return a sequence that has been given out by now, without waiting."""
+        return 0 if self._created_broker is None else self._created_broker.heard()
+
     def _listed(self, channels: Iterable[str]) -> list[str]:
         return [name for name in dict.fromkeys([*channels, *list(self._declared)]) if not name.startswith(RESERVED)]
-
-    def _publish(self, channel: "ChannelLike", payload: bytes, exclude: "Exclude") -> None:
-        name, facts = channel_name(channel), facts_of(payload, exclude)
-        if waiting.publish is not None:
-            waiting.publish()
-        self._circuit.call(self._broker.publish, name, payload, facts)
-
-    def _publish_all(self, events: Sequence[Event]) -> None:
-        self._circuit.call(self._broker.publish_all, events)
-
-    async def _apublish(self, channel: "ChannelLike", payload: bytes, exclude: "Exclude") -> None:
-        name, facts = channel_name(channel), facts_of(payload, exclude)
-        await self._circuit.acall(self._broker.apublish, name, payload, facts)
 
     def _recheck(self, channel: "ChannelLike | None", user_id: Any) -> tuple[str, Command]:
         name = EVERYWHERE if channel is None else channel_name(channel)
         return name, Command("recheck", None if user_id is None else user_pk(user_id))
-
-    def _now(self) -> Arrival:
-        broker = self._created_broker
-        return Arrival(self._clock(), 0 if broker is None else broker.heard())
-
-    def _arrival_of(self, request: HttpRequest) -> Arrival:
-        scope = request.scope  # type: ignore[attr-defined]
-        return scope[ARRIVAL_KEY] if ARRIVAL_KEY in scope else self._now()
-
-    def _respond(self, request: HttpRequest, grant: StreamGrant) -> HttpResponseBase:
-        scope = request.scope  # type: ignore[attr-defined]
-        stream = None if request.method == "HEAD" else Stream(self._hubs.current, grant, scope)
-        return BroadcastResponse(stream, scope.get(SCOPE_KEY))
 
     @property
     def _broker(self) -> Broker:
@@ -489,7 +434,27 @@ class Broadcaster:
         self._created_broker = None
         self._hubs.forget()
         self._declared = {}
-        self._circuit = Circuit(self._clock)
+        self._sender.forget()
+
+
+def _patch(
+    channel: "Channels",
+    html: str,
+    selector: str | None,
+    mode: Mode | None,
+    namespace: Namespace | None,
+    use_view_transition: bool,
+    view_transition_selector: str | None,
+) -> bytes:
+    check_order(channel, html)
+    return encode_elements(
+        html,
+        selector,
+        mode,
+        namespace=namespace,
+        use_view_transition=use_view_transition,
+        view_transition_selector=view_transition_selector,
+    )
 
 
 broadcast = Broadcaster()

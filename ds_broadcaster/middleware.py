@@ -28,7 +28,7 @@ def BroadcasterMiddleware(get_response: Callable[[HttpRequest], Any]) -> Callabl
 
         async def amiddleware(request: HttpRequest) -> HttpResponseBase:
             if _is_for_page(request):
-                setattr(request, CURSOR_ATTRIBUTE, await broadcast.apage_cursor())
+                setattr(request, CURSOR_ATTRIBUTE, await broadcast.page_cursor.aget())
             with serving(request):
                 return _for_client(request, await respond(request))
 
@@ -36,7 +36,7 @@ def BroadcasterMiddleware(get_response: Callable[[HttpRequest], Any]) -> Callabl
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         if _is_for_page(request):
-            setattr(request, CURSOR_ATTRIBUTE, broadcast.page_cursor())
+            setattr(request, CURSOR_ATTRIBUTE, broadcast.page_cursor.get())
         with serving(request):
             return _for_client(request, get_response(request))
 

@@ -30,7 +30,7 @@ _HARMLESS = {"last_login"}
 def note_arrival(sender: Any, scope: Any = None, **kwargs: Any) -> None:
     """Note when a request comes in; receives Django's request_started. A stream obeys what is said from here on."""
     if scope is not None:
-        broadcast.note_arrival(scope)
+        broadcast.opener.note_arrival(scope)
 
 
 def watch_users() -> None:

@@ -13,7 +13,7 @@ datastar-py's generator writes the events. Our deviations from it, none of them 
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from datastar_py.consts import ElementPatchMode, ElementPatchNamespace
 from datastar_py.sse import ServerSentEventGenerator
@@ -31,6 +31,12 @@ E = TypeVar("E", ElementPatchMode, ElementPatchNamespace)
 # Its overloads allow only the combinations that make sense; others are refused here, with a reason.
 _generator: Any = ServerSentEventGenerator
 
+# The payload of a refresh: nothing.
+REFRESH = b"\n"
+
+Mode = Literal["outer", "inner", "replace", "prepend", "append", "before", "after", "remove"]
+Namespace = Literal["html", "svg", "mathml"]
+
 # Milliseconds: the longest that a browser's setTimeout() takes, 24 days.
 NEVER = 2**31 - 1
 
@@ -42,10 +48,20 @@ _MODES_WITHOUT_SELECTOR = {ElementPatchMode.OUTER, ElementPatchMode.REPLACE}
 class Facts(NamedTuple):
     """What is known of an event beside its bytes. Brokers carry it; clients never see it.
 
-    `exclude` is the id of the tab that does not get the event.
+    `exclude` is the id of the tab that does not get the event. One that `is_transient` reaches the clients that are
+    connected, and is in no history; a newer one of the same `key` takes its place for slow clients. What an event
+    `replaces` names what it says the whole of: an earlier event of the history with the same name is superfluous.
+
+    An event that `is_refresh` has no content of its own: clients whose view can render a snapshot get one in its place.
+    With `is_audience` its payload is a template for each audience, which is never sent as it is.
     """
 
     exclude: str | None = None
+    is_transient: bool = False
+    key: str | None = None
+    replaces: str | None = None
+    is_refresh: bool = False
+    is_audience: bool = False
 
 
 # The facts of most events: there is nothing to say of them.
@@ -82,6 +98,7 @@ def encode_elements(
     *,
     namespace: str | None = None,
     use_view_transition: bool = False,
+    view_transition_selector: str | None = None,
 ) -> bytes:
     """Encode a patch of the DOM.
 
@@ -101,6 +118,8 @@ def encode_elements(
             raise ValueError('selector must not be empty: write a CSS selector such as "#messages".')
     if selector is None and patch_mode and patch_mode not in _MODES_WITHOUT_SELECTOR:
         raise ValueError(f'mode "{patch_mode}" needs a selector that says where, for example selector="#messages".')
+    if view_transition_selector is not None:
+        raise NotImplementedError
     event: str = _generator.patch_elements(
         _Lines(html) if html else None,
         selector=selector,
@@ -116,6 +135,21 @@ def encode_remove(selector: str) -> bytes:
     if not selector:
         raise ValueError('remove needs a selector that says what, for example "#message-7".')
     return encode_elements("", selector, "remove")
+
+
+def encode_script(javascript: str) -> bytes:
+    """Encode JavaScript that each page runs once."""
+    return str(_generator.execute_script(javascript)).encode("utf-8", "replace")
+
+
+def encode_redirect(url: str) -> bytes:
+    """Encode that each page goes to a URL."""
+    return str(_generator.redirect(url)).encode("utf-8", "replace")
+
+
+def encode_dispatch(event_name: str, detail: Any = None, selector: str | None = None) -> bytes:
+    """Encode that each page dispatches a CustomEvent."""
+    raise NotImplementedError
 
 
 def encode_signals(signals: Mapping[str, Any] | BaseModel, *, only_if_missing: bool = False) -> bytes:

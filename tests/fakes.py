@@ -18,6 +18,7 @@ from ds_broadcaster.brokers import GONE, LEASE, Command, PresenceDiff, PresenceS
 from ds_broadcaster.brokers.memory import MemoryBroker
 from ds_broadcaster.exceptions import BrokerUnavailable
 from ds_broadcaster.hub.hub import Hub
+from ds_broadcaster.streams.requests import StreamOptions, checked_channels
 from tests.harness.sse import Comment, Event, Retry, SSEParser
 
 
@@ -390,8 +391,14 @@ class FakeClient:
         self.scope = make_scope(cursor, query)
         if kind in ("driven", "driven, write last", "plain"):
             self.scope["transport"] = FakeTransport(self)
-        connect = broadcaster._open if is_inspectors else broadcaster.grant
-        self._connect = lambda scope: connect(channels, make_request(scope, user_id), **options)
+        options = StreamOptions(**options)
+
+        def connect(scope):
+            request = make_request(scope, user_id)
+            names = channels if is_inspectors else checked_channels(channels, request, options)
+            return broadcaster.opener.open(names, request, options)
+
+        self._connect = connect
         self._before_opening = before_opening  # Called between the view and the stream, as if by middleware.
         self.task = loop.create_task(self._run())
 

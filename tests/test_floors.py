@@ -16,7 +16,7 @@ FLOORS = [
     {"brokers"},
     {"checks", "hub", "testing"},
     {"streams"},
-    {"asgi", "broadcaster"},
+    {"asgi", "broadcaster", "sending"},
     {"contrib", "inspector", "migrations", "models", "receivers", "views"},
     {"", "apps", "middleware", "templatetags", "urls"},
 ]
@@ -26,7 +26,7 @@ FLOOR = {room: number for number, floor in enumerate(FLOORS, 1) for room in floo
 KNOWN_BY = {
     "datastar_py.sse": {"sse"},  # The generator does not check what it is given.
     "django.db": {
-        "broadcaster",  # Models as types alone.
+        "sending",  # Models as types alone.
         "brokers.postgres",
         "contrib",
         "migrations",

@@ -159,7 +159,7 @@ def test_page_is_served_while_the_broker_is_away(monkeypatch):
     # For a while the next pages do not wait for it either.
     monkeypatch.setattr(broadcaster, "cursor", lambda: "now-1")
     assert page() is None
-    broadcaster._away_until = 0
+    broadcaster.page_cursor.away_until = 0
     assert page() == "now-1"
 
 

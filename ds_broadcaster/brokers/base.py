@@ -61,13 +61,14 @@ class Position(NamedTuple):
     """A client's place in the order of events, found by its last event id.
 
     It resumes after `cursor`. The channels in `gaps` no longer hold what follows the cursor and resume after `granted`,
-    the newest sequence. Both numbers belong to `epoch`.
+    the newest sequence. Both numbers belong to `epoch`. On the channels in `refreshed` the client has missed a refresh.
     """
 
     epoch: str
     granted: int
     cursor: int
     gaps: frozenset[str] = frozenset()
+    refreshed: frozenset[str] = frozenset()
 
 
 class PresenceChange(NamedTuple):
@@ -251,6 +252,10 @@ class Broker(ABC):
         """
         for event in events:
             self.publish(*event)
+
+    async def apublish_all(self, events: Sequence[Event]) -> None:
+        """See publish_all()."""
+        await self.run_sync(self.publish_all, events)
 
     @abstractmethod
     def command(self, channel: str, command: Command) -> None:

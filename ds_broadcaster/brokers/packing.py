@@ -41,7 +41,11 @@ def unpack_event(packed: bytes) -> tuple[bytes, Facts]:
     if not line:
         return payload, PLAIN
     named = _loaded(line)
-    if not isinstance(named, dict) or not isinstance(named.get("exclude"), str | None):
+    if not isinstance(named, dict) or not all(
+        isinstance(named[name], str if default is None else bool)
+        for name, default in Facts._field_defaults.items()
+        if name in named
+    ):
         raise ValueError("The event's line of facts is wrong.")
     # Facts unknown here come from a newer process.
     return payload, Facts(**{name: named[name] for name in Facts._fields if name in named})

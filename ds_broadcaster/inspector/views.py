@@ -6,7 +6,7 @@ forms are ordinary ones.
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlencode, urlsplit
 
 from datastar_py.consts import ElementPatchMode
@@ -27,9 +27,12 @@ from django.views.decorators.http import require_http_methods, require_safe
 from ..broadcaster import Broadcaster
 from ..conf import get_settings
 from ..exceptions import BroadcasterError
-from ..streams.requests import check_asgi, is_logged_in
+from ..streams.requests import StreamOptions, check_asgi, is_logged_in
 from ..streams.responses import refusal
 from ..views.connect_element import client_script, nonce_of
+
+if TYPE_CHECKING:
+    from ..sse import Mode
 from .overview import CHANNEL, READ_ONLY, TEMPLATES, Action, Overview, cut, engine
 
 DONE = {
@@ -81,7 +84,7 @@ class Inspector:
             return refusal(request)
         channel, overview = (CHANNEL, self.overview) if _may(request, DISCONNECT) else (READ_ONLY, self.read_only)
         check_asgi(request)
-        return self.broadcast._open((channel,), request, presence_callback=overview)
+        return self.broadcast.opener.open((channel,), request, StreamOptions(presence_callback=overview))
 
     def style(self, request: HttpRequest) -> HttpResponse:
         """Serve the style sheet: a Content-Security-Policy of 'self' allows it, unlike an inline one."""
@@ -116,8 +119,8 @@ class Inspector:
         verb, channel, user = action
         connections = sum(holder.channels.get(channel, 0) for holder in self.broadcast.holdings())
         if verb == "elements":
-            html, mode = form.get("html", ""), form.get("mode") or None
-            if not html.strip() and mode != ElementPatchMode.REMOVE:
+            html, mode = form.get("html", ""), cast("Mode | None", form.get("mode") or None)
+            if not html.strip() and mode != "remove":
                 raise ValueError('Write some HTML, or choose the mode "remove".')
             self.broadcast.elements(channel, html, form.get("selector") or None, mode)
         elif verb == "signals":

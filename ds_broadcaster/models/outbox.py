@@ -11,10 +11,11 @@ from weakref import ref
 from django.db import transaction
 from django.db.models import Model
 
-from ..broadcaster import broadcast, waiting
+from ..broadcaster import broadcast
 from ..brokers import Event
 from ..exceptions import BrokerUnavailable
 from ..ids import key_of
+from ..sending import waiting
 from ..streams.tabs import current_tab, facts_of
 from .dirty_fields import mark_dirty, note_saved
 from .options import Options, channels_of
@@ -202,7 +203,7 @@ class _Batches:
         if not events or self.has_given_up:
             return
         try:
-            broadcast._publish_all(events)
+            broadcast.send_all(events)
         except Exception as error:
             self.has_given_up = isinstance(error, BrokerUnavailable)
             first, end = self._changes[self._begin], len(self._changes) - 1 if self.has_given_up else self._end

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -22,6 +22,16 @@ from .scope import RECHECK_KEY
 from .tabs import tab_of
 
 SnapshotCallback = Callable[[HttpRequest, str], Fragment]
+
+
+class StreamOptions(NamedTuple):
+    """What a view gives with the stream that it opens; see Broadcaster.connect() and BroadcastChannelView."""
+
+    presence_callback: PresenceCallback | None = None
+    snapshot_callback: SnapshotCallback | None = None
+    attendance_hook: AttendanceHook | None = None
+    recheck_interval: float | None = None
+
 
 # The query parameter that carries broadcast.cursor() from a rendered page to its stream.
 CURSOR_PARAMETER = "cursor"
@@ -62,13 +72,12 @@ def check_callback(argument: str, callback: Any) -> None:
 def checked_channels(
     channel: Any,
     request: HttpRequest,
-    presence_callback: PresenceCallback | None,
-    snapshot_callback: SnapshotCallback | None,
+    options: StreamOptions,
 ) -> tuple[str, ...]:
     """Return the names of the channels; raise TypeError or ValueError for arguments that connect() cannot use."""
     check_asgi(request)
-    check_callback("presence_callback", presence_callback)
-    check_callback("snapshot_callback", snapshot_callback)
+    check_callback("presence_callback", options.presence_callback)
+    check_callback("snapshot_callback", options.snapshot_callback)
     names = channel_names(channel)
     most = get_settings().max_channels_per_stream
     if len(names) > most:
@@ -107,10 +116,7 @@ def grant_of(
     user_id: Any,
     arrival: Arrival,
     granted_at: float,
-    *,
-    presence_callback: PresenceCallback | None = None,
-    attendance_hook: AttendanceHook | None = None,
-    recheck_interval: float | None = None,
+    options: StreamOptions,
 ) -> StreamGrant:
     """Return the grant of a stream that begins at this position."""
     if is_recheck(request) and hasattr(request, "session"):
@@ -125,17 +131,21 @@ def grant_of(
         arrival,
         granted_at,
         position.gaps,
-        presence_callback=presence_callback,
-        attendance_hook=attendance_hook,
+        presence_callback=options.presence_callback,
+        attendance_hook=options.attendance_hook,
         tab=tab_of(request),
         element=element_of(request),
-        recheck_interval=recheck_interval,
+        recheck_interval=options.recheck_interval,
     )
 
 
-def snapshot_of(callback: SnapshotCallback, request: HttpRequest, grant: StreamGrant) -> bytes:
-    """Render what replaces the missing events, for each channel with a gap."""
-    return b"".join(encode_fragment(callback(request, name)) for name in grant.channels if name in grant.gaps)
+def with_snapshot(grant: StreamGrant, request: HttpRequest, options: StreamOptions) -> StreamGrant:
+    """Return the grant with what replaces the missing events, for each channel with a gap."""
+    callback = options.snapshot_callback
+    if callback is None or not grant.gaps or is_recheck(request):
+        return grant
+    parts = [encode_fragment(callback(request, name)) for name in grant.channels if name in grant.gaps]
+    return grant._replace(snapshot=b"".join(parts))
 
 
 # The client.

@@ -14,11 +14,14 @@ from typing import Any
 from django.http import HttpRequest
 
 from ..conf import get_settings
-from ..ids import plain
+from ..ids import plain, single_line
 from ..sse import PLAIN, Facts, check_size
 
 # The name of the signal, and of the form field, for a tab's id.
 TAB = "broadcastTab"
+
+# Characters. The key of a transient event names what moves, such as "cursor-7".
+MAX_KEY_LENGTH = 200
 
 _ID = re.compile(r"[0-9A-Za-z_-]{8,64}", re.ASCII)
 _KEPT = "_ds_broadcaster_tab"
@@ -73,11 +76,29 @@ def excluded(exclude: HttpRequest | str | None) -> str | None:
     return tab
 
 
-def facts_of(payload: bytes, exclude: HttpRequest | str | None) -> Facts:
-    """Return what brokers carry beside an event; raises EventTooLarge, and for `exclude` what excluded() does."""
+def facts_of(
+    payload: bytes, exclude: HttpRequest | str | None, transient: bool = False, key: str | None = None
+) -> Facts:
+    """Return what brokers carry beside an event; raises EventTooLarge, and for `exclude` what excluded() does.
+
+    Raises ValueError and TypeError for a key that is no short text, or of an event that is not transient.
+    """
     check_size(payload, get_settings().max_event_bytes)
     tab = excluded(exclude)
-    return PLAIN if tab is None else Facts(exclude=tab)
+    if key is not None:
+        key = single_line("key", key)
+        if not transient:
+            raise ValueError(f"key={key!r} is for transient events: write transient=True beside it.")
+        if not 0 < len(key) <= MAX_KEY_LENGTH:
+            raise ValueError(f"key must have 1 to {MAX_KEY_LENGTH} characters, got {len(key)}.")
+    elif tab is None and not transient:
+        return PLAIN
+    return Facts(exclude=tab, is_transient=bool(transient), key=key)
+
+
+def refresh_facts(exclude: HttpRequest | str | None) -> Facts:
+    """Return the facts of a refresh; raises what excluded() does."""
+    return Facts(exclude=excluded(exclude), is_refresh=True)
 
 
 def _read(request: HttpRequest) -> str | None:

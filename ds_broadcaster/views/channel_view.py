@@ -22,14 +22,21 @@ from ..hub.channel import AttendanceHook
 from ..ids import channel_names
 from ..sse import Fragment
 from ..streams.replayed_requests import is_trouble
-from ..streams.requests import is_from_datastar, is_logged_in, is_recheck, login_is_required
+from ..streams.requests import (
+    StreamOptions,
+    checked_channels,
+    is_from_datastar,
+    is_logged_in,
+    is_recheck,
+    login_is_required,
+)
 from ..streams.responses import NO_STORE, REFUSALS, BroadcastResponse, not_now, refusal
 from .client_signals import BadSignals, signals_of
 from .routes import ChannelViewType
 
 if TYPE_CHECKING:
-    from ..broadcaster import ChannelLike
     from ..hub.channel import PresenceCallback
+    from ..sending import ChannelLike
     from ..streams.requests import SnapshotCallback
 
 logger = logging.getLogger("ds_broadcaster")
@@ -212,14 +219,13 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
 
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """Open the stream."""
-        return broadcast.grant(
-            self._channel_names(),
-            request,
+        options = StreamOptions(
             presence_callback=self._presence_callback(),
             snapshot_callback=self._snapshot_callback(),
             attendance_hook=self._attendance_hook(),
             recheck_interval=self.recheck_interval,
         )
+        return broadcast.opener.open(checked_channels(self._channel_names(), request, options), request, options)
 
     def _check_permission(self) -> None:
         try:

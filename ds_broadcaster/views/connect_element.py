@@ -119,7 +119,7 @@ def subscription_url(token: str, current_app: str | None) -> str:
 def page_cursor(request: Any) -> str | None:
     """Return the id of the moment the request came in, which the middleware sets; without it, the id of now."""
     cursor: str | None = getattr(request, CURSOR_ATTRIBUTE, None)
-    return broadcast.page_cursor() if cursor is None else cursor
+    return broadcast.page_cursor.get() if cursor is None else cursor
 
 
 def client_script(nonce: str) -> SafeString:

@@ -34,14 +34,13 @@ FENCE = re.compile(r"^( *)```(\w[\w+]*)?[^\n]*\n(.*?)^\1```$", re.MULTILINE | re
 
 # Public names of the classes that are not their users' business.
 INTERNAL = {
-    "grant",
     "hubs",
-    "note_arrival",
     "review",
     "declared",
     "holdings",
+    "send_all",
+    "opener",
     "page_cursor",
-    "apage_cursor",
 }
 OF_DJANGO = {"Meta", "get", "request"}
 

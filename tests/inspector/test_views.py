@@ -301,7 +301,7 @@ CALLS = [
     lambda b, name: b.recheck(name),
     lambda b, name: b.get_users(name),
     lambda b, name: b.connect(name, make_request(make_scope())),
-    lambda b, name: b.grant(["room", name], make_request(make_scope())),
+    lambda b, name: b.connect(["room", name], make_request(make_scope())),
     lambda b, name: asyncio.run(b.aconnect(name, make_request(make_scope()))),
     lambda b, name: asyncio.run(b.asignals(name, {})),
     lambda b, name: Template("{% load ds_broadcaster %}{% broadcast_subscribe name user %}").render(

@@ -153,7 +153,7 @@ def test_page_is_rendered_without_a_cursor_while_the_broker_is_away(monkeypatch)
     def away(self):
         raise BrokerUnavailable
 
-    monkeypatch.setattr(broadcast, "_away_until", 0.0)
+    monkeypatch.setattr(broadcast.page_cursor, "away_until", 0.0)
     monkeypatch.setattr(Broadcaster, "cursor", away)
     html = render(CONNECT, channel="a")
     assert query_of(html) == {"element": only(html)["id"]}
