@@ -5,6 +5,7 @@ datastar-py's generator writes the events. Our deviations from it, none of them 
 - single-line fields are checked for line breaks, which would forge further events: the generator does not;
 - text is split at CR, LF and CRLF only: the generator uses str.splitlines(), which would also swallow form feeds and
   the Unicode line separators;
+- a script cannot end its own element: the generator lets `</script>` and quotes through;
 - the `id:` line comes first, so that a frame can be cut to its id for a tab that does not get the event;
 - a frame may be an id alone, which moves the client's cursor on: that is the heartbeat. Pages do not see it, so to our
   element it goes as the shortest event that the client tells a page of: one without data, of a type that it ignores.
@@ -18,6 +19,9 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from datastar_py.consts import ElementPatchMode, ElementPatchNamespace
 from datastar_py.sse import ServerSentEventGenerator
 from django.core.serializers.json import DjangoJSONEncoder
+from django.utils.encoding import iri_to_uri
+from django.utils.functional import Promise
+from django.utils.html import format_html_join
 from pydantic import BaseModel
 
 from .exceptions import EventTooLarge
@@ -43,6 +47,20 @@ NEVER = 2**31 - 1
 _LINE_END = re.compile(r"\r\n|\r|\n")
 # The client throws PatchElementsExpectedSelector for the other modes when there is no selector.
 _MODES_WITHOUT_SELECTOR = {ElementPatchMode.OUTER, ElementPatchMode.REPLACE}
+# What would end a script element, or let it go on after its end; of `</body>` the client makes a whole document.
+# An escape in place of their last character is the same in a JavaScript string, template or regular expression, and
+# in JSON.
+_NOT_IN_SCRIPTS = re.compile(r"<(?:/|!--)")
+_ATTRIBUTE_NAME = re.compile(r"[^\s\0\"'<>/=]+")
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
+
+# The client runs this in its own way, whatever the page's Content-Security-Policy, and after it has set up what came
+# in earlier events: those elements hear the event.
+_DISPATCH = (
+    "el.remove();const {name,detail,selector}=JSON.parse(el.text);"
+    "for(const each of selector?document.querySelectorAll(selector):[document])"
+    "each.dispatchEvent(new CustomEvent(name,{bubbles:true,detail}))"
+)
 
 
 class Facts(NamedTuple):
@@ -103,7 +121,8 @@ def encode_elements(
     """Encode a patch of the DOM.
 
     Raises TypeError when `html` is neither a string nor an object with __html__(), and ValueError for an unknown
-    mode or namespace, a mode that needs a selector, and line breaks in single-line fields.
+    mode or namespace, a mode that needs a selector, a selector of a transition without one, and line breaks in
+    single-line fields.
     """
     if hasattr(html, "__html__"):
         html = html.__html__()
@@ -112,10 +131,10 @@ def encode_elements(
     html = plain(html)
     patch_mode = _choice("mode", mode, ElementPatchMode)
     patch_namespace = _choice("namespace", namespace, ElementPatchNamespace)
-    if selector is not None:
-        selector = single_line("selector", selector)
-        if not selector.strip():
-            raise ValueError('selector must not be empty: write a CSS selector such as "#messages".')
+    selector = _selector("selector", selector)
+    view_transition_selector = _selector("view_transition_selector", view_transition_selector)
+    if view_transition_selector is not None and not use_view_transition:
+        raise ValueError("view_transition_selector needs use_view_transition=True: clients ignore it without.")
     if selector is None and patch_mode and patch_mode not in _MODES_WITHOUT_SELECTOR:
         raise ValueError(f'mode "{patch_mode}" needs a selector that says where, for example selector="#messages".')
     if view_transition_selector is not None:
@@ -126,6 +145,7 @@ def encode_elements(
         mode=patch_mode,
         namespace=patch_namespace,
         use_view_transition=True if use_view_transition else None,
+        view_transition_selector=view_transition_selector,
     )
     return event.encode("utf-8", "replace")
 
@@ -157,15 +177,64 @@ def encode_signals(signals: Mapping[str, Any] | BaseModel, *, only_if_missing: b
 
     Raises TypeError for anything else and for values that have no JSON form, ValueError for NaN and infinities.
     """
-    if isinstance(signals, BaseModel):
-        signals = signals.model_dump(mode="json", by_alias=True)
+    signals = _dumped(signals)
     if not isinstance(signals, Mapping):
         raise TypeError(f"signals must be a dict or a pydantic model, not {type(signals).__name__} ({signals!r}).")
-    try:
-        text = json.dumps(dict(signals), cls=DjangoJSONEncoder, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"signals must have a JSON form: {error}") from error
+    text = _json("signals", dict(signals))
     return str(_generator.patch_signals(text, only_if_missing=True if only_if_missing else None)).encode()
+
+
+def encode_script(javascript: str, *, auto_remove: bool = True, attributes: Mapping[str, str] | None = None) -> bytes:
+    """Encode a script that each page runs, with `attributes` of its element; `auto_remove` then removes it.
+
+    `</` and `<!--` are sent with an escape that is the same in strings, templates and regular expressions. Raises
+    TypeError for what is no string, and ValueError for NUL and for names that no attribute can have.
+    """
+    if not isinstance(javascript, str):
+        raise TypeError(f"javascript must be a string, not {type(javascript).__name__} ({javascript!r}).")
+    javascript = plain(javascript)
+    if "\0" in javascript:
+        raise ValueError(r"javascript must not hold NUL: write \u0000 inside of a string.")
+    every = {"data-effect": "el.remove()"} if auto_remove else {}
+    every.update(attributes or {})
+    for name in every:
+        if not _ATTRIBUTE_NAME.fullmatch(name):
+            raise ValueError(f'attributes must have names that HTML allows, such as "type", got {name!r}.')
+    javascript = _NOT_IN_SCRIPTS.sub(_with_last_escaped, javascript)
+    tag = format_html_join("", ' {}="{}"', every.items())
+    return encode_elements(f"<script{tag}>{javascript}</script>", "body", "append")
+
+
+def encode_redirect(url: "str | Promise") -> bytes:
+    """Encode a script that takes each page to a URL: a path, or an address with http or https.
+
+    Raises TypeError for what is no string, lazy ones aside, and ValueError for an empty URL and other schemes.
+    """
+    if not isinstance(url, (str, Promise)):
+        raise TypeError(f"url must be a string, such as reverse(...) gives it, not {type(url).__name__} ({url!r}).")
+    address = str(url) if isinstance(url, Promise) else plain(url)
+    # Browsers take such characters out before they look for the scheme.
+    scheme = _SCHEME.match(re.sub(r"[\x00-\x20]", "", address))
+    if not address.strip() or (scheme and scheme[1].lower() not in ("http", "https")):
+        raise ValueError(f'url must be a path such as "/rooms/", or begin with http:// or https://, got {address!r}.')
+    address = iri_to_uri(address.strip()).replace("'", r"\'")
+    # In a timer, as all SDKs do it: Firefox would replace the page's entry in the history.
+    return encode_script(f"setTimeout(() => window.location = '{address}')")
+
+
+def encode_dispatch(event_name: str, detail: Any = None, selector: str | None = None) -> bytes:
+    """Encode a CustomEvent that bubbles: on each element that the selector matches, or else on the document.
+
+    `detail` is anything that Django's JSON encoder takes, or a pydantic model. Raises as encode_signals() does, and
+    ValueError for an empty name or selector.
+    """
+    if not isinstance(event_name, str):
+        raise TypeError(f"event_name must be a string, not {type(event_name).__name__} ({event_name!r}).")
+    if not event_name.strip():
+        raise ValueError('event_name must not be empty: write a name such as "order-paid".')
+    told = {"name": event_name, "detail": _dumped(detail), "selector": _selector("selector", selector)}
+    text = _json("detail", told)
+    return encode_script(text, auto_remove=False, attributes={"type": "application/json", "data-init": _DISPATCH})
 
 
 def split_fragment(fragment: Any, source: str) -> tuple[str | None, Mapping[str, Any] | BaseModel | None]:
@@ -268,7 +337,17 @@ def retry_frame(retry: int) -> bytes:
     return b"retry: %d\n\n" % retry
 
 
-_LIVE = encode_signals({"_broadcast": "live"})
+def _selector(argument: str, value: str | None) -> str | None:
+    if value is None:
+        return None
+    text = single_line(argument, value)
+    if not text.strip():
+        raise ValueError(f'{argument} must not be empty: write a CSS selector such as "#messages".')
+    return text
+
+
+def _with_last_escaped(found: re.Match[str]) -> str:
+    return f"{found[0][:-1]}\\u{ord(found[0][-1]):04x}"
 
 
 def _choice(argument: str, value: str | None, kind: type[E]) -> E | None:
@@ -279,3 +358,17 @@ def _choice(argument: str, value: str | None, kind: type[E]) -> E | None:
     except ValueError as error:
         allowed = ", ".join(f'"{each}"' for each in kind)
         raise ValueError(f"{argument} must be one of {allowed}, got {value!r}.") from error
+
+
+def _dumped(value: Any) -> Any:
+    return value.model_dump(mode="json", by_alias=True) if isinstance(value, BaseModel) else value
+
+
+def _json(argument: str, value: Any) -> str:
+    try:
+        return json.dumps(value, cls=DjangoJSONEncoder, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{argument} must have a JSON form: {error}") from error
+
+
+_LIVE = encode_signals({"_broadcast": "live"})
