@@ -83,7 +83,7 @@ def check_client(**kwargs: Any) -> list[CheckMessage]:
                 "The project's Content-Security-Policy may stop the Datastar client: pages stay at `connecting`, with "
                 "an EvalError in the browser's console.",
                 hint="Add 'unsafe-eval' to script-src. Or, with a nonce in script-src, write "
-                '`<html data-nonce="{{ csp_nonce }}">` in each live page, and silence this check.',
+                "`<html {% datastar_nonce %}>` in each live page, and silence this check.",
                 id="ds_broadcaster.W031",
             )
         )

@@ -210,7 +210,7 @@ def test_policy_that_stops_the_client_is_a_warning(given):
     assert (message.id, message.level) == ("ds_broadcaster.W031", WARNING)
     assert "EvalError" in message.msg
     assert "'unsafe-eval'" in message.hint
-    assert "data-nonce" in message.hint
+    assert "<html {% datastar_nonce %}>" in message.hint
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ json_values = st.recursive(
     lambda children: st.lists(children, max_size=3) | st.dictionaries(texts, children, max_size=3),
     max_leaves=6,
 )
-many = settings(max_examples=150 * FACTOR, deadline=None)
+many = settings(max_examples=60 * FACTOR, deadline=None)
 
 
 class Elements(HTMLParser):

@@ -5,6 +5,7 @@ from typing import Any
 
 from django import template
 from django.db.models import Model
+from django.middleware.csrf import get_token
 from django.template import Context, TemplateSyntaxError
 from django.utils.functional import Promise
 from django.utils.html import format_html
@@ -12,7 +13,15 @@ from django.utils.safestring import SafeString
 
 from .. import ids
 from ..streams.tabs import TAB
-from ..views.connect_element import client_script, connect_element, nonce_of, page_cursor, stream_url, subscription_url
+from ..views.connect_element import (
+    client_script,
+    connect_element,
+    csrf_header,
+    nonce_of,
+    page_cursor,
+    stream_url,
+    subscription_url,
+)
 from ..views.subscription import make_token
 
 register = template.Library()
@@ -70,6 +79,29 @@ def broadcast_tab() -> SafeString:
 def datastar_script(context: Context, /) -> SafeString:
     """Render the script element of the Datastar client, from DS_BROADCASTER_DATASTAR_URL."""
     return client_script(nonce_of(_request(context), context.get("csp_nonce")))
+
+
+@register.simple_tag(takes_context=True)
+def datastar_nonce(context: Context, /) -> SafeString:
+    """Render the attribute of `<html>` with which the client needs no 'unsafe-eval': `<html {% datastar_nonce %}>`.
+
+    It holds the nonce of the page's Content-Security-Policy. Without a nonce there is no attribute.
+    """
+    nonce = nonce_of(_request(context), context.get("csp_nonce"))
+    return format_html('data-nonce="{}"', nonce) if nonce else SafeString()
+
+
+@register.simple_tag(takes_context=True)
+def datastar_headers(context: Context, /) -> SafeString:
+    """Render the option of `@post` that carries the CSRF token: `@post('/send/', { {% datastar_headers %} })`."""
+    request = _request(context)
+    if request is None:
+        raise TemplateSyntaxError(
+            "datastar_headers needs the request, whose user the CSRF token belongs to: render with request=request. "
+            "What is broadcast is the same for all users: there, write {headers: {'X-CSRFToken': $_csrf}}, and in the "
+            """page data-signals:_csrf="'{{ csrf_token }}'"."""
+        )
+    return format_html("headers: {{'{}': '{}'}}", csrf_header(), get_token(request))
 
 
 @register.filter

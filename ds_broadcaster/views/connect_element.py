@@ -5,6 +5,7 @@ import re
 from typing import Any
 from urllib.parse import urlencode
 
+from django.conf import settings
 from django.templatetags.static import static
 from django.urls import NoReverseMatch, reverse
 from django.utils.encoding import iri_to_uri
@@ -143,6 +144,12 @@ def nonce_of(request: Any, default: Any = None) -> str:
     nonces = (getattr(request, "csp_nonce", None), getattr(request, "_csp_nonce", None), default)
     # A lazy nonce is false until str() makes it.
     return next((str(each) for each in nonces if each is not None), "")
+
+
+def csrf_header() -> str:
+    """Return the name of the header in which Django looks for the CSRF token, as a client writes it."""
+    name = settings.CSRF_HEADER_NAME.removeprefix("HTTP_").replace("_", "-").title()
+    return "X-CSRFToken" if name == "X-Csrftoken" else name
 
 
 def _string(url: str) -> SafeString:

@@ -13,6 +13,7 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser, Group
 from django.contrib.staticfiles.storage import StaticFilesStorage
+from django.middleware.csrf import _does_token_match
 from django.template import Context, RequestContext, Template, TemplateSyntaxError
 from django.template.loader import render_to_string
 from django.test import Client, RequestFactory
@@ -395,8 +396,11 @@ def test_script_has_the_nonce_where_there_is_one(settings, request_has, context_
     attributes = only(render("{% datastar_script %}", request, **context_has), "script")
     expected = {"type": "module", "src": "/a.js?x=1&y='\""}
     assert attributes == (expected if nonce is None else {**expected, "nonce": nonce})
+    html = only(render("<html lang=en {% datastar_nonce %}>", request, **context_has), "html")
+    assert html == ({"lang": "en"} if nonce is None else {"lang": "en", "data-nonce": nonce})
     if not request_has:
         assert only(render("{% datastar_script %}", **context_has), "script") == attributes
+        assert only(render("<html lang=en {% datastar_nonce %}>", **context_has), "html") == html
 
 
 def test_script_of_the_pinned_client_is_checked_by_the_browser_and_no_other(settings):
@@ -438,6 +442,24 @@ def test_static_file_has_the_name_that_its_storage_gives_it(settings):
 class Hashing(StaticFilesStorage):
     def url(self, name):
         return super().url(f"{name}.0123")
+
+
+POST = """<form data-on:submit="@post('/x', { {% datastar_headers %} })">"""
+
+
+def test_headers_are_the_option_that_passes_djangos_csrf_check(settings):
+    request = request_of()
+    code = only(render(POST, request), "form")["data-on:submit"]
+    token = re.fullmatch(r"@post\('/x', \{ headers: \{'X-CSRFToken': '(\w+)'\} \}\)", code)[1]
+    # The response gets the cookie that belongs to it.
+    assert _does_token_match(token, request.META["CSRF_COOKIE"])
+    settings.CSRF_HEADER_NAME = "HTTP_X_XSRF_TOKEN"
+    assert "{ headers: {'X-Xsrf-Token': '" in render(POST, request_of())
+
+
+def test_headers_in_what_is_broadcast_are_an_error_that_says_what_to_write():
+    with pytest.raises(TemplateSyntaxError, match=r"write \{headers: \{'X-CSRFToken': \$_csrf\}\}"):
+        render(POST)
 
 
 # In includes and other contexts
