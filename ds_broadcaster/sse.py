@@ -137,8 +137,6 @@ def encode_elements(
         raise ValueError("view_transition_selector needs use_view_transition=True: clients ignore it without.")
     if selector is None and patch_mode and patch_mode not in _MODES_WITHOUT_SELECTOR:
         raise ValueError(f'mode "{patch_mode}" needs a selector that says where, for example selector="#messages".')
-    if view_transition_selector is not None:
-        raise NotImplementedError
     event: str = _generator.patch_elements(
         _Lines(html) if html else None,
         selector=selector,
@@ -155,21 +153,6 @@ def encode_remove(selector: str) -> bytes:
     if not selector:
         raise ValueError('remove needs a selector that says what, for example "#message-7".')
     return encode_elements("", selector, "remove")
-
-
-def encode_script(javascript: str) -> bytes:
-    """Encode JavaScript that each page runs once."""
-    return str(_generator.execute_script(javascript)).encode("utf-8", "replace")
-
-
-def encode_redirect(url: str) -> bytes:
-    """Encode that each page goes to a URL."""
-    return str(_generator.redirect(url)).encode("utf-8", "replace")
-
-
-def encode_dispatch(event_name: str, detail: Any = None, selector: str | None = None) -> bytes:
-    """Encode that each page dispatches a CustomEvent."""
-    raise NotImplementedError
 
 
 def encode_signals(signals: Mapping[str, Any] | BaseModel, *, only_if_missing: bool = False) -> bytes:
