@@ -21,6 +21,8 @@ EXAMPLES = {
     "HISTORY": '{"max_events": 100, "max_age": 300, "max_bytes": 1_048_576, "max_total_bytes": 67_108_864}',
     "PRESENCE_GRACE": "2 (seconds, 0 or more)",
     "PRESENCE_INTERVAL": "0.25 (seconds, more than 0)",
+    "REFRESH_INTERVAL": "0.5 (seconds, more than 0)",
+    "REFRESH_SPREAD": "1 (seconds, 0 or more)",
     "RECHECK_INTERVAL": "300 (seconds, more than 0)",
     "MAX_EVENT_BYTES": "1_048_576 (bytes, more than 0)",
     "MAX_CONNECTIONS": "None (no limit, or a number such as 10_000)",
@@ -67,6 +69,8 @@ class Settings(_Strict):
     history: History = History()
     presence_grace: float = Field(2, ge=0)
     presence_interval: PositiveFloat = 0.25
+    refresh_interval: PositiveFloat = 0.5
+    refresh_spread: float = Field(1, ge=0)
     recheck_interval: PositiveFloat = 300
     max_event_bytes: PositiveInt = 1 << 20
     max_connections: PositiveInt | None = None

@@ -15,6 +15,8 @@ DEFAULTS = {
     "HISTORY": {"max_events": 100, "max_age": 300, "max_bytes": 2**20, "max_total_bytes": 64 * 2**20},
     "PRESENCE_GRACE": 2,
     "PRESENCE_INTERVAL": 0.25,
+    "REFRESH_INTERVAL": 0.5,
+    "REFRESH_SPREAD": 1,
     "RECHECK_INTERVAL": 300,
     "MAX_EVENT_BYTES": 2**20,
     "MAX_CONNECTIONS": None,
@@ -52,6 +54,8 @@ def test_every_setting_has_an_example_that_is_right():
         ("HEARTBEAT_INTERVAL", 60),
         ("PRESENCE_GRACE", 0),
         ("PRESENCE_INTERVAL", 1),
+        ("REFRESH_INTERVAL", 2),
+        ("REFRESH_SPREAD", 0),
         ("RECHECK_INTERVAL", 5),
         ("MAX_EVENT_BYTES", 1),
         ("MAX_CONNECTIONS", 1000),
@@ -82,7 +86,7 @@ def test_setting_of_several_values_may_name_some():
 MISTAKES = [
     *(
         (name, value)
-        for name in ("HEARTBEAT_INTERVAL", "PRESENCE_INTERVAL", "RECHECK_INTERVAL")
+        for name in ("HEARTBEAT_INTERVAL", "PRESENCE_INTERVAL", "REFRESH_INTERVAL", "RECHECK_INTERVAL")
         for value in (0, -1, "15", None, True, NAN, INFINITY, [15])
     ),
     *(("PRESENCE_GRACE", value) for value in (-0.1, "2", None, True, NAN, INFINITY)),
