@@ -31,11 +31,12 @@ from .sse import (
     encode_script,
     encode_signals,
 )
+from .streams.audiences import pack_template, render_event
 from .streams.opening import Opener
 from .streams.page_cursor import PageCursor
-from .streams.replayed_requests import still_allowed
+from .streams.replayed_requests import render_own, still_allowed
 from .streams.requests import SnapshotCallback, StreamOptions, check_callback, checked_channels, user_pk
-from .streams.tabs import facts_of, refresh_facts
+from .streams.tabs import audience_facts, facts_of, refresh_facts
 from .twins import has_async_twin
 
 if TYPE_CHECKING:
@@ -174,11 +175,21 @@ class Broadcaster:
         mode: Mode | None = None,
         *,
         request: HttpRequest | None = None,
+        audience: bool = False,
         exclude: "Exclude" = None,
         transient: bool = False,
         key: str | None = None,
     ) -> None:
-        """Render a template and send it as elements(). All connections get the same, whatever `request` may show."""
+        """Render a template and send it as elements(). All connections get the same, whatever `request` may show.
+
+        With `audience=True` it is rendered where the streams are, once for each value of their views' audience(), which
+        is `audience` in the context. Its other values then have a JSON form or are saved model instances, which are
+        loaded again there.
+        """
+        if audience:
+            payload = pack_template(template_name, context, selector, mode)
+            self._sender.send(channel, payload, audience_facts(payload, request, exclude, transient, key))
+            return
         html = render_to_string(template_name, dict(context or {}), request)
         self.elements(channel, html, selector, mode, exclude=exclude, transient=transient, key=key)
 
@@ -191,11 +202,16 @@ class Broadcaster:
         mode: Mode | None = None,
         *,
         request: HttpRequest | None = None,
+        audience: bool = False,
         exclude: "Exclude" = None,
         transient: bool = False,
         key: str | None = None,
     ) -> None:
         """See template(); renders in a thread, where templates may use the ORM."""
+        if audience:
+            payload = pack_template(template_name, context, selector, mode)
+            await self._sender.asend(channel, payload, audience_facts(payload, request, exclude, transient, key))
+            return
         html = await sync_to_async(render_to_string)(template_name, dict(context or {}), request)
         await self.aelements(channel, html, selector, mode, exclude=exclude, transient=transient, key=key)
 
@@ -425,6 +441,8 @@ class Broadcaster:
             self._declared,
             sender=type(self),
             still_allowed=still_allowed,
+            render_own=render_own,
+            render_event=render_event,
             clock=self._clock,
         )
 

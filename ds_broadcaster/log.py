@@ -6,12 +6,12 @@ client has. A log knows from which cursor on it is complete (`floor`); an older 
 
 import heapq
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
 from .conf import History
 from .exceptions import Gap
-from .sse import PLAIN, Facts, Frame
+from .sse import PLAIN, Facts, Frame, without_id
 
 # One read returns at most about this much, so a client that cannot keep up never has more than this waiting in
 # its transport. It is also what uvicorn and asyncio let a transport hold before they ask for a pause.
@@ -32,21 +32,35 @@ HELD = 4
 class Log:
     """Frames with their sequences, ascending, complete after `floor`.
 
-    `last` is the newest sequence seen (`floor` in a new log), `size` the bytes held.
+    `last` is the newest sequence seen (`floor` in a new log), `refreshed_at` that of the newest refresh, `size` the bytes
+    held.
     """
 
-    __slots__ = ("_data", "_excluding", "_facts", "_sequences", "_stamps", "floor", "last", "size")
+    __slots__ = (
+        "_data",
+        "_excluding",
+        "_facts",
+        "_refreshes",
+        "_sequences",
+        "_stamps",
+        "floor",
+        "last",
+        "refreshed_at",
+        "size",
+    )
 
     def __init__(self, floor: int = 0) -> None:
         self.floor = floor
         self.last = floor
         self.size = 0
+        self.refreshed_at = 0
         self._sequences: list[int] = []
         self._stamps: list[float] = []
         self._data: list[bytes] = []
         # By sequence, for the few frames that have any; and the newest frame that each tab does not get.
         self._facts: dict[int, Facts] = {}
         self._excluding: dict[str, int] = {}
+        self._refreshes: dict[int, None] = {}
 
     def __len__(self) -> int:
         return len(self._data)
@@ -62,6 +76,9 @@ class Log:
             self._facts[sequence] = frame.facts
             if frame.facts.exclude is not None:
                 self._excluding[frame.facts.exclude] = sequence
+            if frame.facts.is_refresh:
+                self._refreshes[sequence] = None
+                self.refreshed_at = sequence
         self.last = sequence
         self.size += len(frame.data) + FRAME_OVERHEAD
         return True
@@ -83,22 +100,34 @@ class Log:
             for sequence, data in zip(self._sequences[begin:], self._data[begin:], strict=True)
         ]
 
-    def read(self, cursor: int, limit: int = READ_BYTES) -> tuple[bytes, int]:
+    def read(
+        self, cursor: int, limit: int = READ_BYTES, *, is_bare: bool = False, before: float = math.inf
+    ) -> tuple[bytes, int]:
         """Return the frames after `cursor`, joined, and the cursor after them; raises Gap.
 
-        Takes at least one frame and stops before it exceeds `limit` bytes.
+        Takes at least one frame, if there is one before the sequence `before`, and stops before it exceeds `limit`
+        bytes. Frames that are bare have no ids.
         """
         begin = self._begin_of(cursor)
         data = self._data
-        count = len(data)
-        if begin == count:
+        count = len(data) if before > self.last else bisect_left(self._sequences, before)
+        if begin >= count:
             return b"", cursor
         end = begin + 1
         size = len(data[begin])
         while end < count and size + len(data[end]) <= limit:
             size += len(data[end])
             end += 1
-        return b"".join(data[begin:end]), self._sequences[end - 1]
+        frames = map(without_id, data[begin:end]) if is_bare else data[begin:end]
+        return b"".join(frames), self._sequences[end - 1]
+
+    def next_stop(self, cursor: int) -> tuple[int, Frame | None]:
+        """Return the first refresh after `cursor` and its sequence, None where there is none."""
+        for sequence in self._refreshes:
+            if sequence > cursor:
+                place = bisect_left(self._sequences, sequence)
+                return sequence, Frame(self._data[place], self._facts[sequence])
+        return self.last + 1, None
 
     def _begin_of(self, cursor: int) -> int:
         if cursor < self.floor:
@@ -143,6 +172,7 @@ class Log:
 
     def _forget_facts(self, sequence: int) -> None:
         facts = self._facts.pop(sequence, PLAIN)
+        self._refreshes.pop(sequence, None)
         if facts.exclude is not None and self._excluding.get(facts.exclude) == sequence:
             del self._excluding[facts.exclude]
 

@@ -266,9 +266,14 @@ def check_size(payload: bytes, limit: int) -> bytes:
 
 def data_for(frame: Frame, tab: str | None) -> bytes:
     """Return what a tab gets of a frame: all of it, or the id alone."""
-    if tab is None or frame.facts.exclude != tab:
+    if not (is_left_out(frame, tab) or frame.facts.is_audience):
         return frame.data
     return frame.data[: frame.data.index(b"\n") + 1] + b"\n"
+
+
+def is_left_out(frame: Frame, tab: str | None) -> bool:
+    """Tell whether a tab does not get a frame."""
+    return tab is not None and frame.facts.exclude == tab
 
 
 def live_frame(heartbeat: float) -> bytes:
@@ -295,6 +300,21 @@ def farewell(element: str | None) -> bytes:
 def make_frame(event_id: str, payload: bytes, facts: Facts = PLAIN) -> Frame:
     """Return the frame of an encoded event: its id comes first."""
     return Frame(b"id: %b\n%b" % (event_id.encode(), payload), facts)
+
+
+def with_id(frames: bytes, event_id: str | None) -> bytes:
+    """Return frames that move the client's cursor on once it has all of them."""
+    if event_id is None:
+        return frames
+    if frames.count(b"\n\n") == 1:
+        return b"id: %b\n%b" % (event_id.encode(), frames)
+    return frames + id_frame(event_id)
+
+
+def without_id(data: bytes) -> bytes:
+    """Return a frame that leaves the client's cursor where it is; nothing for one that only moves it."""
+    rest = data[data.index(b"\n") + 1 :] if data.startswith(b"id: ") else data
+    return b"" if rest == b"\n" else rest
 
 
 def id_frame(event_id: str) -> bytes:

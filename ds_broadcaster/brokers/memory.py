@@ -151,7 +151,12 @@ class MemoryBroker(Broker):
         if cursor is None:
             return Position(self.epoch, granted, granted, frozenset(channels))
         gaps = frozenset(name for name in channels if not self.covers(name, cursor))
-        return Position(self.epoch, granted, granted if len(gaps) == len(channels) else cursor, gaps)
+        refreshed = frozenset(name for name in channels if self._refreshed_at(name) > cursor)
+        return Position(self.epoch, granted, granted if len(gaps) == len(channels) else cursor, gaps, refreshed)
+
+    def _refreshed_at(self, channel: str) -> int:
+        log = self._logs.get(channel)
+        return 0 if log is None else log.refreshed_at
 
     def covers(self, channel: str, cursor: int) -> bool:
         """Tell whether a channel still has everything after `cursor`."""

@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from ..log import Log
 from ..sse import Fragment, Frame
@@ -30,17 +30,34 @@ class Reader(Protocol):
 R = TypeVar("R", bound=Reader)
 
 
+class Stop(NamedTuple):
+    """A frame that is rendered for those who come to it: a refresh, or a template for each audience."""
+
+    channel: str
+    sequence: int
+    frame: Frame
+
+
 class Chunk:
     """Bytes for a client, and where they take it; shared by all clients at one place in a log.
 
-    `more` tells that further chunks wait, `last` that the response ends with this one.
+    `more` tells that further chunks wait, `last` that the response ends with this one. A frame that is a `stop` is a
+    chunk of its own: its bytes are for clients of streams that cannot render.
     """
 
-    __slots__ = ("_message", "_wire", "body", "cursor", "last", "more", "presence_at")
+    __slots__ = ("_message", "_wire", "body", "cursor", "last", "more", "presence_at", "stop")
 
     def __init__(
-        self, body: bytes, cursor: int = 0, presence_at: float = 0, *, more: bool = False, last: bool = False
+        self,
+        body: bytes,
+        cursor: int = 0,
+        presence_at: float = 0,
+        *,
+        more: bool = False,
+        last: bool = False,
+        stop: Stop | None = None,
     ) -> None:
+        self.stop = stop
         self.body = body
         self.cursor = cursor
         self.presence_at = presence_at
@@ -80,12 +97,14 @@ class Channel(Generic[R]):
         "expiry",
         "log",
         "name",
+        "patched_at",
         "presence",
         "presence_at",
         "presence_callback",
         "render",
         "rendered_at",
         "roster",
+        "signalled_at",
         "stale",
         "subscribing",
         "unsynced",
@@ -98,8 +117,11 @@ class Channel(Generic[R]):
         self.log: Log | None = None
         self.subscribing = asyncio.Lock()
         self.blocked: dict[R, None] = {}
-        self.chunks: dict[tuple[int, float], Chunk] = {}
+        self.chunks: dict[tuple[int, float, bool], Chunk] = {}
         self.delivered = 0
+        # The newest events that changed the elements of pages, and their signals.
+        self.patched_at = 0
+        self.signalled_at = 0
         # Presence.
         self.roster = Roster()
         self.unsynced = False
@@ -119,7 +141,19 @@ class Channel(Generic[R]):
             return False
         self.chunks.clear()
         self.delivered += 1
+        if not frame.facts.is_transient:
+            if frame.facts.is_audience or _is_patch(frame.data, b"elements"):
+                self.patched_at = sequence
+            if _is_patch(frame.data, b"signals"):
+                self.signalled_at = sequence
         return True
+
+    def is_changed_after(self, cursor: int, snapshot: bytes) -> bool:
+        """Tell whether an event after `cursor` may have changed what a snapshot shows.
+
+        What a transient event shows is worth nothing a moment later.
+        """
+        return self.patched_at > cursor or (self.signalled_at > cursor and b"datastar-patch-signals" in snapshot)
 
     def set_presence(self, frame: bytes, number: int) -> None:
         """Replace the presence frame; an empty one is not sent to new connections."""
@@ -127,7 +161,7 @@ class Channel(Generic[R]):
         self.presence_at = number if frame else 0
         self.chunks.clear()
 
-    def keep_chunk(self, place: tuple[int, float], chunk: Chunk) -> None:
+    def keep_chunk(self, place: tuple[int, float, bool], chunk: Chunk) -> None:
         """Keep the chunk for the next client at this place."""
         if len(self.chunks) >= CHUNKS_KEPT:
             self.chunks.clear()
@@ -136,3 +170,8 @@ class Channel(Generic[R]):
     def held(self) -> float:
         """Return the lowest cursor of the blocked connections that keep up, infinity without any."""
         return min((reader.cursor for reader in self.blocked if reader.keeps_up()), default=math.inf)
+
+
+def _is_patch(data: bytes, kind: bytes) -> bool:
+    # An event with both has the elements first.
+    return b"\nevent: datastar-patch-%b\n" % kind in (data[:200] if kind == b"elements" else data)

@@ -14,7 +14,8 @@ from ..asgi_servers import notice_dead_peers
 from ..exceptions import Gap
 from ..ids import format_id, listed
 from ..sse import id_frame, visible_heartbeat
-from .channel import Channel, Chunk
+from .channel import Channel, Chunk, Stop
+from .grant import Audience
 from .replay import chunk_until, next_chunk
 
 logger = logging.getLogger("ds_broadcaster")
@@ -39,7 +40,11 @@ class Head:
     @property
     def id(self) -> str:
         """The event's id."""
-        return format_id(self.epoch, self.sequence)
+        return self.id_of(self.sequence)
+
+    def id_of(self, sequence: int) -> str:
+        """Return the id of an event of this epoch."""
+        return format_id(self.epoch, sequence)
 
 
 class Closing(NamedTuple):
@@ -58,6 +63,26 @@ SIGN_OF_LIFE = Chunk(visible_heartbeat(None))
 ABORTED = Closing(0, b"", clean=False)
 
 
+class Refresh:
+    """The refreshes of one connection.
+
+    `owed` are the channels whose refresh it has passed and not shown, and `job` the render that it waits for, which it
+    stands still for when it `is_paused`. `digest` is that of the last snapshot, `cursor` the place at which it was
+    shown, `rendered_at` the time.
+    """
+
+    __slots__ = ("cursor", "digest", "is_paused", "job", "looked_at", "owed", "rendered_at")
+
+    def __init__(self) -> None:
+        self.owed: set[str] = set()
+        self.job: Any = None
+        self.is_paused = False
+        self.digest = b""
+        self.cursor = 0
+        self.rendered_at = -math.inf
+        self.looked_at = -math.inf
+
+
 class Connection:
     """What all carriers share: where the client stands, and what comes next. Lives on the hub's loop.
 
@@ -68,9 +93,11 @@ class Connection:
     __slots__ = (
         "_farewell_sent",
         "_patient",
+        "audience",
         "behind_since",
         "blocked_since",
         "busy",
+        "can_refresh",
         "channels",
         "closing",
         "cursor",
@@ -79,6 +106,7 @@ class Connection:
         "is_present",
         "presence_at",
         "recheck",
+        "refresh",
         "registry",
         "request",
         "slot",
@@ -98,6 +126,8 @@ class Connection:
         self.granted = 0  # No command from before this sequence concerns the stream.
         self.tab: str | None = None
         self.element: str | None = None
+        self.can_refresh = False
+        self.audience: Audience | None = None
         self.is_present = False  # Whether its user counts as online by it.
         # Of the write path.
         self.presence_at: float = 0
@@ -107,6 +137,8 @@ class Connection:
         self.closing: Closing | None = None
         self._farewell_sent = False
         self._patient = False
+        # Of Refreshes, from the first one on.
+        self.refresh: Refresh | None = None
         # Of Connections: those that share a turn for heartbeats, None while the connection is not open.
         self.slot: dict[Connection, None] | None = None
         # Of Rechecks: what the carrier keeps of the granted request, and the timer of the next re-check.
@@ -146,17 +178,22 @@ class Connection:
 
     def pump(self) -> None:
         """Write what is new, as far as the client takes it."""
-        if self.busy:
+        if self.busy or (self.refresh is not None and self._is_paused()):
             return
         closing = self.closing
         try:
             while True:
+                is_bare = self.refresh is not None and bool(self.refresh.owed)
                 if closing is None:
-                    chunk = next_chunk(self.channels, self.cursor, self.presence_at, self.tab)
+                    chunk = next_chunk(self.channels, self.cursor, self.presence_at, self.tab, is_bare)
                 else:
-                    chunk = chunk_until(closing.until, self.channels, self.cursor, self.tab)
+                    chunk = chunk_until(closing.until, self.channels, self.cursor, self.tab, is_bare)
                 if chunk is None:
                     break
+                if chunk.stop is not None and self._stops_at(chunk.stop):
+                    if self._is_paused():
+                        return
+                    continue
                 self.cursor = chunk.cursor
                 self.presence_at = chunk.presence_at
                 if not self._write(chunk):
@@ -171,13 +208,61 @@ class Connection:
         self.behind_since = None
         if closing is not None:
             self._say_farewell()
+        elif self.refresh is not None and self.refresh.owed and self.refresh.job is None:
+            self.registry.on_owing(self)
+
+    # Refreshes.
+
+    def _is_paused(self) -> bool:
+        return self.refresh is not None and self.refresh.is_paused and self.closing is None
+
+    def _stops_at(self, stop: Stop) -> bool:
+        """Have what stands at a stop rendered for this client; return False where it cannot be."""
+        is_audience = stop.frame.facts.is_audience
+        if not (self.can_refresh or (is_audience and self.closing is None)):
+            return False
+        if self.refresh is None:
+            self.refresh = Refresh()
+        if self.closing is not None:
+            self.refresh.owed.add(stop.channel)  # The client shows it when it returns.
+        if is_audience and not self.refresh.owed:
+            self.registry.on_stop(self, stop)  # Which takes the cursor on.
+            return True
+        self.cursor = stop.sequence
+        if not is_audience and self.closing is None:
+            self.registry.on_stop(self, stop)
+        return True
+
+    def see_as(self, audience: Audience | None) -> None:
+        """Belong to an audience; to another one than before, the page shows what that one sees."""
+        if self.audience == audience:
+            return
+        self.audience = audience
+        if self.can_refresh and self.is_open:
+            if self.refresh is None:
+                self.refresh = Refresh()
+            self.refresh.owed.update(channel.name for channel in self.channels)
+            self.pump()
+
+    def hold_logs(self) -> None:
+        """Have the logs keep what comes next while nothing is written."""
+        for channel in self.channels:
+            channel.blocked[self] = None
+
+    def go_on(self, chunk: Chunk) -> None:
+        """Write what was rendered at a stop, and what came meanwhile."""
+        for channel in self.channels:
+            channel.blocked.pop(self, None)
+        self.cursor = chunk.cursor
+        if not chunk.body or self._write(chunk):
+            self.pump()
 
     def beat(self, chunk: Chunk) -> None:
         """Write a heartbeat, unless the client is busy anyway. It never moves a cursor back."""
-        if self.busy or self.closing is not None:
+        if self.busy or self.closing is not None or self._is_paused():
             return
         # A connection that is not busy is caught up. A page's cursor may be ahead of what this hub has heard.
-        if self.cursor <= chunk.cursor:
+        if self.cursor <= chunk.cursor and not (self.refresh is not None and self.refresh.owed):
             self.cursor = chunk.cursor
             self._write(chunk)
         elif self.element is not None:
@@ -244,7 +329,8 @@ class Connections:
 
     `blocked` holds the connections whose transport is full, in the order in which that began; among them may be one
     that was told to end and is no longer open. `on_tick` is called at each tick of the timer, `on_interval` once in a
-    heartbeat interval.
+    heartbeat interval. `on_stop` is called with a connection that comes to a refresh, or to an event that is rendered
+    for each audience; `on_owing` with one that has all that there is, and a refresh to show.
     """
 
     def __init__(
@@ -255,6 +341,8 @@ class Connections:
         *,
         on_tick: Callable[[], None],
         on_interval: Callable[[], None],
+        on_stop: Callable[[Connection, Stop], None],
+        on_owing: Callable[[Connection], None],
     ) -> None:
         self.loop = loop
         self.head = head
@@ -262,6 +350,8 @@ class Connections:
         self.count = 0
         self.blocked: dict[Connection, None] = {}
         self.all_closed = asyncio.Event()
+        self.on_stop = on_stop
+        self.on_owing = on_owing
         self._on_tick = on_tick
         self._on_interval = on_interval
         # A slot for each second of the interval, and no fewer than SLOTS.

@@ -1,8 +1,29 @@
 """What a view grants to a client: the one thing that passes from a request to the hub."""
 
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 from .channel import AttendanceHook, PresenceCallback
+
+
+class Audience:
+    """Those who see the same: streams of one view with one `value` of its audience().
+
+    Audiences with the same `key` are equal. `render` returns the frames of their snapshot; None without one.
+    """
+
+    __slots__ = ("_key", "render", "value")
+
+    def __init__(self, value: Hashable, key: Hashable, render: Callable[[], bytes] | None) -> None:
+        self.value = value
+        self._key = key
+        self.render = render
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Audience) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
 
 
 class Arrival(NamedTuple):
@@ -18,7 +39,8 @@ class StreamGrant(NamedTuple):
     `cursor` is where the client is. Channels in `gaps` cannot serve it from there and begin at `granted`, the newest
     sequence at that moment, in this `epoch`. `snapshot` is sent in place of the missing events. `tab` is the id of the
     tab that asks, `element` that of the element which carries the stream, as `{% broadcast_connect %}` made it.
-    `recheck_interval` is in seconds. `arrival` is that of its request, `granted_at` the time of the grant.
+    `recheck_interval` is in seconds. `arrival` is that of its request, `granted_at` the time of the grant. A stream
+    that `can_refresh` has a snapshot, which those of its `audience` share.
     """
 
     channels: tuple[str, ...]
@@ -35,3 +57,5 @@ class StreamGrant(NamedTuple):
     tab: str | None = None
     element: str | None = None
     recheck_interval: float | None = None
+    can_refresh: bool = False
+    audience: Audience | None = None

@@ -30,6 +30,7 @@ from .limits import Limits
 from .presence import Presence
 from .presence_sync import PresenceSync, new_process_name
 from .rechecks import SECOND_LOOK, Rechecks
+from .refreshes import Refreshes, RenderOwn
 from .replay import begin_of, missed_data, opening_frames
 from .tabs import TabStreams
 from .threads import Threads, call_soon
@@ -68,7 +69,8 @@ class Hub:
 
     `declared` holds the channels that broadcast.new() made, with their presence callbacks. `sender` is that of our
     signals. `still_allowed` asks whether a connection would be granted its stream now, and returns None where the
-    answer says nothing. `clock` is the one of the grants.
+    answer says nothing; `render_own` does so for the snapshot of a connection as well, and `render_event` renders an
+    event's payload for the value of an audience. `clock` is the one of the grants.
     """
 
     def __init__(
@@ -80,6 +82,8 @@ class Hub:
         *,
         sender: type,
         still_allowed: Callable[[Connection], Awaitable[bool | None]],
+        render_own: RenderOwn,
+        render_event: Callable[[bytes, Any], bytes],
         clock: Callable[[], float] = time.monotonic,
         threads: Threads | None = None,
     ) -> None:
@@ -110,15 +114,27 @@ class Hub:
             unsubscribe=partial(broker.unsubscribe, self),
             floor=broker.floor,
         )
+        self._rechecks = Rechecks(loop, settings.recheck_interval, still_allowed, end=self._end_refused)
+        self._refreshes = Refreshes(
+            loop,
+            self._head,
+            settings.refresh_interval,
+            self._threads,
+            render_own=render_own,
+            render_event=render_event,
+            end=self._end_refused,
+            look=self._rechecks.look,
+        )
         self._connections = Connections(
             loop,
             self._head,
             settings.heartbeat_interval,
             on_tick=broker.sweep,
             on_interval=self._channels.trim,
+            on_stop=self._refreshes.stop_at,
+            on_owing=self._refreshes.catch_up,
         )
         self._tabs = TabStreams(loop, self._head, close=self._close_at_once)
-        self._rechecks = Rechecks(loop, settings.recheck_interval, still_allowed, end=self._end_refused)
         self.limits = Limits(settings, self._connections, self._rechecks.connections_of, clock)
         self._presence = Presence(
             loop,
@@ -213,7 +229,7 @@ class Hub:
 
     def is_idle(self) -> bool:
         """Tell whether nothing is left: no channel, connection, timer or task, and nothing that waits."""
-        parts = (self._channels, self._connections, self._tabs, self._rechecks)
+        parts = (self._channels, self._connections, self._tabs, self._rechecks, self._refreshes)
         return not self._incoming and all(part.is_idle() for part in parts)
 
     # Events.
@@ -275,6 +291,7 @@ class Hub:
         connection.cursor = grant.cursor
         connection.granted = grant.granted
         connection.tab, connection.element = grant.tab, grant.element
+        connection.can_refresh, connection.audience = grant.can_refresh, grant.audience
         self._connections.add(connection)
         for channel in connection.channels:
             channel.connections[connection] = None
@@ -310,7 +327,7 @@ class Hub:
             if not await self._is_confirmed(connection, grant):
                 return b""
             begin = begin_of(connection.channels, grant)
-            missed, reached = await missed_data(self._broker, grant, begin, self._channels.limits.max_bytes * HELD)
+            missed = await missed_data(self._broker, grant, begin, self._channels.limits.max_bytes * HELD)
         except BrokerUnavailable as error:
             # Unless it is logged here, the server logs an error of its own for each client that comes meanwhile.
             logger.warning("A stream of channel %r could not begin: %s", grant.channels[0], error)
@@ -319,12 +336,13 @@ class Hub:
             raise Gap("The broker has begun anew meanwhile.")
         if connection.closing is not None:
             return b""
-        connection.cursor = reached
-        if reached < begin:
+        connection.cursor = missed.cursor
+        if missed.cursor < begin:
             # More than one client may hold: it returns for the rest.
-            connection.end(clean=False, until=reached)
+            connection.end(clean=False, until=missed.cursor)
+        self._refreshes.begin(connection, grant.snapshot, missed.refreshed)
         self._enter(connection, grant)
-        return opening_frames(grant, missed, self._tabs.replace(connection), self._connections.interval)
+        return opening_frames(grant, missed.frames, self._tabs.replace(connection), self._connections.interval)
 
     async def _is_confirmed(self, connection: Connection, grant: StreamGrant) -> bool:
         """Obey what was said since the request of a stream came in; ask again where that may change the answer.
@@ -363,6 +381,7 @@ class Hub:
             return
         self._tabs.forget(connection)
         self._rechecks.forget(connection)
+        self._refreshes.forget(connection)
         until = self.loop.time() + self._grace if grace and self._grace else None
         user = connection.user_id
         for channel in connection.channels:
@@ -430,6 +449,7 @@ class Hub:
         self.closing = True
         self._flush()
         self._rechecks.stop()
+        self._refreshes.stop()
         self._presence.stop()
         for connection in self._connections.all():
             self._send_away(connection)

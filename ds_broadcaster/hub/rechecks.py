@@ -215,6 +215,12 @@ class Rechecks:
         self._waiting[connection] = answer, self._loop.time()
         return await answer
 
+    def look(self, connection: Connection) -> None:
+        """Ask about a connection when there is time, as the clock does."""
+        if connection.is_open and connection not in self._asking:
+            self._by_clock.add(connection)
+            self._fill()
+
     def stop(self) -> None:
         """Ask about nothing more: every stream ends."""
         self._is_stopped = True

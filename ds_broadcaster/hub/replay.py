@@ -6,70 +6,103 @@ Live is the shortest replay: the cursor is one event behind.
 import math
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..brokers import Broker
 from ..ids import format_id
-from ..log import READ_BYTES
-from ..sse import data_for, hello_frame, live_frame
-from .channel import Channel, Chunk
+from ..log import READ_BYTES, Log
+from ..sse import data_for, hello_frame, is_left_out, live_frame, without_id
+from .channel import Channel, Chunk, Stop
 from .grant import StreamGrant
 
 # Milliseconds after which a page that lost its stream returns.
 RETRY = (1000, 2000)
 
 
-def next_chunk(channels: tuple[Channel[Any], ...], cursor: int, presence_at: float, tab: str | None) -> Chunk | None:
-    """Return what a client at this place gets next, None when it is caught up; raises Gap."""
+def next_chunk(
+    channels: tuple[Channel[Any], ...], cursor: int, presence_at: float, tab: str | None, is_bare: bool = False
+) -> Chunk | None:
+    """Return what a client at this place gets next, None when it is caught up; raises Gap.
+
+    Where it `is_bare` it has no ids, and leaves the client's own cursor where it is.
+    """
     if len(channels) > 1:
-        return _merged(channels, cursor, presence_at, tab)
+        return _merged(channels, cursor, presence_at, tab, is_bare)
     channel = channels[0]
     log = channel.log
     if log is None or (cursor >= log.last and presence_at >= channel.presence_at):
         return None
     if log.excludes(tab, cursor):
-        return _merged(channels, cursor, presence_at, tab)
-    place = (cursor, presence_at)
+        return _merged(channels, cursor, presence_at, tab, is_bare)
+    place = (cursor, presence_at, is_bare)
     chunk = channel.chunks.get(place)
     if chunk is None:
-        body, reached = log.read(cursor, READ_BYTES)
-        if presence_at < channel.presence_at:
-            body += channel.presence
-        chunk = Chunk(body, reached, channel.presence_at, more=reached < log.last)
+        chunk = _read(channel, log, cursor, presence_at, is_bare)
         channel.keep_chunk(place, chunk)
     return chunk
 
 
-def chunk_until(until: int, channels: tuple[Channel[Any], ...], cursor: int, tab: str | None) -> Chunk | None:
+def _read(channel: Channel[Any], log: Log, cursor: int, presence_at: float, is_bare: bool) -> Chunk:
+    """Return a chunk for all clients at one place in a log."""
+    sequence, frame = log.next_stop(cursor)
+    body, reached = log.read(cursor, READ_BYTES, is_bare=is_bare, before=sequence)
+    if reached == cursor and frame is not None:
+        return _stop_chunk(Stop(channel.name, sequence, frame), presence_at, log.last, is_bare)
+    if presence_at < channel.presence_at:
+        body += channel.presence
+    return Chunk(body, reached, channel.presence_at, more=reached < log.last)
+
+
+def _stop_chunk(stop: Stop, presence_at: float, last: int, is_bare: bool) -> Chunk:
+    data = data_for(stop.frame, None)
+    return Chunk(
+        without_id(data) if is_bare else data, stop.sequence, presence_at, more=stop.sequence < last, stop=stop
+    )
+
+
+def chunk_until(
+    until: int, channels: tuple[Channel[Any], ...], cursor: int, tab: str | None, is_bare: bool
+) -> Chunk | None:
     """Return the next of a client's last events: those up to the sequence `until`, without presence; raises Gap."""
-    return _merged(channels, cursor, math.inf, tab, until)
+    return _merged(channels, cursor, math.inf, tab, is_bare, until)
 
 
 def _merged(
-    channels: tuple[Channel[Any], ...], cursor: int, presence_at: float, tab: str | None, until: float = math.inf
+    channels: tuple[Channel[Any], ...],
+    cursor: int,
+    presence_at: float,
+    tab: str | None,
+    is_bare: bool,
+    until: float = math.inf,
 ) -> Chunk | None:
     """Return a chunk of one client's own: events of its channels in the order of their ids."""
     waiting: list[tuple[int, bytes]] = []
+    stops: dict[int, Stop] = {}
     presence = b""
     reached_presence = presence_at
     for channel in channels:
         if channel.log is not None and cursor < min(channel.log.last, until):
-            waiting += [(sequence, data_for(frame, tab)) for sequence, frame in channel.log.after(cursor)]
+            for sequence, frame in channel.log.after(cursor):
+                waiting.append((sequence, data_for(frame, tab)))
+                if frame.facts.is_refresh and not is_left_out(frame, tab):
+                    stops[sequence] = Stop(channel.name, sequence, frame)
         if presence_at < channel.presence_at:
             presence += channel.presence
             reached_presence = max(reached_presence, channel.presence_at)
     waiting = sorted(event for event in waiting if event[0] <= until)
     if not waiting and not presence:
         return None
+    if waiting and waiting[0][0] in stops:
+        return _stop_chunk(stops[waiting[0][0]], presence_at, waiting[-1][0], is_bare)
     size = 0
     taken = 0
-    for _, data in waiting:
+    for sequence, data in waiting:
         size += len(data)
-        if taken and size > READ_BYTES:
+        if taken and (size > READ_BYTES or sequence in stops):
             break
         taken += 1
     reached = waiting[taken - 1][0] if taken else cursor
-    body = b"".join(data for _, data in waiting[:taken]) + presence
+    body = b"".join(without_id(data) if is_bare else data for _, data in waiting[:taken]) + presence
     return Chunk(body, reached, reached_presence, more=taken < len(waiting))
 
 
@@ -79,19 +112,30 @@ def begin_of(channels: Sequence[Channel[Any]], grant: StreamGrant) -> int:
     return max([begin, *(channel.log.floor for channel in channels if channel.log is not None)])
 
 
-async def missed_data(broker: Broker, grant: StreamGrant, until: int, limit: int) -> tuple[list[bytes], int]:
-    """Return what a client missed up to the sequence `until`, from the broker's history, and the cursor after it.
+class Missed(NamedTuple):
+    """What a client missed: its frames, the cursor after them, and the channels with a refresh among them."""
+
+    frames: list[bytes]
+    cursor: int
+    refreshed: set[str]
+
+
+async def missed_data(broker: Broker, grant: StreamGrant, until: int, limit: int) -> Missed:
+    """Return what a client missed up to the sequence `until`, from the broker's history.
 
     The cursor is lower than `until` where all of it would be more than about `limit` bytes. Raises Gap. One of the
     channels here begins later than the client's cursor, and one cursor serves them all.
     """
     if until <= grant.cursor:
-        return [], until
+        return Missed([], until, set())
     events: list[tuple[int, bytes]] = []
+    stops: dict[int, str] = {}
     for name in grant.channels:
         cursor = grant.granted if name in grant.gaps else grant.cursor
         for sequence, frame in await broker.read(name, cursor):
             if sequence <= until:
+                if frame.facts.is_refresh and grant.can_refresh and not is_left_out(frame, grant.tab):
+                    stops[sequence] = name
                 events.append((sequence, data_for(frame, grant.tab)))
         events.sort()
         # Channel by channel, or all of them would be here at once.
@@ -102,7 +146,11 @@ async def missed_data(broker: Broker, grant: StreamGrant, until: int, limit: int
                 until = events[count - 1][0]
                 del events[count:]
                 break
-    return [data for _, data in events], until
+    stops = {sequence: name for sequence, name in stops.items() if sequence <= until}
+    # From the first refresh on, the client's own cursor waits for what is rendered.
+    first = min(stops, default=math.inf)
+    frames = [data if sequence < first else without_id(data) for sequence, data in events]
+    return Missed(frames, until, set(stops.values()))
 
 
 def opening_frames(grant: StreamGrant, missed: Sequence[bytes], retry: int | None, heartbeat: float) -> bytes:

@@ -17,9 +17,10 @@ from django.db.utils import InterfaceError, OperationalError
 
 from ..hub.connections import Connection
 from ..hub.grant import StreamGrant
+from ..hub.refreshes import Rendered
 from .handoff import Message, Receive, Send
 from .requests import is_authenticated
-from .scope import RECHECK_KEY, SCOPE_KEY, find_mark
+from .scope import RECHECK_KEY, REFRESH_KEY, SCOPE_KEY, find_mark
 
 logger = logging.getLogger("ds_broadcaster")
 
@@ -76,22 +77,36 @@ def is_trouble(error: BaseException | None) -> bool:
 
 async def still_allowed(connection: Connection) -> bool | None:
     """Tell whether a connection's request would be granted its stream now; None where the answer says nothing."""
+    return (await _ask(connection))[0]
+
+
+async def render_own(connection: Connection, refreshed: frozenset[str]) -> Rendered:
+    """Return what a connection's page shows now, for its own viewer, who is asked about by the way."""
+    allowed, grant = await _ask(connection, {REFRESH_KEY: refreshed})
+    return Rendered(None if grant is None else grant.snapshot, allowed is not False)
+
+
+async def _ask(connection: Connection, marks: Message | None = None) -> tuple[bool | None, StreamGrant | None]:
     request: OriginalRequest | None = connection.request
     if request is None:
-        return None
+        return None, None
     path = request.scope["path"]
     if request.scope["method"] != "GET":
-        return False  # Asking would do again what the request did.
+        return False, None  # Asking would do again what the request did.
     try:
-        answer = await replay(request)
+        answer = await replay(request, marks)
     except Exception as error:
         if connection.is_open:
             logger.warning("The re-check of %r failed: the stream stays.", path, exc_info=error)
-        return None
-    if answer.grant is None:
-        return None if _says_nothing(connection, path, answer) else False
+        return None, None
+    grant = answer.grant
+    if grant is None:
+        return None if _says_nothing(connection, path, answer) else False, None
     channels = {channel.name for channel in connection.channels}
-    return bool(answer.grant.user_id == connection.user_id) and set(answer.grant.channels) == channels
+    if grant.user_id != connection.user_id or set(grant.channels) != channels:
+        return False, None
+    connection.see_as(grant.audience)
+    return True, grant
 
 
 def _says_nothing(connection: Connection, path: str, answer: Answer) -> bool:
@@ -127,8 +142,8 @@ def note_failure(sender: Any = None, request: Any = None, **kwargs: Any) -> None
         note.append(Failure(sys.exception(), user_id))
 
 
-async def replay(request: OriginalRequest) -> Answer:
-    """Run a request again and return its answer."""
+async def replay(request: OriginalRequest, marks: Message | None = None) -> Answer:
+    """Run a request again, with `marks` in its scope, and return its answer."""
     granted: dict[str, Any] = {}
     failures: list[Failure] = []
     status = 500
@@ -155,7 +170,7 @@ async def replay(request: OriginalRequest) -> Answer:
 
     # In the context of this task alone, and of the threads that its view waits for.
     _is_in_recheck.set(True)
-    scope = {**request.scope, SCOPE_KEY: granted, RECHECK_KEY: failures}
+    scope = {**request.scope, SCOPE_KEY: granted, RECHECK_KEY: failures, **(marks or {})}
     if request.context is None:
         await request.application(scope, receive, send)
     else:

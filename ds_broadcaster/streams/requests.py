@@ -1,7 +1,9 @@
 """What a request for a stream says: its client, its user, where the stream begins; and the arguments of connect()."""
 
+import logging
 import re
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from functools import lru_cache
 from inspect import iscoroutinefunction
 from typing import Any, NamedTuple
@@ -15,11 +17,13 @@ from django.utils.module_loading import import_string
 from ..brokers import Position
 from ..conf import get_settings
 from ..hub.channel import AttendanceHook, PresenceCallback
-from ..hub.grant import Arrival, StreamGrant
+from ..hub.grant import Arrival, Audience, StreamGrant
 from ..ids import channel_names
 from ..sse import Fragment, encode_fragment
-from .scope import RECHECK_KEY
+from .scope import RECHECK_KEY, REFRESH_KEY
 from .tabs import tab_of
+
+logger = logging.getLogger("ds_broadcaster")
 
 SnapshotCallback = Callable[[HttpRequest, str], Fragment]
 
@@ -31,6 +35,7 @@ class StreamOptions(NamedTuple):
     snapshot_callback: SnapshotCallback | None = None
     attendance_hook: AttendanceHook | None = None
     recheck_interval: float | None = None
+    audience: Audience | None = None
 
 
 # The query parameter that carries broadcast.cursor() from a rendered page to its stream.
@@ -122,30 +127,50 @@ def grant_of(
     if is_recheck(request) and hasattr(request, "session"):
         # A re-check is no visit: it must not prolong a session that expires without visits.
         request.session.save = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    can_refresh = options.snapshot_callback is not None
+    # A missed refresh is a gap on purpose, where there is something to show in its place.
+    gaps = position.gaps | position.refreshed if can_refresh else position.gaps
     return StreamGrant(
         channels,
         user_id,
         position.epoch,
-        position.cursor,
+        position.granted if len(gaps) == len(channels) else position.cursor,
         position.granted,
         arrival,
         granted_at,
-        position.gaps,
+        gaps,
         presence_callback=options.presence_callback,
         attendance_hook=options.attendance_hook,
         tab=tab_of(request),
         element=element_of(request),
         recheck_interval=options.recheck_interval,
+        can_refresh=can_refresh,
+        audience=options.audience,
     )
 
 
 def with_snapshot(grant: StreamGrant, request: HttpRequest, options: StreamOptions) -> StreamGrant:
-    """Return the grant with what replaces the missing events, for each channel with a gap."""
-    callback = options.snapshot_callback
-    if callback is None or not grant.gaps or is_recheck(request):
+    """Return the grant with what its page shows now, for each channel with a gap, or with a refresh in a re-check."""
+    refreshed: frozenset[str] | None = request.scope.get(REFRESH_KEY)  # type: ignore[attr-defined]
+    if refreshed is None:
+        channels = frozenset() if is_recheck(request) else grant.gaps
+        return grant._replace(snapshot=_snapshot(grant, request, options, channels))
+    try:
+        return grant._replace(snapshot=_snapshot(grant, request, options, refreshed))
+    except Exception:
+        name = getattr(request.resolver_match, "_func_path", request.path)
+        logger.exception("The refresh of %s failed for user %r: the stream goes on without.", name, grant.user_id)
         return grant
-    parts = [encode_fragment(callback(request, name)) for name in grant.channels if name in grant.gaps]
-    return grant._replace(snapshot=b"".join(parts))
+
+
+def _snapshot(grant: StreamGrant, request: HttpRequest, options: StreamOptions, channels: frozenset[str]) -> bytes:
+    callback, audience = options.snapshot_callback, options.audience
+    if callback is None or not channels:
+        return b""
+    if audience is not None and audience.render is not None:
+        # In an empty context: nothing of this viewer is for the others.
+        return Context().run(audience.render)
+    return b"".join(encode_fragment(callback(request, name)) for name in grant.channels if name in channels)
 
 
 # The client.

@@ -9,6 +9,8 @@ HANDOFF_HEADER = "X-Ds-Broadcaster-Handoff"
 SCOPE_KEY = "ds_broadcaster.handoff"
 # The key that marks a re-check: a request that only asks whether it would still be granted its stream.
 RECHECK_KEY = "ds_broadcaster.recheck"
+# The key of a re-check that also asks for a snapshot: the channels that were refreshed.
+REFRESH_KEY = "ds_broadcaster.refresh"
 # The key under which a request keeps the moment it came in.
 ARRIVAL_KEY = "ds_broadcaster.arrival"
 

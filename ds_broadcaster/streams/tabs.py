@@ -96,6 +96,20 @@ def facts_of(
     return Facts(exclude=tab, is_transient=bool(transient), key=key)
 
 
+def audience_facts(
+    payload: bytes, request: HttpRequest | None, exclude: HttpRequest | str | None, transient: bool, key: str | None
+) -> Facts:
+    """Return the facts of a template for each audience; raises what facts_of() does.
+
+    Raises ValueError for a request, which is one viewer's, and for a transient event.
+    """
+    if request is not None:
+        raise ValueError("audience=True renders without a request, which is one viewer's: leave request out.")
+    if transient or key is not None:
+        raise ValueError("A template for audiences cannot be transient: render it, and send it with elements().")
+    return facts_of(payload, exclude)._replace(is_refresh=True, is_audience=True)
+
+
 def refresh_facts(exclude: HttpRequest | str | None) -> Facts:
     """Return the facts of a refresh; raises what excluded() does."""
     return Facts(exclude=excluded(exclude), is_refresh=True)

@@ -1,7 +1,7 @@
 """Channel views: a class names the channel of a stream, decides who may open it, and renders what its pages show."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import wraps
 from inspect import isasyncgen, isawaitable, iscoroutine, isgenerator
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,9 @@ from pydantic import BaseModel
 
 from ..broadcaster import broadcast
 from ..hub.channel import AttendanceHook
+from ..hub.grant import Audience
 from ..ids import channel_names
-from ..sse import Fragment
+from ..sse import Fragment, encode_fragment
 from ..streams.replayed_requests import is_trouble
 from ..streams.requests import (
     StreamOptions,
@@ -59,6 +60,11 @@ class _NoRequest:
     def __get__(self, view: object, cls: type) -> Any:
         if view is None:
             return self
+        if hasattr(view, "audience_key"):
+            raise AttributeError(
+                f"{cls.__name__} has no request in render_snapshot(), which runs once for each audience: put what it "
+                "needs into what audience() returns, and use self.audience_key."
+            )
         raise AttributeError(
             f"{cls.__name__} has no request here: render_presence(), on_join() and on_leave() run once for all clients "
             "on the channel. Use self.kwargs and self.channel; render_snapshot() is for one client."
@@ -103,6 +109,8 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
 
     request: HttpRequest = _NoRequest()  # type: ignore[assignment]
     channel: str
+    # What audience() returned, in render_snapshot().
+    audience_key: Any
 
     http_method_names = ["get", "head", "options"]  # noqa: RUF012
     # Mixins and hooks are written for a thread, so an async handler is run from one.
@@ -135,7 +143,15 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
         return signals_of(self.request, self.signals_model)
 
     def render_snapshot(self) -> Fragment:
-        """Return the current state, for a client that was away for longer than the history goes back."""
+        """Return what the page shows now: at a refresh, and for a client that was away for too long."""
+        return None
+
+    def audience(self) -> Hashable:
+        """Return who sees the same as this request, such as `self.request.user.is_staff`: any hashable value.
+
+        With it, render_snapshot() runs once for each audience. It has `self.audience_key`, which is that value, and no
+        `self.request`; language and time zone are the project's.
+        """
         return None
 
     # Presence.
@@ -224,6 +240,7 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
             snapshot_callback=self._snapshot_callback(),
             attendance_hook=self._attendance_hook(),
             recheck_interval=self.recheck_interval,
+            audience=self._audience(),
         )
         return broadcast.opener.open(checked_channels(self._channel_names(), request, options), request, options)
 
@@ -298,6 +315,26 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
             return None
         rendered = iter([self.render_snapshot])  # Once for the client, however many of its channels have a gap.
         return lambda request, channel: next(rendered, lambda: None)()
+
+    def _audience(self) -> Audience | None:
+        if not _overrides(self, "audience"):
+            return None
+        value = self.audience()
+        cls, initkwargs, args, kwargs = type(self), self._initkwargs, self.args, self.kwargs
+        key = cls, tuple((name, id(each)) for name, each in initkwargs.items()), args, tuple(kwargs.items()), value
+        try:
+            hash(key)
+        except TypeError as error:
+            raise TypeError(
+                f"{cls.__name__}.audience() must return a hashable value, such as True or a tuple, not {value!r}."
+            ) from error
+
+        def render() -> bytes:
+            view = cls(**initkwargs)
+            view.args, view.kwargs, view.audience_key = args, kwargs, value
+            return encode_fragment(view.render_snapshot())
+
+        return Audience(value, key, render if _overrides(self, "render_snapshot") else None)
 
     def _view_of_channel(self) -> "Callable[[str], BroadcastChannelView]":
         """Return a function that makes this view for a channel: with its arguments, without its request."""

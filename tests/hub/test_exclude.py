@@ -173,7 +173,7 @@ def test_those_who_get_all_share_what_is_written(world):
     others = [world.client(query=of(f"other-tab-{number}")) for number in range(20)]
     built = []
     read = Log.read
-    with patch.object(Log, "read", lambda self, *args: built.append(1) or read(self, *args)):
+    with patch.object(Log, "read", lambda self, *args, **named: built.append(1) or read(self, *args, **named)):
         send(world, 0, ONE)
         send(world, 1)
         world.settle()
