@@ -12,6 +12,7 @@ import pytest
 from tests.harness import Server, expect
 from tests.harness.browser import Waiting
 from tests.harness.server import ROOT, free_port
+from tests.live import until
 
 RECORD_STREAMS = """
 window.streams = [];
@@ -84,10 +85,15 @@ def demo(_demo):
 
 @pytest.fixture
 def window(chromium, demo):
-    """Open a window of this person's: `window("Ada", room)`, with `clock=True` on a clock that can run ahead."""
+    """Open a window of this person's: `window("Ada", room)`, with `clock=True` on a clock that can run ahead.
+
+    No page may violate the demo's Content-Security-Policy, whatever is done in it.
+    """
+    tabs = []
 
     def open_window(name, path="/", clock=False, **options):
         tab = chromium.tab(base_url=demo.url, storage_state=demo.sessions.get(name), **options)
+        tabs.append(tab)
         if name not in demo.sessions:
             tab.goto("/")
             log_in(tab, name)
@@ -98,7 +104,8 @@ def window(chromium, demo):
         tab.goto(path)
         return tab
 
-    return open_window
+    yield open_window
+    assert [error for tab in tabs for error in tab.errors if "Content Security Policy" in error] == []
 
 
 def log_in(tab, name):
@@ -346,6 +353,34 @@ def test_pages_recover_when_the_demo_is_restarted(window, demo):
         expect(texts(tab)).to_have_text(["before", "meanwhile", "after"], timeout=20_000)
         expect(tab.locator(".connection")).to_have_text("")
         expect(tab.locator(".member.here")).to_have_count(2)
+
+
+def test_no_page_needs_unsafe_eval_or_inline_scripts(chromium, demo, window):
+    ada = window("Ada")
+    room = make_room(ada, "Strict")
+    door = chromium.tab(base_url=demo.url)
+    watch = "document.addEventListener('securitypolicyviolation', event => console.error(event.violatedDirective))"
+    door.add_init_script(watch)
+    assert door.goto("/").status == 200
+    expect(door.get_by_role("button", name=PEOPLE["Mio"])).to_be_visible()
+    ada.add_init_script(watch)
+    for path, status, shown in (
+        ("/", 200, "[data-broadcast=live]"),
+        (room, 200, "[data-broadcast=live]"),
+        ("/events/inspector/", 200, "text=Live"),
+        ("/rooms/999999/", 403, "a:focus"),  # by its data-init
+    ):
+        page = ada.goto(path)
+        assert page.status == status
+        policy = dict(each.split(" ", 1) for each in page.all_headers()["content-security-policy"].split("; "))
+        assert re.fullmatch(r"'nonce-[\w-]{16,}' 'strict-dynamic'", policy["script-src"])
+        expect(ada.locator(shown).first).to_be_attached()
+        assert not any("Content Security" in each or "-src" in each for each in ada.errors), ada.errors
+    assert door.errors == []
+    # What the policy stops is told in this way.
+    ada.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=alert(1)>')")
+    until(lambda: "script-src-attr" in ada.errors)
+    ada.errors.clear()
 
 
 LONG = "W" * 40  # no line break is possible in it
