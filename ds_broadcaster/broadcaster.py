@@ -216,14 +216,34 @@ class Broadcaster:
         await self.aelements(channel, html, selector, mode, exclude=exclude, transient=transient, key=key)
 
     @has_async_twin
-    def script(self, channel: "Channels", javascript: str, *, exclude: "Exclude" = None) -> None:
-        """Run JavaScript in every page on the channel."""
-        payload = encode_script(javascript)
+    def script(
+        self,
+        channel: "Channels",
+        javascript: str,
+        *,
+        auto_remove: bool = True,
+        attributes: Mapping[str, str] | None = None,
+        exclude: "Exclude" = None,
+    ) -> None:
+        """Run JavaScript in every page on the channel.
+
+        `attributes` are those of its script element, which `auto_remove` removes again. Under a
+        Content-Security-Policy the page needs `{% datastar_nonce %}`.
+        """
+        payload = encode_script(javascript, auto_remove=auto_remove, attributes=attributes)
         self._sender.send(channel, payload, facts_of(payload, exclude))
 
-    async def ascript(self, channel: "Channels", javascript: str, *, exclude: "Exclude" = None) -> None:
+    async def ascript(
+        self,
+        channel: "Channels",
+        javascript: str,
+        *,
+        auto_remove: bool = True,
+        attributes: Mapping[str, str] | None = None,
+        exclude: "Exclude" = None,
+    ) -> None:
         """See script()."""
-        payload = encode_script(javascript)
+        payload = encode_script(javascript, auto_remove=auto_remove, attributes=attributes)
         await self._sender.asend(channel, payload, facts_of(payload, exclude))
 
     @has_async_twin
@@ -249,7 +269,7 @@ class Broadcaster:
         transient: bool = False,
         key: str | None = None,
     ) -> None:
-        """Dispatch a CustomEvent on the window, or on the elements of a selector; the `detail` has a JSON form."""
+        """Dispatch a CustomEvent on the document, or on each element of a selector; the `detail` has a JSON form."""
         payload = encode_dispatch(event_name, detail, selector)
         self._sender.send(channel, payload, facts_of(payload, exclude, transient, key))
 

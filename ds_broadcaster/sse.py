@@ -47,10 +47,9 @@ NEVER = 2**31 - 1
 _LINE_END = re.compile(r"\r\n|\r|\n")
 # The client throws PatchElementsExpectedSelector for the other modes when there is no selector.
 _MODES_WITHOUT_SELECTOR = {ElementPatchMode.OUTER, ElementPatchMode.REPLACE}
-# What would end a script element, or let it go on after its end; of `</body>` the client makes a whole document.
-# An escape in place of their last character is the same in a JavaScript string, template or regular expression, and
-# in JSON.
-_NOT_IN_SCRIPTS = re.compile(r"<(?:/|!--)")
+# What would end a script element, let it go on after its end, or make the client take it for a whole document. An
+# escape in place of the last character is the same in a JavaScript string, template or regular expression, and in JSON.
+_NOT_IN_SCRIPTS = re.compile(r"<(?:/(?=script|html|head|body)|!--)", re.IGNORECASE)
 _ATTRIBUTE_NAME = re.compile(r"[^\s\0\"'<>/=]+")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 
@@ -170,8 +169,8 @@ def encode_signals(signals: Mapping[str, Any] | BaseModel, *, only_if_missing: b
 def encode_script(javascript: str, *, auto_remove: bool = True, attributes: Mapping[str, str] | None = None) -> bytes:
     """Encode a script that each page runs, with `attributes` of its element; `auto_remove` then removes it.
 
-    `</` and `<!--` are sent with an escape that is the same in strings, templates and regular expressions. Raises
-    TypeError for what is no string, and ValueError for NUL and for names that no attribute can have.
+    `</script`, `</body` and `<!--` are sent with an escape that is the same in strings, templates and regular
+    expressions. Raises TypeError for what is no string, and ValueError for NUL and names that no attribute can have.
     """
     if not isinstance(javascript, str):
         raise TypeError(f"javascript must be a string, not {type(javascript).__name__} ({javascript!r}).")

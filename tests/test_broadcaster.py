@@ -125,7 +125,7 @@ def test_there_are_no_other_verbs():
         ),
         ("remove", "channel, selector, *, exclude=None"),
         ("signals", "channel, signals, *, only_if_missing=False, exclude=None, transient=False, key=None"),
-        ("script", "channel, javascript, *, exclude=None"),
+        ("script", "channel, javascript, *, auto_remove=True, attributes=None, exclude=None"),
         ("redirect", "channel, url, *, exclude=None"),
         ("dispatch", "channel, event_name, detail=None, selector=None, *, exclude=None, transient=False, key=None"),
         ("refresh", "channel, *, exclude=None"),

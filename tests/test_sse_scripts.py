@@ -17,7 +17,23 @@ from ds_broadcaster.sse import encode_dispatch, encode_redirect, encode_script, 
 from tests.fakes import FACTOR, Hostile
 from tests.harness.sse import Event, SSEParser
 
-PIECES = ["</script>", "</SCRIPT ", "<!--", "<script>", "-->", "</body>", "\\", "'", '"', "`", "\r", "\r\n", "\n"]
+PIECES = [
+    "</script>",
+    "</SCRIPT ",
+    "<!--",
+    "<script>",
+    "-->",
+    "</body>",
+    "</Html>",
+    "</p>",
+    "\\",
+    "'",
+    '"',
+    "`",
+    "\r",
+    "\r\n",
+    "\n",
+]
 PIECES += ["\u2028", "\u2029", "\v", "\f", "\x85", "&quot;", "&lt;", "$", "@get(", "${", "é", "😀", "\ud800", "/", "<"]
 pieces = st.sampled_from(PIECES)
 texts = st.lists(pieces | st.text(st.characters(exclude_characters="\0"), max_size=4), max_size=10).map("".join)
@@ -62,7 +78,7 @@ def script_of(data):
     body = event.elements[event.elements.index(">", event.elements.rindex(f"{list(attributes)[-1]}=")) + 1 :]
     assert body.endswith("</script>")
     text = body.removesuffix("</script>")
-    assert not re.search("</|<!--", text)
+    assert not re.search("</(?:script|body|head|html)|<!--", text, re.IGNORECASE)
     assert found.text == text
     return text, attributes
 

@@ -106,7 +106,7 @@ def page(request):
 def page_with_policy(request, channel):
     """A page with a Content-Security-Policy of its own, `?scripts=`; and with `?nonce=`, in the client's nonce mode."""
     template = """{% load ds_broadcaster %}<!doctype html>
-        <html lang="en"{% if csp_nonce %} data-nonce="{{ csp_nonce }}"{% endif %}><head><meta charset="utf-8">
+        <html lang="en" {% datastar_nonce %}><head><meta charset="utf-8">
         <title>Page</title><link rel="icon" href="data:,">{% datastar_script %}</head><body>
         {% broadcast_connect "tag-room" channel=channel %}
         <div id="target"></div><span id="state" data-text="$_broadcast"></span></body></html>"""
