@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction
-from django.http import HttpRequest, HttpResponseBase
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils.decorators import sync_and_async_middleware
 
 from .broadcaster import broadcast
@@ -12,6 +12,7 @@ from .streams.requests import CURSOR_ATTRIBUTE, ELEMENT_PARAMETER
 from .streams.responses import refusal
 from .streams.tabs import serving
 from .views.channel_view import BroadcastChannelView
+from .views.connect_element import REFRESH_HEADER
 
 
 @sync_and_async_middleware
@@ -22,11 +23,15 @@ def BroadcasterMiddleware(get_response: Callable[[HttpRequest], Any]) -> Callabl
     `{% broadcast_connect %}` starts its stream at the beginning of the request: no change is lost between the view's
     queries and the tag. It also refuses a stream's client that a decorator around a view would redirect to a login
     page, which the client would show in place of the whole document.
+
+    A request with the header `Broadcast-Refresh` is that of a page that fetches itself. The view sees the page's own
+    URL, without the `datastar` parameter that the client adds, and a redirect becomes a 204, which changes nothing.
     """
     if iscoroutinefunction(get_response):
         respond: Callable[[HttpRequest], Awaitable[HttpResponseBase]] = get_response
 
         async def amiddleware(request: HttpRequest) -> HttpResponseBase:
+            _restore_url(request)
             if _is_for_page(request):
                 setattr(request, CURSOR_ATTRIBUTE, await broadcast.page_cursor.aget())
             with serving(request):
@@ -35,6 +40,7 @@ def BroadcasterMiddleware(get_response: Callable[[HttpRequest], Any]) -> Callabl
         return amiddleware
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
+        _restore_url(request)
         if _is_for_page(request):
             setattr(request, CURSOR_ATTRIBUTE, broadcast.page_cursor.get())
         with serving(request):
@@ -43,10 +49,22 @@ def BroadcasterMiddleware(get_response: Callable[[HttpRequest], Any]) -> Callabl
     return middleware
 
 
+def _restore_url(request: HttpRequest) -> None:
+    """Take the client's parameter out of the query of a page that fetches itself."""
+    query = request.META.get("QUERY_STRING", "")
+    if request.method == "GET" and REFRESH_HEADER in request.headers and "datastar=" in query:
+        parts = [each for each in query.split("&") if not each.startswith("datastar=")]
+        request.META["QUERY_STRING"] = "&".join(parts)
+        # Django parses the query when it is first asked for, and keeps it.
+        vars(request).pop("GET", None)
+
+
 def _for_client(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-    """Return the response, or a refusal where it would redirect a stream's client."""
+    """Return the response, or what leaves the page as it is where the client would show a redirect's target."""
     view = getattr(getattr(request.resolver_match, "func", None), "view_class", None)
     is_ours = isinstance(view, type) and issubclass(view, BroadcastChannelView)
+    if response.status_code in (301, 302, 303, 307, 308) and REFRESH_HEADER in request.headers:
+        return HttpResponse(status=204)
     is_redirect = 300 <= response.status_code < 400 and "Datastar-Request" in request.headers
     # An element of ours asks for streams alone, whatever kind of view is at its URL.
     if is_redirect and (is_ours or ELEMENT_PARAMETER in request.GET):

@@ -4,11 +4,11 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from asgiref.sync import iscoroutinefunction, sync_to_async
+from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
 from django.contrib.auth.decorators import login_not_required
 from django.db import transaction
 from django.http import HttpResponse, StreamingHttpResponse
-from django.test import AsyncClient, Client, RequestFactory
+from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 from django.urls import path
 
 from ds_broadcaster import BrokerUnavailable, broadcast, middleware
@@ -153,11 +153,11 @@ def test_page_is_served_while_the_broker_is_away(monkeypatch):
         raise BrokerUnavailable
 
     broadcaster = Broadcaster()
-    monkeypatch.setattr(broadcaster, "cursor", cursor)
+    monkeypatch.setattr(broadcaster.page_cursor, "_cursor", cursor)
     monkeypatch.setattr(middleware, "broadcast", broadcaster)
     assert page() is None
     # For a while the next pages do not wait for it either.
-    monkeypatch.setattr(broadcaster, "cursor", lambda: "now-1")
+    monkeypatch.setattr(broadcaster.page_cursor, "_cursor", lambda: "now-1")
     assert page() is None
     broadcaster.page_cursor.away_until = 0
     assert page() == "now-1"
@@ -171,6 +171,59 @@ async def test_async_pages_have_it_too():
 
     await BroadcasterMiddleware(view)(request)
     assert getattr(request, CURSOR_ATTRIBUTE) == broadcast.cursor()
+
+
+# A page that fetches itself
+
+PAGE_QUERY = "q=a%20b&datastar=%7B%22q%22%3A1%7D&q=%2B&datastars=1"
+
+
+def seen_by_the_view(kind, query, **headers):
+    """Return what a view sees of a GET: its query, in three forms."""
+    found = []
+
+    def view(request):
+        found.extend([request.GET.dict(), request.META["QUERY_STRING"], request.get_full_path()])
+        return HttpResponse()
+
+    async def aview(request):
+        return view(request)
+
+    request = (factory if kind == "sync" else AsyncRequestFactory()).get("/page/", headers=headers)
+    request.META["QUERY_STRING"] = query
+    assert request.GET  # A middleware before ours has looked.
+    if kind == "sync":
+        BroadcasterMiddleware(view)(request)
+    else:
+        async_to_sync(BroadcasterMiddleware(aview))(request)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_view_of_a_page_that_fetches_itself_sees_its_own_url(kind):
+    assert seen_by_the_view(kind, PAGE_QUERY, broadcast_refresh="true") == [
+        {"q": "+", "datastars": "1"},
+        "q=a%20b&q=%2B&datastars=1",
+        "/page/?q=a%20b&q=%2B&datastars=1",
+    ]
+    assert seen_by_the_view(kind, "datastar=%7B%7D", broadcast_refresh="true") == [{}, "", "/page/"]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_view_that_reads_signals_of_a_get_has_them(kind):
+    query, raw, _ = seen_by_the_view(kind, PAGE_QUERY, datastar_request="true")
+    assert query["datastar"] == '{"q":1}'
+    assert raw == PAGE_QUERY
+
+
+@pytest.mark.parametrize("answer, status", [(302, 204), (301, 204), (304, 304), (404, 404), (200, 200)])
+def test_page_that_fetches_itself_is_not_redirected(answer, status):
+    def page(request):
+        return HttpResponse(status=answer, headers={"Location": "/login/"})
+
+    request = factory.get("/", headers={"broadcast-refresh": "true"})
+    assert BroadcasterMiddleware(page)(request).status_code == status
+    assert BroadcasterMiddleware(page)(factory.get("/")).status_code == answer
 
 
 # Redirects around a channel view

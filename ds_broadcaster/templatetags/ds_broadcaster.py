@@ -44,29 +44,41 @@ def broadcast_connect(context: Context, name: Any, /, *args: Any, **kwargs: Any)
 
 
 @register.simple_tag(takes_context=True)
-def broadcast_subscribe(context: Context, channel: Any, /, *rest: Any) -> SafeString:
-    """Render the element that opens a stream without a view of your own: `{% broadcast_subscribe room user %}`.
+def broadcast_subscribe(
+    context: Context, channel: Any, /, *rest: Any, refresh: Any = False, **options: Any
+) -> SafeString:
+    """Render the element that opens a stream without a view of your own: `{% broadcast_subscribe room %}`.
 
-    The channels, any number, are names, saved model instances, or lists of both; one stream carries them all. The last
-    argument is the user, for whom alone the stream opens; with a single argument it is the user of the request. Lists
-    that are all empty open no stream.
+    The channels, any number, are names, saved model instances, or lists of both; one stream carries them all. It opens
+    for one user alone: `for=`, or a user who is the last of several arguments, or else the user of the request. Lists
+    that are all empty open no stream. With `refresh=True`, the page fetches itself after each broadcast.refresh().
     """
     request = _request(context)
-    *channels, user = (channel, *rest) if rest else (channel, _user(request))
-    if not hasattr(user, "is_authenticated"):
+    channels = [channel, *rest]
+    is_named = "for" in options
+    user = options.pop("for", None)
+    if not is_named and rest and hasattr(rest[-1], "is_authenticated"):
+        user = channels.pop()
+    if options:
         raise TemplateSyntaxError(
-            "The last argument of broadcast_subscribe must be a user, as in "
-            f"{{% broadcast_subscribe room request.user %}}, not {type(user).__name__} ({user!r}). "
-            + (_UNDEFINED if _is_undefined(user) else "")
+            f"broadcast_subscribe takes refresh=True and for=user, not {next(iter(options))!r}: write "
+            "{% broadcast_subscribe room refresh=True for=user %}."
         )
     for number, each in enumerate(channels, 1):
         if _is_undefined(each):
             raise TemplateSyntaxError(f"Argument {number} of broadcast_subscribe is no channel: {each!r}. {_UNDEFINED}")
+    if user is None and not is_named:
+        user = _user(request)
+    if not hasattr(user, "is_authenticated"):
+        raise TemplateSyntaxError(
+            "`for` names the user of broadcast_subscribe, as in {% broadcast_subscribe room for=request.user %}, not "
+            f"{type(user).__name__} ({user!r}). " + (_UNDEFINED if _is_undefined(user) else "")
+        )
     names = tuple(dict.fromkeys(name for each in channels for name in _names(each)))
     if not names:
         return SafeString()
-    url = subscription_url(make_token(names, user), _current_app(request))
-    return connect_element(url, "\n".join(names), page_cursor(request))
+    url = subscription_url(make_token(names, user), _current_app(request), refresh=bool(refresh))
+    return connect_element(url, "\n".join(names), page_cursor(request), refresh=bool(refresh))
 
 
 @register.simple_tag
@@ -133,7 +145,8 @@ def _user(request: Any) -> Any:
     if not hasattr(request, "user"):
         raise TemplateSyntaxError(
             "broadcast_subscribe does not know the user: the template's context has no request with one. Write "
-            "{% broadcast_subscribe room user %}, or render with request=request after the authentication middleware."
+            "{% broadcast_subscribe room for=user %}, or render with request=request after the authentication "
+            "middleware."
         )
     return request.user
 

@@ -16,9 +16,11 @@ from ..broadcaster import broadcast
 from ..conf import DATASTAR_INTEGRITY, DATASTAR_URL, get_settings, is_address
 from ..streams.requests import CURSOR_ATTRIBUTE, CURSOR_PARAMETER, ELEMENT_PARAMETER
 from ..streams.tabs import TAB
-from .subscription import URL_NAME
+from .subscription import REFRESH_URL_NAME, URL_NAME
 
 NAMESPACE = "ds_broadcaster"
+# Of a page that fetches itself.
+REFRESH_HEADER = "Broadcast-Refresh"
 
 # All elements of a page share the tab's id. It is set before the stream opens, because the stream's request carries it.
 # Browsers offer crypto.randomUUID() in secure contexts alone, so not to a page on a local network.
@@ -72,23 +74,66 @@ _SLOW_FETCH = (
 _ELEMENT = (
     '<div id="{}" hidden data-ignore-morph data-broadcast="connecting"'
     ' data-on:datastar-fetch="{}" data-on:visibilitychange__window="el.watch?.()"'
-    ' data-init="{}@get({}, {});window.fetch=f"></div>'
+    ' data-init="{}@get({}, {});window.fetch=f">{}</div>'
 )
+
+# A page that fetches itself. All elements of a page see the signal, and the first one acts on it: it waits for a random
+# moment within SPREAD, and has the client morph the page. A refresh during the wait changes nothing; any number of them
+# during the fetch make one more. An element of its own: the state of the page is that of its streams' fetches.
+# The request is the page's own, without the client's parameter and headers. An error, a redirect (as to a login) and
+# what comes for a page that went on by history.pushState() leave the page as it is. A server in trouble is asked again.
+# The client needs `</html>` to see a whole document, and templates may leave it out.
+_REFRESH = (
+    "if(evt.detail._broadcastRefresh&&el==document.querySelector('[data-broadcast-refresh]')){"
+    "const here=()=>location.href.split('#')[0],"
+    "ask=(wait,pause)=>{"
+    "el.step='waits';"
+    "setTimeout(async()=>{"
+    "el.step='runs';"
+    "const url=here(),f=fetch,headers={'Broadcast-Refresh':'true',Accept:'text/html'};"
+    "let status=500;"
+    "window.fetch=async(...args)=>{"
+    "if(!args[1]?.headers?.['Broadcast-Refresh'])return f(...args);"
+    "try{"
+    "const page=await f(url,{headers,cache:'no-cache',redirect:'manual'}),text=await page.text();"
+    "status=page.status;"
+    "if(status==200&&url==here())return new Response(text+'</html>',{headers:{'Content-Type':'text/html'}})"
+    "}catch{}"
+    "return new Response(null,{status:204})};"
+    "const end=@get(url,{headers,requestCancellation:'disabled',openWhenHidden:true,retry:'never'});"
+    "window.fetch=f;"
+    "await end;"
+    "if(el.step=='again'||url!=here())ask(SPREAD*Math.random(),1e3);"
+    "else if(status==429||status>499)ask(pause*(1+Math.random()),Math.min(2*pause,3e4));"
+    "else el.step=''"
+    "},wait)};"
+    "el.step=='runs'?el.step='again':el.step||ask(SPREAD*Math.random(),1e3)}"
+)
+
+_REFRESH_ELEMENT = '<i data-broadcast-refresh data-on:datastar-signal-patch="{}"></i>'
 
 # The client replaces `$name` and `@name(` in expressions; some of its versions do so in strings too.
 _NOT_IN_STRINGS = re.compile(r"[^0-9A-Za-z/._~%?=&:+,-]")
 
 
-def connect_element(url: str, identity: str, cursor: str | None) -> SafeString:
+def connect_element(url: str, identity: str, cursor: str | None, *, refresh: bool = False) -> SafeString:
     """Return the element that opens the stream at `url`, from `cursor` on.
 
-    Its id is made from the `identity`, so that a page has the same id each time it is rendered.
+    Its id is made from the `identity`, so that a page has the same id each time it is rendered. With `refresh`, the
+    page fetches itself when the stream says so.
     """
     element_id = f"broadcast-{hashlib.sha256(identity.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
     query = {CURSOR_PARAMETER: cursor} if cursor else {}
     query[ELEMENT_PARAMETER] = element_id
     url = f"{url}{'&' if '?' in url else '?'}{urlencode(query)}"
-    return format_html(_ELEMENT, element_id, _ON_FETCH_HTML, _BEGIN_HTML, _string(url), _OPTIONS_HTML)
+    refreshing = _refresh_element() if refresh else ""
+    return format_html(_ELEMENT, element_id, _ON_FETCH_HTML, _BEGIN_HTML, _string(url), _OPTIONS_HTML, refreshing)
+
+
+def _refresh_element() -> SafeString:
+    return format_html(
+        _REFRESH_ELEMENT, _attribute(_REFRESH.replace("SPREAD", f"{get_settings().refresh_spread * 1000:g}"))
+    )
 
 
 def stream_url(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], current_app: str | None) -> str:
@@ -106,10 +151,12 @@ def stream_url(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], current
     )
 
 
-def subscription_url(token: str, current_app: str | None) -> str:
+def subscription_url(token: str, current_app: str | None, *, refresh: bool = False) -> str:
     """Return the URL of the stream that a token opens."""
     try:
-        return reverse(f"{NAMESPACE}:{URL_NAME}", args=[token], current_app=current_app)
+        return reverse(
+            f"{NAMESPACE}:{REFRESH_URL_NAME if refresh else URL_NAME}", args=[token], current_app=current_app
+        )
     except NoReverseMatch as error:
         raise NoReverseMatch(
             f'broadcast_subscribe needs path("events/", include("{NAMESPACE}.urls")) in the project\'s urls, outside '

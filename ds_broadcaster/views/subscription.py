@@ -1,6 +1,7 @@
 """The stream of `{% broadcast_subscribe %}`: a signed token names its channels and its user."""
 
 import logging
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -16,6 +17,9 @@ from .channel_view import BroadcastChannelView, NotPermitted
 logger = logging.getLogger("ds_broadcaster")
 
 URL_NAME = "subscribe"
+REFRESH_URL_NAME = "subscribe-page"
+# The signal that tells the page to fetch itself.
+REFRESH_SIGNAL = "_broadcastRefresh"
 SALT = "ds_broadcaster.subscribe"
 # Characters. A token is part of a URL, and servers and proxies accept 8 kB of URL and headers.
 MAX_TOKEN_LENGTH = 6000
@@ -43,6 +47,20 @@ class Subscription(BroadcastChannelView):
     def channel_name(self) -> list[str]:
         """Return the channels in the token."""
         return list(self.channels)
+
+
+class PageSubscription(Subscription):
+    """The same for a page that shows the current state by fetching itself."""
+
+    url_path = "subscribe/<str:token>/page/"
+    url_name = REFRESH_URL_NAME
+
+    def audience(self) -> None:
+        """Return the same for all pages: one render tells them all."""
+
+    def render_snapshot(self) -> dict[str, int]:
+        """Return a signal with a new value each time: an unchanged snapshot would not be sent."""
+        return {REFRESH_SIGNAL: time.time_ns()}
 
 
 # Tokens.

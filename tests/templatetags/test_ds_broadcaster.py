@@ -6,6 +6,7 @@ import json
 import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
+from unittest.mock import ANY
 from urllib.parse import parse_qs, unquote, urlsplit
 from uuid import UUID
 
@@ -23,7 +24,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ds_broadcaster import BrokerUnavailable, broadcast
-from ds_broadcaster.broadcaster import Broadcaster
 from ds_broadcaster.conf import DATASTAR_INTEGRITY, DATASTAR_URL
 from ds_broadcaster.streams.requests import CURSOR_ATTRIBUTE
 from ds_broadcaster.views.connect_element import _string, connect_element
@@ -66,7 +66,9 @@ def only(html, name="div"):
 
 def url_of(html):
     """Return the URL that an element opens, as its JavaScript says it."""
-    written = ACTION.fullmatch(only(html)["data-init"])["url"]
+    first, *inner = Elements(html).found
+    assert inner in ([], [("i", ANY)])
+    written = ACTION.fullmatch(first[1]["data-init"])["url"]
     assert re.fullmatch(r"[0-9A-Za-z/._~%?=&:+,\\-]*", written)
     return json.loads(f'"{written}"')
 
@@ -92,7 +94,7 @@ def user(pk=1):
 
 
 def token_of(html):
-    return urlsplit(url_of(html)).path.removeprefix("/events/subscribe/").removesuffix("/")
+    return urlsplit(url_of(html)).path.removeprefix("/events/subscribe/").removesuffix("/").removesuffix("/page")
 
 
 # The element
@@ -151,11 +153,11 @@ def test_id_is_the_same_in_every_render_and_another_for_another_stream():
 
 
 def test_page_is_rendered_without_a_cursor_while_the_broker_is_away(monkeypatch):
-    def away(self):
+    def away():
         raise BrokerUnavailable
 
     monkeypatch.setattr(broadcast.page_cursor, "away_until", 0.0)
-    monkeypatch.setattr(Broadcaster, "cursor", away)
+    monkeypatch.setattr(broadcast.page_cursor, "_cursor", away)
     html = render(CONNECT, channel="a")
     assert query_of(html) == {"element": only(html)["id"]}
 
@@ -276,6 +278,24 @@ def test_user_is_the_requests_unless_given():
     assert read_token(token_of(html), user(5)) == ("a",)
 
 
+@pytest.mark.parametrize(
+    "arguments, channels, owner",
+    [
+        ("room other_room", ("a", "b"), 9),
+        ("room rooms", ("a", "c", "d"), 9),
+        ("room other_room for=other", ("a", "b"), 5),
+        ("room other_room refresh=True", ("a", "b"), 9),
+        ("room other", ("a",), 5),
+        ("room other for=request.user", ("a", "auth.user-5"), 9),
+        ("other for=other", ("auth.user-5",), 5),
+    ],
+)
+def test_user_of_several_channels_is_the_requests_unless_given(arguments, channels, owner):
+    context = {"room": "a", "other_room": "b", "rooms": ["c", "d"], "other": user(5)}
+    html = render("{% broadcast_subscribe " + arguments + " %}", request_of(user(9)), **context)
+    assert read_token(token_of(html), user(owner)) == channels
+
+
 @pytest.mark.parametrize("visitor", [user(9), SimpleLazyObject(lambda: user(9))])
 def test_users_own_channel_is_one_argument(visitor):
     html = render("{% broadcast_subscribe request.user %}", request_of(visitor))
@@ -304,14 +324,19 @@ def test_lists_without_a_channel_open_no_stream():
 
 def test_no_request_and_no_user_is_an_error_that_says_what_to_write():
     for request in (None, request_of()):
-        with pytest.raises(TemplateSyntaxError, match=r"Write \{% broadcast_subscribe room user %\}"):
+        with pytest.raises(TemplateSyntaxError, match=r"Write \{% broadcast_subscribe room for=user %\}"):
             render("{% broadcast_subscribe room %}", request, room="a")
 
 
-@pytest.mark.parametrize("last", ["b", "", None, 7, Group(pk=1)])
-def test_last_argument_must_be_a_user(last):
-    with pytest.raises(TemplateSyntaxError, match="last argument of broadcast_subscribe must be a user"):
-        render("{% broadcast_subscribe room last %}", room="a", last=last)
+@pytest.mark.parametrize("other", ["b", "", None, 7, Group(pk=1)])
+def test_for_must_name_a_user(other):
+    with pytest.raises(TemplateSyntaxError, match="`for` names the user of broadcast_subscribe"):
+        render("{% broadcast_subscribe room for=other %}", request_of(user()), room="a", other=other)
+
+
+def test_unknown_option_is_an_error_that_names_the_known_ones():
+    with pytest.raises(TemplateSyntaxError, match="takes refresh=True and for=user, not 'user'"):
+        render("{% broadcast_subscribe room user=other %}", request_of(user()), room="a", other=user())
 
 
 def test_tag_without_arguments_is_an_error():
@@ -335,8 +360,11 @@ def test_variable_that_is_not_there_is_an_error_that_says_so(source, number):
 
 
 def test_user_who_is_not_there_is_an_error_that_says_so():
-    with pytest.raises(TemplateSyntaxError, match=r"must be a user.*context has no variable of this name, or it is"):
-        render("{% broadcast_subscribe room usr %}", room="a", user=user())
+    with pytest.raises(TemplateSyntaxError, match=r"the user of.*context has no variable of this name, or it is"):
+        render("{% broadcast_subscribe room for=usr %}", request_of(user()), room="a", user=user())
+    # The request's user takes no other's place.
+    with pytest.raises(TemplateSyntaxError, match=r"^Argument 2 of broadcast_subscribe is no channel"):
+        render("{% broadcast_subscribe room usr %}", request_of(user()), room="a")
 
 
 @pytest.mark.parametrize("channel", ["a\nb", Group(), [""], [None]])
@@ -460,6 +488,30 @@ def test_headers_are_the_option_that_passes_djangos_csrf_check(settings):
 def test_headers_in_what_is_broadcast_are_an_error_that_says_what_to_write():
     with pytest.raises(TemplateSyntaxError, match=r"write \{headers: \{'X-CSRFToken': \$_csrf\}\}"):
         render(POST)
+
+
+# A page that fetches itself
+
+REFRESH = "{% broadcast_subscribe channel refresh=True %}"
+
+
+def test_element_of_a_page_that_fetches_itself(settings):
+    settings.DS_BROADCASTER_REFRESH_SPREAD = 2.5
+    html = render(REFRESH, request_of(user()), channel="a")
+    (outer, attributes), (inner, refreshing) = Elements(html).found
+    assert (outer, inner) == ("div", "i")
+    assert list(refreshing) == ["data-broadcast-refresh", "data-on:datastar-signal-patch"]
+    assert "2500*Math.random()" in refreshing["data-on:datastar-signal-patch"]
+    assert attributes["id"] == only(render("{% broadcast_subscribe channel %}", request_of(user()), channel="a"))["id"]
+    assert re.fullmatch("/events/subscribe/[^/]+/page/", urlsplit(url_of(html)).path)
+    assert len(html) < 4000
+
+
+@pytest.mark.parametrize("value", ["False", "None", "missing"])
+def test_page_does_not_fetch_itself_unless_told(value):
+    html = render("{% broadcast_subscribe channel refresh=" + value + " %}", request_of(user()), channel="a")
+    assert only(html)
+    assert "/page/" not in url_of(html)
 
 
 # In includes and other contexts
