@@ -51,7 +51,8 @@ def broadcast_subscribe(
 
     The channels, any number, are names, saved model instances, or lists of both; one stream carries them all. It opens
     for one user alone: `for=`, or a user who is the last of several arguments, or else the user of the request. Lists
-    that are all empty open no stream. With `refresh=True`, the page fetches itself after each broadcast.refresh().
+    that are all empty open no stream. With `refresh=True`, the page fetches itself after each broadcast.refresh(); a
+    selector, `refresh="#list"`, says which elements of it are new then. They need ids.
     """
     request = _request(context)
     channels = [channel, *rest]
@@ -78,7 +79,8 @@ def broadcast_subscribe(
     if not names:
         return SafeString()
     url = subscription_url(make_token(names, user), _current_app(request), refresh=bool(refresh))
-    return connect_element(url, "\n".join(names), page_cursor(request), refresh=bool(refresh))
+    selector = None if not refresh else refresh if isinstance(refresh, str) else ""
+    return connect_element(url, "\n".join(names), page_cursor(request), refresh=selector)
 
 
 @register.simple_tag

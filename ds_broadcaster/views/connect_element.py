@@ -82,7 +82,8 @@ _ELEMENT = (
 # during the fetch make one more. An element of its own: the state of the page is that of its streams' fetches.
 # The request is the page's own, without the client's parameter and headers. An error, a redirect (as to a login) and
 # what comes for a page that went on by history.pushState() leave the page as it is. A server in trouble is asked again.
-# The client needs `</html>` to see a whole document, and templates may leave it out.
+# What is morphed is the elements that the attribute's selector finds, or else head and body: scripts set a theme on the
+# root element. The client looks for end tags, which templates may leave out.
 _REFRESH = (
     "if(evt.detail._broadcastRefresh&&el==document.querySelector('[data-broadcast-refresh]')){"
     "const here=()=>location.href.split('#')[0],"
@@ -97,8 +98,13 @@ _REFRESH = (
     "try{"
     "const page=await f(url,{headers,cache:'no-cache',redirect:'manual'}),text=await page.text();"
     "status=page.status;"
-    "if(status==200&&url==here())return new Response(text+'</html>',{headers:{'Content-Type':'text/html'}})"
-    "}catch{}"
+    "if(status==200&&url==here()){"
+    "const all=(root,parts)=>[...root.querySelectorAll(parts)],"
+    "parts=all(document,'[data-broadcast-refresh]').map(each=>each.dataset.broadcastRefresh),"
+    "html=parts.includes('')?text.replace(/<\\/html>/gi,'')+'</head></body>'"
+    ":all(new DOMParser().parseFromString(text,'text/html'),parts).map(each=>each.outerHTML).join('');"
+    "if(html)return new Response(html,{headers:{'Content-Type':'text/html'}})"
+    "}}catch{}"
     "return new Response(null,{status:204})};"
     "const end=@get(url,{headers,requestCancellation:'disabled',openWhenHidden:true,retry:'never'});"
     "window.fetch=f;"
@@ -110,29 +116,29 @@ _REFRESH = (
     "el.step=='runs'?el.step='again':el.step||ask(SPREAD*Math.random(),1e3)}"
 )
 
-_REFRESH_ELEMENT = '<i data-broadcast-refresh data-on:datastar-signal-patch="{}"></i>'
+_REFRESH_ELEMENT = '<i data-broadcast-refresh="{}" data-on:datastar-signal-patch="{}"></i>'
 
 # The client replaces `$name` and `@name(` in expressions; some of its versions do so in strings too.
 _NOT_IN_STRINGS = re.compile(r"[^0-9A-Za-z/._~%?=&:+,-]")
 
 
-def connect_element(url: str, identity: str, cursor: str | None, *, refresh: bool = False) -> SafeString:
+def connect_element(url: str, identity: str, cursor: str | None, *, refresh: str | None = None) -> SafeString:
     """Return the element that opens the stream at `url`, from `cursor` on.
 
     Its id is made from the `identity`, so that a page has the same id each time it is rendered. With `refresh`, the
-    page fetches itself when the stream says so.
+    page fetches itself when the stream says so, and what this selector finds is new; "" is for the whole page.
     """
     element_id = f"broadcast-{hashlib.sha256(identity.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
     query = {CURSOR_PARAMETER: cursor} if cursor else {}
     query[ELEMENT_PARAMETER] = element_id
     url = f"{url}{'&' if '?' in url else '?'}{urlencode(query)}"
-    refreshing = _refresh_element() if refresh else ""
+    refreshing = "" if refresh is None else _refresh_element(refresh)
     return format_html(_ELEMENT, element_id, _ON_FETCH_HTML, _BEGIN_HTML, _string(url), _OPTIONS_HTML, refreshing)
 
 
-def _refresh_element() -> SafeString:
+def _refresh_element(selector: str) -> SafeString:
     return format_html(
-        _REFRESH_ELEMENT, _attribute(_REFRESH.replace("SPREAD", f"{get_settings().refresh_spread * 1000:g}"))
+        _REFRESH_ELEMENT, selector, _attribute(_REFRESH.replace("SPREAD", f"{get_settings().refresh_spread * 1000:g}"))
     )
 
 

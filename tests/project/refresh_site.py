@@ -21,7 +21,7 @@ PAGE = Template("""{% load ds_broadcaster %}<!doctype html>
     {% datastar_script %}
 </head>
 <body>
-    {% for each in channels %}{% broadcast_subscribe each refresh=True %}{% endfor %}
+    {% for each in channels %}{% broadcast_subscribe each refresh=refresh %}{% endfor %}
     <span id="state" data-text="$_broadcast"></span> <span id="tab" data-text="$broadcastTab"></span>
     <p id="number">{{ number }}</p>
     <script nonce="{{ nonce }}">window.runs = (window.runs || 0) + 1</script>
@@ -42,7 +42,10 @@ PAGE = Template("""{% load ds_broadcaster %}<!doctype html>
 
 @login_not_required
 def page(request, channel):
-    """The page: its `number` counts its requests. `?nonce=` gives it a policy, `?bare=1` leaves out the end tags."""
+    """The page: its `number` counts its requests. `?nonce=` gives it a policy, `?bare=1` leaves out the end tags.
+
+    `?refresh=` is a selector of what is refreshed.
+    """
     asked[channel].append({"query": request.GET, "headers": dict(request.headers), "path": request.get_full_path()})
     number, nonce = len(asked[channel]), request.GET.get("nonce", "")
     request.csp_nonce = nonce and f"{nonce}{number}"
@@ -52,6 +55,7 @@ def page(request, channel):
         "numbers": range(number, 0, -1),
         "nonce": request.csp_nonce,
         "bare": "bare" in request.GET,
+        "refresh": request.GET.get("refresh", True),
     }
     scripts = f"'nonce-{request.csp_nonce}' 'strict-dynamic'" if nonce else "'self' 'unsafe-inline' 'unsafe-eval'"
     headers = {"Content-Security-Policy": f"script-src {scripts}", "Cache-Control": "max-age=600"}

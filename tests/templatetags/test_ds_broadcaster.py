@@ -501,10 +501,17 @@ def test_element_of_a_page_that_fetches_itself(settings):
     (outer, attributes), (inner, refreshing) = Elements(html).found
     assert (outer, inner) == ("div", "i")
     assert list(refreshing) == ["data-broadcast-refresh", "data-on:datastar-signal-patch"]
+    assert refreshing["data-broadcast-refresh"] == ""
     assert "2500*Math.random()" in refreshing["data-on:datastar-signal-patch"]
     assert attributes["id"] == only(render("{% broadcast_subscribe channel %}", request_of(user()), channel="a"))["id"]
     assert re.fullmatch("/events/subscribe/[^/]+/page/", urlsplit(url_of(html)).path)
     assert len(html) < 4000
+
+
+@pytest.mark.parametrize("value", ["#list, .more", *HOSTILE])
+def test_selector_of_what_is_refreshed_is_data(value):
+    html = render("{% broadcast_subscribe 'a' refresh=value %}", request_of(user()), value=value)
+    assert Elements(html).found[1][1]["data-broadcast-refresh"] == value
 
 
 @pytest.mark.parametrize("value", ["False", "None", "missing"])

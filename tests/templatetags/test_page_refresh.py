@@ -1,6 +1,7 @@
 """Pages that fetch themselves after a refresh, in Chromium."""
 
 import itertools
+from urllib.parse import quote
 
 import pytest
 
@@ -74,6 +75,24 @@ def test_page_is_new_and_its_user_is_left_in_peace(server, open_page, channel):
     # Nothing ran twice, and the stream is the one of before.
     assert tab.evaluate("[runs, inits, first.isConnected, first.dataset.broadcast]") == [1, 1, True, "live"]
     assert len(server.call("get_users", channel)) == 1
+    assert tab.errors == []
+
+
+def test_what_scripts_set_on_the_root_element_stays(server, open_page, channel):
+    tab = open_page()
+    tab.evaluate("document.documentElement.dataset.theme = 'dark'")
+    refresh(server, channel)
+    shows(tab, 2)
+    assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_selector_says_what_is_new(server, open_page, channel):
+    tab = open_page("?refresh=" + quote("#number, details"))
+    for number in (2, 3):
+        refresh(server, channel)
+        shows(tab, number)
+    assert tab.title() == "1"
+    assert tab.evaluate("[box.innerText, more.lastChild.data, runs]") == ["1", "3", 1]
     assert tab.errors == []
 
 
