@@ -5,6 +5,7 @@ from typing import Any
 
 from django import template
 from django.db.models import Model
+from django.http import QueryDict
 from django.middleware.csrf import get_token
 from django.template import Context, TemplateSyntaxError
 from django.utils.functional import Promise
@@ -31,7 +32,8 @@ register = template.Library()
 def broadcast_connect(context: Context, name: Any, /, *args: Any, **kwargs: Any) -> SafeString:
     """Render the element that opens a stream: `{% broadcast_connect "room-channel" pk=room.pk %}`.
 
-    The name is that of a channel view, or of your own view that opens a stream; the rest is as for `{% url %}`.
+    The name is that of a channel view, or of your own view that opens a stream; the rest is as for `{% url %}`. A last
+    argument that is a QueryDict, such as request.GET, is the stream's query: its view renders what the page asked for.
     """
     if not (isinstance(name, (str, Promise)) and name):
         raise TemplateSyntaxError(
@@ -39,7 +41,10 @@ def broadcast_connect(context: Context, name: Any, /, *args: Any, **kwargs: Any)
             f'{{% broadcast_connect "room-channel" pk=room.pk %}}, not {type(name).__name__} ({name!r}).'
         )
     request = _request(context)
-    url = stream_url(str(name), args, kwargs, _current_app(request))
+    query = args[-1].urlencode() if args and isinstance(args[-1], QueryDict) else None
+    url = stream_url(str(name), args if query is None else args[:-1], kwargs, _current_app(request))
+    if query:
+        url = f"{url}?{query}"
     return connect_element(url, url, page_cursor(request))
 
 

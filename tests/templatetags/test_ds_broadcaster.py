@@ -208,6 +208,15 @@ def test_stream_is_found_by_its_name(arguments, path):
     assert urlsplit(url_of(html)).path == path
 
 
+@pytest.mark.parametrize("arguments", ["channel request.GET", "request.GET channel=channel"])
+@pytest.mark.parametrize("query", ["", "q=a%20b&q=%26&sort=-pk"])
+def test_stream_has_the_query_of_its_page(arguments, query):
+    html = render('{% broadcast_connect "own-stream" ' + arguments + " %}", request_of(path=f"/?{query}"), channel="a")
+    url = urlsplit(url_of(html))
+    expected = parse_qs(query) | {name: [value] for name, value in (("cursor", ANY), ("element", only(html)["id"]))}
+    assert (url.path, parse_qs(url.query)) == ("/own/a/", expected)
+
+
 def test_name_that_is_none_is_an_error_that_says_where_it_was_looked_for():
     with pytest.raises(NoReverseMatch) as raised:
         render('{% broadcast_connect "no-such" pk=1 %}')
