@@ -32,8 +32,8 @@ HELD = 4
 class Log:
     """Frames with their sequences, ascending, complete after `floor`.
 
-    `last` is the newest sequence seen (`floor` in a new log), `refreshed_at` that of the newest refresh, `size` the bytes
-    held.
+    `last` is the newest sequence seen (`floor` in a new log), `refreshed_at` that of the newest refresh, `size` the
+    bytes held.
     """
 
     __slots__ = (

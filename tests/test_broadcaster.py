@@ -131,8 +131,8 @@ def test_there_are_no_other_verbs():
         ("refresh", "channel, *, exclude=None"),
         (
             "template",
-            "channel, template_name, context=None, selector=None, mode=None, *, request=None, exclude=None, "
-            "transient=False, key=None",
+            "channel, template_name, context=None, selector=None, mode=None, *, request=None, audience=False, "
+            "exclude=None, transient=False, key=None",
         ),
         ("new", "channel, presence_callback=None"),
         ("connect", "channel, request, presence_callback=None, *, snapshot_callback=None"),

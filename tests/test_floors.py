@@ -33,6 +33,7 @@ KNOWN_BY = {
         "hub.threads",  # Closes the connections that the project's code opened in a thread.
         "models",
         "receivers",
+        "streams.audiences",  # Model instances in a context.
         "streams.replayed_requests",
         "streams.responses",
         "templatetags",
