@@ -39,7 +39,7 @@ KNOWN_BY = {
         "templatetags",
         "testing.cluster",
     },
-    "django.http": {"asgi", "broadcaster", "inspector", "middleware", "streams", "views"},
+    "django.http": {"asgi", "broadcaster", "inspector", "middleware", "streams", "templatetags", "views"},
     "pydantic": {"broadcaster", "conf", "models.rendering", "sse", "views"},
     "redis": {"brokers.redis"},
     "psycopg": {"brokers.postgres"},

@@ -234,8 +234,7 @@ class Refreshes:
         job.is_late = True
         self._running -= 1
         self._late += 1
-        names = listed({channel.name for connection in job.connections for channel in connection.channels})
-        logger.warning("The render of a refresh of %s takes more than %d s.", names, PATIENCE)
+        logger.warning("The render of a refresh of %s takes more than %d s.", _names(job), PATIENCE)
         job.timer = self._loop.call_later(LONGEST_PATIENCE - PATIENCE, self._give_up, job, context=Context())
         self._fill()
 
@@ -258,7 +257,7 @@ class Refreshes:
             if error is None:
                 rendered = task.result()
             else:
-                logger.error("The render of a refresh failed.", exc_info=error)
+                logger.error("The render of a refresh of %s failed.", _names(job), exc_info=error)
         self._deliver(job, rendered)
         self._fill()
 
@@ -346,6 +345,10 @@ class Refreshes:
     def is_idle(self) -> bool:
         """Tell whether nothing is due and nothing is rendered."""
         return not self._jobs and not self._events and not self._snapshots and not self._tasks
+
+
+def _names(job: _Job) -> str:
+    return listed({channel.name for connection in job.connections for channel in connection.channels})
 
 
 def _digest(frames: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.apps import apps
 from django.core.serializers.json import DjangoJSONEncoder
@@ -12,8 +12,6 @@ from django.template.loader import render_to_string
 from ..ids import has_key
 from ..sse import Mode, encode_elements
 
-if TYPE_CHECKING:
-    pass
 
 # The key that marks a model instance in a context: its label, primary key and database.
 _INSTANCE = "$instance"
