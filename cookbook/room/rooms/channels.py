@@ -34,7 +34,7 @@ class RoomChannel(BroadcastChannelView):
         return Room.objects.filter(pk=self.kwargs["pk"]).first()
 
     def channel_name(self):
-        return [self.room.channel, self.room.live_channel, self.room.personal_channel(self.request.user.pk)]
+        return [self.room.channel, self.room.personal_channel(self.request.user.pk)]
 
     def has_permission(self):
         return self.room is not None and self.room.is_open_to(self.request.user)

@@ -27,10 +27,22 @@ def show_count(room):
     broadcast.signals("rooms", {"_here": {f"r{room.pk}": room.here}})
 
 
+# section: transient
 def show_typing(room, user, typing=True):
     context = {"user": user, "typing": typing}
-    broadcast.template(room.live_channel, "rooms/_typing.html", context, mode="replace")
+    key = f"typing-{user.pk}"
+    broadcast.template(room.channel, "rooms/_typing.html", context, mode="replace", transient=True, key=key)
 
 
-def show_pointer(room, user, position=None):
-    broadcast.template(room.live_channel, "rooms/_pointer.html", {"user": user, "position": position})
+def show_pointer(room, user, position):
+    """Move a user's pointer: for a client that is slow, the newest position is enough."""
+    context = {"user": user, "position": position}
+    broadcast.template(room.channel, "rooms/_pointer.html", context, transient=True, key=f"pointer-{user.pk}")
+
+
+def hide_pointer(room, user):
+    """Hide a pointer that has left, also on pages that are hidden now and return later."""
+    broadcast.template(room.channel, "rooms/_pointer.html", {"user": user})
+
+
+# end: transient

@@ -22,13 +22,7 @@ class Room(models.Model):
 
     @property
     def channel(self):
-        """The channel for messages and presence, whose history is replayed to returning clients."""
         return f"room-{self.pk}"
-
-    @property
-    def live_channel(self):
-        """The channel for pointers and typing: frequent, soon outdated, and kept out of the room's history."""
-        return f"room-{self.pk}-live"
 
     def personal_channel(self, user_id):
         """Return the channel for events in this room that only one user gets."""

@@ -138,10 +138,13 @@ def typing(request, pk):
 def pointer(request, pk):
     room = open_room(request, pk)
     try:
-        position = Position.model_validate_json(request.body)
+        position = Position.model_validate_json(request.body).css()
     except ValidationError as error:
         return HttpResponse(error.json(), status=422, content_type="application/json")
-    live.show_pointer(room, request.user, position.css())
+    if position is None:
+        live.hide_pointer(room, request.user)
+    else:
+        live.show_pointer(room, request.user, position)
     return done()
 
 
