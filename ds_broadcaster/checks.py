@@ -11,6 +11,7 @@ from django.contrib.staticfiles import finders
 from django.contrib.staticfiles.storage import staticfiles_storage
 from django.core.checks import CheckMessage, Error, Info, Warning
 from django.core.exceptions import ImproperlyConfigured, SuspiciousOperation
+from django.template import engines
 
 from .brokers import create_broker
 from .brokers.memory import WHAT_TO_SET, worker_count
@@ -77,13 +78,14 @@ def check_client(**kwargs: Any) -> list[CheckMessage]:
                 id="ds_broadcaster.W030",
             )
         )
-    if any("'unsafe-eval'" not in sources for sources in _script_sources()):
+    stops = [sources for sources in _script_sources() if "'unsafe-eval'" not in sources]
+    if stops and not (all(map(_has_nonce, stops)) and _a_template_has_the_nonce()):
         messages.append(
             Warning(
                 "The project's Content-Security-Policy may stop the Datastar client: pages stay at `connecting`, with "
                 "an EvalError in the browser's console.",
-                hint="Add 'unsafe-eval' to script-src. Or, with a nonce in script-src, write "
-                "`<html {% datastar_nonce %}>` in each live page, and silence this check.",
+                hint="With a nonce in script-src, write `<html {% datastar_nonce %}>` in the pages' templates. Or "
+                "add 'unsafe-eval' to script-src.",
                 id="ds_broadcaster.W031",
             )
         )
@@ -113,6 +115,22 @@ def _script_sources() -> Iterator[Collection[str]]:
         sources = policy.get("script-src") or policy.get("default-src")
         if sources:
             yield sources.split() if isinstance(sources, str) else [str(each) for each in sources]
+
+
+def _has_nonce(sources: Collection[str]) -> bool:
+    """Tell whether there is one of the objects with which the two middlewares stand for the nonce of a page."""
+    return any("NONCE" in each for each in sources)
+
+
+def _a_template_has_the_nonce() -> bool:
+    """Tell whether any HTML template of the project has the tag, or the attribute that it renders."""
+    folders = {Path(folder) for engine in engines.all() for folder in engine.template_dirs}
+    for folder in folders - {Path(__file__).parent / "templates"}:
+        for path in folder.rglob("*.html"):
+            text = path.read_bytes()
+            if b"datastar_nonce" in text or b"data-nonce" in text:
+                return True
+    return False
 
 
 def check_workers(**kwargs: Any) -> list[CheckMessage]:

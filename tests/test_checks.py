@@ -230,6 +230,20 @@ def test_other_policies_are_fine(given):
     assert client_messages(**given) == []
 
 
+@pytest.mark.parametrize("text", ["<html {% datastar_nonce %}>", '<html data-nonce="{{ csp_nonce }}">'])
+def test_nonce_in_the_policy_and_in_a_template_is_fine(settings, tmp_path, text):
+    settings.TEMPLATES = [{**settings.TEMPLATES[0], "DIRS": [tmp_path]}]
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "base.html").write_text(text)
+    for given in (
+        {"MIDDLEWARE": [DJANGO_CSP], "SECURE_CSP": STRICT},
+        {"MIDDLEWARE": [OTHER_CSP], "CONTENT_SECURITY_POLICY": {"DIRECTIVES": STRICT}},
+    ):
+        assert client_messages(**given) == []
+    (message,) = client_messages(MIDDLEWARE=[DJANGO_CSP], SECURE_CSP={"script-src": ["'self'"]})
+    assert message.id == "ds_broadcaster.W031"
+
+
 def test_client_is_not_checked_where_the_settings_are_wrong():
     assert client_messages(DS_BROADCASTER_DATASTAR_URL=7) == []
 
