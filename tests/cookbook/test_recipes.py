@@ -297,3 +297,46 @@ def test_a_note_is_on_the_wall_in_every_window(recipe, window):
     assert recipe.process.returncode == 0
     for tab in (ada, guest):
         expect(tab.locator(".connection")).to_have_text("Reconnecting…")
+
+
+# Cursors
+
+
+def point(tab, x, y):
+    """Move the pointer to a place on the board, given as parts of its size."""
+    box = tab.locator(".board").bounding_box()
+    tab.mouse.move(box["x"] + box["width"] * x, box["y"] + box["height"] * y)
+
+
+def is_at(tab, name, x, y):
+    """Wait until the page shows this person's cursor there."""
+    expect(tab.locator(".cursor", has_text=name)).to_be_visible()
+    tab.wait(f"""(() => {{
+        const cursor = [...document.querySelectorAll('.cursor')].find(each => each.innerText.includes('{name}'));
+        const board = document.querySelector('.board').getBoundingClientRect(), box = cursor.getBoundingClientRect();
+        return Math.abs(box.x - board.x - {x} * board.width) < 2 && Math.abs(box.y - board.y - {y} * board.height) < 2;
+    }})()""")
+
+
+@serving("cursors")
+def test_cursors_of_others_move_and_are_in_no_history(recipe, window):
+    ada, mio = window("ada"), window("mio")
+    expect(ada.locator(".cursor")).to_have_count(2)
+    for x in (0.1, 0.3, 0.5):
+        point(ada, x, x / 2)
+    is_at(mio, "Ada", 0.5, 0.25)
+    point(mio, 0.9, 0.1)
+    is_at(ada, "Mio", 0.9, 0.1)
+    # One's own pointer is the browser's.
+    expect(ada.locator(".cursor", has_text="Ada")).to_be_hidden()
+    # Who comes later sees the people, and their cursors from the next move on.
+    luis = window("luis")
+    expect(luis.locator(".cursor")).to_have_count(3)
+    expect(luis.locator(".cursor", has_text="Ada")).to_be_hidden()
+    point(ada, 0.2, 0.8)
+    for tab in (mio, luis):
+        is_at(tab, "Ada", 0.2, 0.8)
+    expect(luis.locator(".cursor", has_text="Mio")).to_be_hidden()
+    ada.goto("/as/")
+    for tab in (mio, luis):
+        expect(tab.locator(".cursor")).to_have_text(["Mio", "Luis"])
