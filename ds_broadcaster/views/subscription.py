@@ -8,6 +8,7 @@ from typing import Any
 
 from django.contrib.auth.decorators import login_not_required
 from django.core import signing
+from django.http import HttpRequest
 from django.utils.decorators import method_decorator
 
 from ..conf import get_settings
@@ -33,11 +34,16 @@ class Subscription(BroadcastChannelView):
     url_path = "subscribe/<str:token>/"
     url_name = URL_NAME
 
+    def setup(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
+        """Take the token out of the arguments, which pages that see the same have in common."""
+        super().setup(request, *args, **kwargs)
+        self.token: str = self.kwargs.pop("token")
+
     def has_permission(self) -> bool:
         """Tell whether the token is good; the reason why not is for the log alone."""
         user: Any = getattr(self.request, "user", None)
         try:
-            self.channels = read_token(self.kwargs["token"], user)
+            self.channels = read_token(self.token, user)
         except BadToken as error:
             # Without the path, which holds the token.
             logger.warning("Refused a subscription: %s.", error)

@@ -1,6 +1,5 @@
 """Pages that fetch themselves after a refresh, in Chromium."""
 
-import itertools
 from urllib.parse import quote
 
 import pytest
@@ -14,11 +13,11 @@ SETTINGS = {
     "ROOT_URLCONF": "tests.project.refresh_site",
     "MIDDLEWARE": [*MIDDLEWARE, "ds_broadcaster.middleware.BroadcasterMiddleware"],
     "DS_BROADCASTER_DATASTAR_URL": "/client/datastar.js",
+    "DS_BROADCASTER_REFRESH_INTERVAL": 0.01,
     "DS_BROADCASTER_REFRESH_SPREAD": 0.02,
 }
 
 pytestmark = pytest.mark.django_db(transaction=True)
-numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def open_page(chromium, server, channel):
 
 
 def refresh(server, channel):
-    server.call("signals", channel, {"_broadcastRefresh": next(numbers)})
+    server.call("refresh", channel)
 
 
 def asked(server, channel):
@@ -246,3 +245,28 @@ def test_other_fetches_of_the_page_are_its_own(server, open_page, channel):
     shows(tab, 2)
     tab.wait("window.told")
     assert len(asked(server, channel)) == 2
+
+
+def test_hidden_page_that_missed_refreshes_fetches_itself_once(server, open_page, channel):
+    tab = open_page()
+    tab.hide()
+    until(lambda: not server.call("get_users", channel))
+    for _ in range(5):
+        refresh(server, channel)
+    tab.show()
+    shows(tab, 2)
+    # What comes later finds it ready.
+    refresh(server, channel)
+    shows(tab, 3)
+    assert len(asked(server, channel)) == 3
+
+
+def test_page_that_was_rendered_before_a_refresh_fetches_itself(server, open_page, chromium, channel):
+    tab = chromium.tab(server.login("ann"))
+    streams = []
+    tab.route("**/subscribe/**", lambda route: streams.append(route))
+    tab.goto(f"{server.url}/page/{channel}/")
+    until(lambda: streams)
+    refresh(server, channel)
+    Waiting(streams[0]).continue_()
+    shows(tab, 2)

@@ -11,12 +11,19 @@ import pytest
 from django.contrib.auth.models import AnonymousUser
 from django.core import signing
 from django.core.exceptions import ImproperlyConfigured
-from django.test import Client
+from django.test import Client, RequestFactory
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ds_broadcaster.ids import channel_name
-from ds_broadcaster.views.subscription import MAX_TOKEN_LENGTH, SALT, BadToken, make_token, read_token
+from ds_broadcaster.views.subscription import (
+    MAX_TOKEN_LENGTH,
+    SALT,
+    BadToken,
+    PageSubscription,
+    make_token,
+    read_token,
+)
 from tests.live import begun, live_server
 from tests.project import tag_site
 
@@ -227,3 +234,17 @@ def test_stream_of_anonymous_users_is_closed_to_a_user(server, channel):
     server.call("", channel, '<p id="x">hello</p>')
     stream.expect("hello")
     assert server.login("ann").connect(path=url(token)).status == 403
+
+
+def test_pages_that_fetch_themselves_share_one_render():
+    renders = set()
+    for pk, room in ((1, "a"), (2, "b")):
+        view = PageSubscription()
+        request = RequestFactory().get("/")
+        request.user = user(pk)
+        view.setup(request, token=make_token([room], user(pk)))
+        assert view.has_permission()
+        renders.add(view._audience())
+    assert len(renders) == 1
+    # Each is new, or it would not be sent.
+    assert view.render_snapshot() != view.render_snapshot()
