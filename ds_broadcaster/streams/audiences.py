@@ -12,7 +12,6 @@ from django.template.loader import render_to_string
 from ..ids import has_key
 from ..sse import Mode, encode_elements
 
-
 # The key that marks a model instance in a context: its label, primary key and database.
 _INSTANCE = "$instance"
 

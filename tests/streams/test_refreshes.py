@@ -80,7 +80,7 @@ def test_two_audiences_are_two_renders_and_have_nothing_of_a_request(server, cha
     assert server.get("/made/").json()["shared"] == before + 2
     # The zone that the view activated is its own thread's; the render has the project's.
     assert {text.split()[1] for text in texts} == {'id="board">staff', 'id="board">rest'}
-    assert all(" en-us UTC " in text for text in texts)
+    assert all(" en-us America/Chicago " in text for text in texts)
 
 
 def test_request_cannot_be_reached_from_a_render_of_an_audience(server, channel):
