@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from .broadcaster import broadcast
 from .exceptions import BroadcasterError, BrokerUnavailable, EventTooLarge
+from .present import Present
 
 if TYPE_CHECKING:
     from .models.base import BroadcastOnSave
@@ -19,6 +20,7 @@ __all__ = [
     "BroadcasterError",
     "BrokerUnavailable",
     "EventTooLarge",
+    "Present",
     "bind_broadcasts",
     "broadcast",
     "broadcast_saved",

@@ -18,6 +18,7 @@ from .hub.channel import PresenceCallback
 from .hub.hub import Hub
 from .hub.hubs import Hubs
 from .ids import RESERVED, channel_name
+from .present import Present
 from .sending import Sender
 from .sse import (
     REFRESH,
@@ -35,8 +36,8 @@ from .streams.audiences import pack_template, render_event
 from .streams.opening import Opener
 from .streams.page_cursor import PageCursor
 from .streams.replayed_requests import render_own, still_allowed
-from .streams.requests import SnapshotCallback, StreamOptions, check_callback, checked_channels, user_pk
-from .streams.tabs import audience_facts, facts_of, refresh_facts
+from .streams.requests import PresenceMeta, SnapshotCallback, StreamOptions, check_callback, checked_channels, user_pk
+from .streams.tabs import audience_facts, closed_url, facts_of, refresh_facts
 from .twins import has_async_twin
 
 if TYPE_CHECKING:
@@ -358,6 +359,15 @@ class Broadcaster:
         return await self._broker.ausers(channel_name(channel))
 
     @has_async_twin
+    def get_presence(self, channel: "ChannelLike") -> list[Present]:
+        """Return a Present for each user on the channel, in all processes, those who are away too."""
+        return self._broker.present(channel_name(channel))
+
+    async def aget_presence(self, channel: "ChannelLike") -> list[Present]:
+        """See get_presence()."""
+        return await self._broker.apresent(channel_name(channel))
+
+    @has_async_twin
     def get_channels(self) -> list[str]:
         """Return the channels with a connection, and those that new() made."""
         return self._listed(self._broker.channels())
@@ -376,16 +386,19 @@ class Broadcaster:
         presence_callback: PresenceCallback | None = None,
         *,
         snapshot_callback: SnapshotCallback | None = None,
+        presence_meta: PresenceMeta | None = None,
     ) -> HttpResponseBase:
         """Return the response that opens a stream of one channel or several.
 
         The view decides who gets it. `presence_callback(channel, user_ids)` renders the users on the channel, for all
         its connections. `snapshot_callback(request, channel)` renders the current state, for a client that was away
         for longer than the history goes back, and at each refresh(). Both return HTML, signals, or a tuple of the two.
+        `presence_meta` is what presence shows of this client beside its user: a dict of JSON values, at most 1 KB, or a
+        function that returns it for the request.
 
         While the broker is away the answer is 503, and the client tries again. Raises ImproperlyConfigured under WSGI.
         """
-        options = StreamOptions(presence_callback, snapshot_callback)
+        options = StreamOptions(presence_callback, snapshot_callback, presence_meta=presence_meta)
         return self.opener.open(checked_channels(channel, request, options), request, options)
 
     async def aconnect(
@@ -395,9 +408,10 @@ class Broadcaster:
         presence_callback: PresenceCallback | None = None,
         *,
         snapshot_callback: SnapshotCallback | None = None,
+        presence_meta: PresenceMeta | None = None,
     ) -> HttpResponseBase:
         """See connect(), for async views; the callbacks are plain functions all the same."""
-        options = StreamOptions(presence_callback, snapshot_callback)
+        options = StreamOptions(presence_callback, snapshot_callback, presence_meta=presence_meta)
         return await self.opener.aopen(checked_channels(channel, request, options), request, options)
 
     @has_async_twin
@@ -415,6 +429,12 @@ class Broadcaster:
     def review(self, user_id: Any) -> None:
         """Recheck the streams of a user who was saved, when there is time: see Command."""
         self._broker.command(EVERYWHERE, Command("review", user_pk(user_id)))
+
+    def close_tab(self, user_id: Any, tab: str) -> None:
+        """End the streams of a user's tab, and forget that it is hidden, in all processes."""
+        for hub in self._hubs:
+            hub.on_tab_closed(user_id, tab)
+        self._sender.tell_closed(user_id, tab)
 
     def holdings(self) -> list[ProcessHoldings]:
         """Return what each process holds: the connections on each of its channels."""
@@ -454,10 +474,13 @@ class Broadcaster:
         return self._created_broker
 
     def _make_hub(self, loop: asyncio.AbstractEventLoop) -> Hub:
+        settings = get_settings()
+        if closed_url() is None:
+            settings = settings.model_copy(update={"presence_away": 0.0})
         return self._create_hub(
             loop,
             self._broker,
-            get_settings(),
+            settings,
             self._declared,
             sender=type(self),
             still_allowed=still_allowed,

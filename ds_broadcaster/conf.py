@@ -20,6 +20,7 @@ EXAMPLES = {
     "BROKER": '{"BACKEND": "ds_broadcaster.brokers.memory.MemoryBroker", "LOCATION": "", "OPTIONS": {}}',
     "HISTORY": '{"max_events": 100, "max_age": 300, "max_bytes": 1_048_576, "max_total_bytes": 67_108_864}',
     "PRESENCE_GRACE": "2 (seconds, 0 or more)",
+    "PRESENCE_AWAY": "300 (seconds, 0 switches it off)",
     "PRESENCE_INTERVAL": "0.25 (seconds, more than 0)",
     "REFRESH_INTERVAL": "0.5 (seconds, more than 0)",
     "REFRESH_SPREAD": "1 (seconds, 0 or more)",
@@ -68,6 +69,7 @@ class Settings(_Strict):
     broker: BrokerSettings = BrokerSettings()
     history: History = History()
     presence_grace: float = Field(2, ge=0)
+    presence_away: float = Field(300, ge=0)
     presence_interval: PositiveFloat = 0.25
     refresh_interval: PositiveFloat = 0.5
     refresh_spread: float = Field(1, ge=0)

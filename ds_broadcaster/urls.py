@@ -1,12 +1,14 @@
-"""The URLs of `include("ds_broadcaster.urls")`: the channel views of every installed app, and the inspector."""
+"""The URLs of `include("ds_broadcaster.urls")`: the channel views of every installed app, and our own pages."""
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
+from django.urls import path
 from django.utils.module_loading import autodiscover_modules
 
 from .broadcaster import broadcast
 from .inspector.views import Inspector, is_on
 from .views import subscription  # noqa: F401  (defines a channel view)
+from .views.closed_tabs import tab_closed
 from .views.routes import routes
 
 app_name = "ds_broadcaster"
@@ -18,4 +20,6 @@ if not apps.is_installed("ds_broadcaster"):
 # Every app is ready when the project's urls are imported, so channel views need no import of their own.
 autodiscover_modules("views")
 
-urlpatterns = routes.publish(Inspector(broadcast).urlpatterns() if is_on() else [])
+urlpatterns = routes.publish(
+    [path("tab-closed/", tab_closed, name="tab-closed"), *(Inspector(broadcast).urlpatterns() if is_on() else [])]
+)

@@ -170,36 +170,62 @@ class SharedPresence(PresenceStore):
         self._memory = f"memory-{next(self._memories)}"
         # When it has settled, once it has begun to.
         self._settles = None
-        self._ends, self._users, self._connections = {}, {}, {}
+        self._ends, self._users, self._connections, self._parts = {}, {}, {}, {}
         # Whose join or leave is still to be told.
         self._owed = set()
 
     def _online(self):
         return {pair for held in self._users.values() for pair in held}
 
+    def _here(self):
+        parts = [part for held in self._parts.values() for part in held.items()]
+        return {pair for pair, part in parts if part is None or not part.is_away}
+
     async def sync(self, receiver, changes, lease, memory):
         now, me = self._clock(), receiver.process
         if self._settles is None and memory not in (None, self._memory):
             self._settles = now + lease
-        told = self._online() ^ self._owed
+        before, were_here = self._online(), self._here()
+        told = before ^ self._owed
         told |= {(each.channel, each.user) for each in changes if each.is_known}
         for dead in [name for name, end in self._ends.items() if end <= now and name != me]:
-            del self._ends[dead], self._users[dead], self._connections[dead]
+            del self._ends[dead], self._users[dead], self._connections[dead], self._parts[dead]
         is_forgotten = me not in self._ends
         self._ends[me] = now + lease
         users, connections = self._users.setdefault(me, {}), self._connections.setdefault(me, {})
+        parts, longer = self._parts.setdefault(me, {}), []
         for channel, user, count, _ in changes:
             held, key = (connections, channel) if user is None else (users, (channel, user))
             if count == GONE:
                 held.pop(key, None)
             else:
                 held[key] = count
+            if user is not None:
+                parts.pop(key, None)
+                if count != GONE and (part := receiver.part(channel, user)) is not None:
+                    others = [theirs[key].since for theirs in self._parts.values() if theirs.get(key) is not None]
+                    if (since := min([part.since, *others])) < part.since:
+                        longer.append((channel, user, since))
+                    parts[key] = part._replace(since=since)
         online = self._online()
         is_settled = self._settles is None or self._settles <= now
         self._owed = set() if is_settled else online ^ told
-        joined, left = (online - told, told - online) if is_settled else ((), ())
+        joined, left = (online - told, told - online) if is_settled else (set(), set())
         next_end = min([*self._ends.values(), *([] if is_settled else [self._settles])]) - now
-        return PresenceDiff(list(joined), list(left), is_forgotten, next_end, self._memory, is_settled)
+        stayed = online & before - joined - left if is_settled else set()
+        away = [pair for pair in stayed if pair in were_here and pair not in self._here()]
+        back = [pair for pair in stayed if pair not in were_here and pair in self._here()]
+        return PresenceDiff(
+            list(joined), list(left), is_forgotten, next_end, self._memory, is_settled, away, back, longer
+        )
+
+    def parts(self, channel, *, excluding=()):
+        return [
+            part
+            for _, parts in self._living(self._parts, excluding)
+            for (name, _), part in parts.items()
+            if name == channel
+        ]
 
     def online(self, channel, *, excluding=()):
         return [

@@ -45,6 +45,7 @@ VERBS = [
     "disconnect",
     "kill",
     "get_users",
+    "get_presence",
     "get_channels",
     "cursor",
     "recheck",
@@ -98,7 +99,7 @@ def test_every_verb_that_asks_the_broker_names_its_twin():
 
 
 # What other modules of the package ask.
-OWN = {"declared", "holdings", "hubs", "review", "send_all"}
+OWN = {"close_tab", "declared", "holdings", "hubs", "review", "send_all"}
 
 
 def test_there_are_no_other_verbs():
@@ -135,11 +136,15 @@ def test_there_are_no_other_verbs():
             "exclude=None, transient=False, key=None",
         ),
         ("new", "channel, presence_callback=None"),
-        ("connect", "channel, request, presence_callback=None, *, snapshot_callback=None"),
+        (
+            "connect",
+            "channel, request, presence_callback=None, *, snapshot_callback=None, presence_meta=None",
+        ),
         ("disconnect", "channel, user_id"),
         ("kill", "channel"),
         ("recheck", "channel=None, user_id=None"),
         ("get_users", "channel"),
+        ("get_presence", "channel"),
         ("get_channels", ""),
         ("cursor", ""),
     ],

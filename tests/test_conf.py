@@ -13,6 +13,7 @@ DEFAULTS = {
     "HEARTBEAT_INTERVAL": 15,
     "BROKER": {"BACKEND": "ds_broadcaster.brokers.memory.MemoryBroker", "LOCATION": "", "OPTIONS": {}},
     "HISTORY": {"max_events": 100, "max_age": 300, "max_bytes": 2**20, "max_total_bytes": 64 * 2**20},
+    "PRESENCE_AWAY": 300,
     "PRESENCE_GRACE": 2,
     "PRESENCE_INTERVAL": 0.25,
     "REFRESH_INTERVAL": 0.5,
@@ -52,6 +53,7 @@ def test_every_setting_has_an_example_that_is_right():
     [
         ("HEARTBEAT_INTERVAL", 0.5),
         ("HEARTBEAT_INTERVAL", 60),
+        ("PRESENCE_AWAY", 0),
         ("PRESENCE_GRACE", 0),
         ("PRESENCE_INTERVAL", 1),
         ("REFRESH_INTERVAL", 2),
@@ -89,7 +91,11 @@ MISTAKES = [
         for name in ("HEARTBEAT_INTERVAL", "PRESENCE_INTERVAL", "REFRESH_INTERVAL", "RECHECK_INTERVAL")
         for value in (0, -1, "15", None, True, NAN, INFINITY, [15])
     ),
-    *(("PRESENCE_GRACE", value) for value in (-0.1, "2", None, True, NAN, INFINITY)),
+    *(
+        (name, value)
+        for name in ("PRESENCE_AWAY", "PRESENCE_GRACE")
+        for value in (-0.1, "2", None, True, NAN, INFINITY)
+    ),
     *(
         (name, value)
         for name in ("MAX_EVENT_BYTES", "MAX_CHANNELS_PER_STREAM")

@@ -12,6 +12,7 @@ from django.core.checks import CheckMessage
 
 from ..conf import History
 from ..ids import format_id, parse_id
+from ..present import Present, UserPart, merged
 from ..sse import PLAIN, Facts, Frame, make_frame
 
 T = TypeVar("T")
@@ -74,8 +75,8 @@ class Position(NamedTuple):
 class PresenceChange(NamedTuple):
     """A user's new number of connections on a channel of one hub.
 
-    0 is a user online by grace alone, GONE one who is offline. A `user` of None stands for all of the channel's
-    connections together, anonymous ones included; GONE when there are none.
+    0 is a user in the grace, or away; GONE one who is offline. Receiver.part() has more about the user. A `user` of
+    None stands for all of the channel's connections together, anonymous ones included; GONE when there are none.
 
     `is_known` for a user whose join the cluster was told, and no leave since: said again to a store whose memory was
     lost.
@@ -92,10 +93,13 @@ GONE = -1
 
 
 class PresenceDiff(NamedTuple):
-    """Joins and leaves across the cluster, each a (channel, user).
+    """What became of users across the cluster, each a (channel, user).
 
     Users who `joined` were on the channel in no process before; users who `left` are on it in none any more. Each is
-    told to one hub only. `is_forgotten` when the store knew nothing of this hub, which then tells everything again.
+    told to one hub only, as are users who are `away` in all processes that have them, and those who are `back`.
+    `since` has those who have been on the channel for longer than their hub told, with the time in seconds since 1970.
+
+    `is_forgotten` when the store knew nothing of this hub, which then tells everything again.
     `next_end` is the seconds until the next lease ends, unless it is renewed, or until the store has settled.
 
     `memory` names the store's memory, and changes whenever some of it may be gone: each hub then tells everything
@@ -109,6 +113,9 @@ class PresenceDiff(NamedTuple):
     next_end: float = LEASE
     memory: str = ""
     is_settled: bool = True
+    away: Sequence[tuple[str, Any]] = ()
+    back: Sequence[tuple[str, Any]] = ()
+    since: Sequence[tuple[str, Any, float]] = ()
 
 
 class ProcessHoldings(NamedTuple):
@@ -153,8 +160,17 @@ class Receiver(Protocol):
     def on_presence(self, channel: str) -> None:
         """Render a channel's presence again: another process has other users on it now."""
 
+    def on_tab_closed(self, user: Any, tab: str) -> None:
+        """End the streams of a user's tab, and forget that it is hidden: its page is closed."""
+
     def users(self, channel: str) -> list[Any]:
         """Return the user of each open connection on a channel."""
+
+    def parts(self, channel: str) -> list[UserPart]:
+        """Return what the hub has of each user on a channel."""
+
+    def part(self, channel: str, user: Any) -> UserPart | None:
+        """Return what the hub has of a user on a channel, None where it has nothing."""
 
     def connections(self, channel: str) -> int:
         """Return the number of connections on a channel, anonymous ones included."""
@@ -197,9 +213,28 @@ class PresenceStore(ABC):
         ended. Called in a thread; may block. Raises BrokerUnavailable.
         """
 
+    def parts(self, channel: str, *, excluding: Collection[str] = ()) -> Iterable[UserPart]:
+        """Return what each process has of each user on a channel: see online().
+
+        Override it in a store that keeps Receiver.part() of the users in sync(), where it fills PresenceDiff.away, back
+        and since too. By default others know of a user's connections, and of nothing else.
+        """
+        return [UserPart(user, others=connections) for user, connections in self.online(channel, excluding=excluding)]
+
     @abstractmethod
     def holdings(self, *, excluding: Collection[str] = ()) -> list[ProcessHoldings]:
         """Return what each process holds. See online()."""
+
+    def tell_closed(self, user: Any, tab: str) -> None:  # noqa: B027
+        """Have every hub get on_tab_closed(). Called in a thread; may block. Raises BrokerUnavailable.
+
+        By default no hub is told: a tab that was closed while it was hidden is away until its time is over, unless the
+        page's word reached the process that had its stream.
+        """
+
+    def remote_parts(self, receiver: Receiver, channel: str) -> Iterable[UserPart]:
+        """Return what other processes than the hub's have of each user. See remote_users()."""
+        return self.parts(channel, excluding=[receiver.process])
 
     def remote_users(self, receiver: Receiver, channel: str) -> list[Any]:
         """Return the users online on a channel in other processes than the hub's. Called in a thread; may block."""
@@ -355,6 +390,18 @@ class Broker(ABC):
     async def ausers(self, channel: str) -> list[Any]:
         """See users()."""
         return await self.run_sync(self.users, channel)
+
+    def present(self, channel: str) -> list[Present]:
+        """Return each user on a channel, in all processes. Raises BrokerUnavailable."""
+        here = self.receivers()
+        parts = [part for receiver in here for part in receiver.parts(channel)]
+        if self.presence is not None:
+            parts += self.presence.parts(channel, excluding=_processes(here))
+        return merged(parts)
+
+    async def apresent(self, channel: str) -> list[Present]:
+        """See present()."""
+        return await self.run_sync(self.present, channel)
 
     def channels(self) -> list[str]:
         """Return the channels that have a connection, in all processes. Raises BrokerUnavailable."""

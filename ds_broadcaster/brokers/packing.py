@@ -11,6 +11,7 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 
+from ..present import UserPart
 from ..sse import PLAIN, Facts
 from .base import Command
 
@@ -79,6 +80,39 @@ def pack_user(user: Any) -> str:
 def unpack_user(text: str | bytes) -> Any:
     """Undo pack_user()."""
     return _typed(_loaded(text))
+
+
+def pack_tabs(part: UserPart) -> str:
+    """Return the tabs and the metadata of a process's part of a user as text."""
+    return json.dumps([part.open, part.hidden, part.others, part.meta], separators=(",", ":"))
+
+
+def unpack_part(user: str | bytes, since: float, is_away: bool, tabs: str | bytes) -> UserPart:
+    """Undo pack_user() and pack_tabs(); return both with the rest of a part."""
+    match _loaded(tabs):
+        case [list(shown), list(hidden), int(others), dict(meta)] if all(
+            isinstance(mark, str) for mark in (*shown, *hidden)
+        ) and all(map(_is_dated, meta.values())):
+            named = {name: (at, value) for name, (at, value) in meta.items()}
+            return UserPart(unpack_user(user), since, is_away, tuple(shown), tuple(hidden), others, named)
+    raise ValueError("The tabs of a user are wrong.")
+
+
+def _is_dated(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], int | float)
+
+
+def pack_tab(user: Any, tab: str) -> str:
+    """Return a user's tab as text."""
+    return json.dumps([_plain(user), tab])
+
+
+def unpack_tab(text: str | bytes) -> tuple[Any, str]:
+    """Undo pack_tab()."""
+    match _loaded(text):
+        case [user, str(tab)]:
+            return _typed(user), tab
+    raise ValueError("It is no tab of a user.")
 
 
 def _plain(user: Any) -> Any:

@@ -108,7 +108,7 @@ class Channels:
         if channel.connections:
             return
         self._declared.pop(channel.name, None)
-        if channel.roster.online() or channel.unsynced or self._known.get(channel.name) is not channel:
+        if not channel.roster.is_empty() or channel.unsynced or self._known.get(channel.name) is not channel:
             return
         del self._known[channel.name]
         if channel.log is not None:  # Connections that were told to end still read there.

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ..asgi_servers import notice_dead_peers
 from ..exceptions import Gap
 from ..ids import format_id, listed
+from ..present import Meta
 from ..sse import id_frame, visible_heartbeat
 from .channel import Channel, Chunk, Stop
 from .grant import Audience
@@ -104,6 +105,7 @@ class Connection:
         "element",
         "granted",
         "is_present",
+        "meta",
         "presence_at",
         "recheck",
         "refresh",
@@ -128,6 +130,7 @@ class Connection:
         self.element: str | None = None
         self.can_refresh = False
         self.audience: Audience | None = None
+        self.meta: Meta | None = None
         self.is_present = False  # Whether its user counts as online by it.
         # Of the write path.
         self.presence_at: float = 0

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
+from ..present import Meta
 from .channel import AttendanceHook, PresenceCallback
 
 
@@ -39,8 +40,9 @@ class StreamGrant(NamedTuple):
     `cursor` is where the client is. Channels in `gaps` cannot serve it from there and begin at `granted`, the newest
     sequence at that moment, in this `epoch`. `snapshot` is sent in place of the missing events. `tab` is the id of the
     tab that asks, `element` that of the element which carries the stream, as `{% broadcast_connect %}` made it.
-    `recheck_interval` is in seconds. `arrival` is that of its request, `granted_at` the time of the grant. A stream
-    that `can_refresh` has a snapshot, which those of its `audience` share.
+    `meta` is what the stream says about itself in presence. `recheck_interval` is in seconds. `arrival` is that of its
+    request, `granted_at` the time of the grant. A stream that `can_refresh` has a snapshot, which those of its
+    `audience` share.
     """
 
     channels: tuple[str, ...]
@@ -59,3 +61,4 @@ class StreamGrant(NamedTuple):
     recheck_interval: float | None = None
     can_refresh: bool = False
     audience: Audience | None = None
+    meta: Meta | None = None

@@ -21,6 +21,7 @@ from ..brokers import COMMANDS_KEPT, EVERYWHERE, Broker, Command
 from ..conf import Settings
 from ..exceptions import BrokerUnavailable, Gap
 from ..log import HELD
+from ..present import UserPart
 from ..sse import Frame, farewell, retry_frame
 from .channel import Channel, PresenceCallback
 from .channels import Channels
@@ -95,7 +96,6 @@ class Hub:
         self.deliveries = 0
         self._broker = broker
         self._clock = clock
-        self._grace = settings.presence_grace
         self._thread = threading.get_ident()
         self._incoming: deque[tuple[str, int, Item]] = deque()
         # The bytes of all events that came in, counted by the broker's thread, and of those taken out, counted by ours.
@@ -141,7 +141,9 @@ class Hub:
             self._channels,
             self._threads,
             settings,
-            remote_users=None if store is None else partial(store.remote_users, self),
+            receiver=self,
+            store=store,
+            connections_of=self._rechecks.connections_of,
             on_change=self._roster_changed,
         )
         self._sync: PresenceSync | None = None
@@ -152,8 +154,7 @@ class Hub:
                 partial(store.sync, self),
                 store.lease,
                 settings.presence_grace,
-                on_join=self._presence.joined,
-                on_leave=self._presence.left,
+                on_diff=self._presence.tell_diff,
             )
         self._head.sequence = broker.attach(self)
         self._head.epoch = broker.epoch
@@ -201,9 +202,20 @@ class Hub:
     def on_presence(self, channel: str) -> None:
         call_soon(self.loop, self._remote_presence_changed, channel)
 
+    def on_tab_closed(self, user: Any, tab: str) -> None:
+        call_soon(self.loop, self._close_tab, user, tab)
+
     def users(self, channel: str) -> list[Any]:
         found = self._channels.find(channel)
         return found.roster.users() if found is not None else []
+
+    def parts(self, channel: str) -> list[UserPart]:
+        found = self._channels.find(channel)
+        return self._presence.parts(found) if found is not None else []
+
+    def part(self, channel: str, user: Any) -> UserPart | None:
+        found = self._channels.find(channel)
+        return self._presence.part(found, user) if found is not None else None
 
     def connections(self, channel: str) -> int:
         found = self._channels.find(channel)
@@ -229,7 +241,7 @@ class Hub:
 
     def is_idle(self) -> bool:
         """Tell whether nothing is left: no channel, connection, timer or task, and nothing that waits."""
-        parts = (self._channels, self._connections, self._tabs, self._rechecks, self._refreshes)
+        parts = (self._channels, self._connections, self._tabs, self._rechecks, self._refreshes, self._presence)
         return not self._incoming and all(part.is_idle() for part in parts)
 
     # Events.
@@ -290,7 +302,7 @@ class Hub:
         connection.channels = tuple(self._channels.get(name) for name in grant.channels)
         connection.cursor = grant.cursor
         connection.granted = grant.granted
-        connection.tab, connection.element = grant.tab, grant.element
+        connection.tab, connection.element, connection.meta = grant.tab, grant.element, grant.meta
         connection.can_refresh, connection.audience = grant.can_refresh, grant.audience
         self._connections.add(connection)
         for channel in connection.channels:
@@ -307,7 +319,7 @@ class Hub:
             self._threads.send(signals.connection_opened, channel.name, user)
             if grant.attendance_hook is not None:
                 channel.attendance_hook = grant.attendance_hook
-            self._presence.came(channel, user, user is not None and channel.roster.join(user))
+            self._presence.came(channel, connection)
 
     async def _opening_frames(self, connection: Connection, grant: StreamGrant) -> bytes:
         """Return the frames that begin a stream, and put its cursor after them; none for one that is to end.
@@ -376,20 +388,17 @@ class Hub:
         return connection.closing is None
 
     def close(self, connection: Connection, *, grace: bool = True) -> None:
-        """Take a connection off its channels. Its user stays online for the grace, unless told otherwise."""
+        """Take a connection off its channels. Its user stays there for the grace, or is away, unless told otherwise."""
         if not self._connections.remove(connection):
             return
         self._tabs.forget(connection)
         self._rechecks.forget(connection)
         self._refreshes.forget(connection)
-        until = self.loop.time() + self._grace if grace and self._grace else None
-        user = connection.user_id
         for channel in connection.channels:
             del channel.connections[connection]
             if connection.is_present:
-                self._threads.send(signals.connection_closed, channel.name, user)
-                self._presence.went(channel, user, user is not None and channel.roster.leave(user, until))
-                self._presence.expect_leaves(channel)
+                self._threads.send(signals.connection_closed, channel.name, connection.user_id)
+                self._presence.went(channel, connection, at_once=not grace)
             self._channels.retire(channel)
 
     def _close_at_once(self, connection: Connection) -> None:
@@ -408,6 +417,7 @@ class Hub:
 
     def _obey(self, channel: Channel[Connection] | None, command: Command, sequence: int) -> None:
         """Carry out a command on a channel (None: on all), after the events that came before it."""
+        self._presence.forget_hidden(channel, command)
         if channel is not None:
             connections = list(channel.connections)
         elif command.user_id is not None:
@@ -419,10 +429,7 @@ class Hub:
                 self._apply_to(connection, command)
         if channel is None or not command.ends:
             return
-        for user in channel.roster.online():
-            # Users who are online by their grace alone.
-            if command.concerns(user) and channel.roster.dismiss(user):
-                self._presence.went(channel, user, True)
+        self._presence.dismiss(channel, command)
         self._channels.retire(channel)
 
     def _apply_to(self, connection: Connection, command: Command) -> None:
@@ -440,7 +447,16 @@ class Hub:
         # The client is to return and ask for itself, with the cookies it has by now. Those of our own element always
         # do; of others some only after an end that is not clean. What it has not read by now, it may not have.
         connection.end(clean=connection.element is not None, until=connection.cursor)
+        self._presence.refuse(connection)
         self._close_at_once(connection)
+
+    def _close_tab(self, user: Any, tab: str) -> None:
+        for connection in self._rechecks.connections_of(user):
+            if connection.tab == tab:
+                # If the page is open all the same, it returns within the grace.
+                connection.end(clean=False, until=connection.cursor)
+                self.close(connection)
+        self._presence.close_tab(user, tab)
 
     # Shutdown.
 

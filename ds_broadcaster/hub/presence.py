@@ -1,7 +1,8 @@
-"""Presence on this hub: ends the graces that are over, and shows the users of a channel to all its connections."""
+"""Presence on this hub: who is here, away and gone, shown to all connections of a channel."""
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -9,12 +10,16 @@ from typing import Any
 from django.dispatch import Signal
 
 from .. import signals
+from ..brokers import Command, PresenceDiff, PresenceStore, Receiver
 from ..conf import Settings
 from ..exceptions import BrokerUnavailable
+from ..present import UserPart, merged, merged_meta, tab_mark
 from ..sse import check_size, encode_fragment
 from .channel import Channel, PresenceCallback
 from .channels import Channels
 from .connections import Connection
+from .hidden import HiddenTabs
+from .roster import Status
 from .threads import Threads, call_soon
 
 logger = logging.getLogger("ds_broadcaster")
@@ -26,13 +31,13 @@ RETRY_AFTER = 2.0
 
 
 class Presence:
-    """Renders presence and tells of joins and leaves.
+    """Renders presence, and tells of joins, leaves, and users who are away.
 
     A channel's presence is rendered at once when its roster first changes, then at most once in an interval, and always
     with the last state: a thousand joins cost a few renders, not a thousand.
 
-    `remote_users` returns the users of a channel in other processes; None where there are none. Then each change of a
-    roster is a join or a leave; otherwise PresenceSync tells which are. `on_change` is called for each change.
+    With a `store`, what becomes of a user is the cluster's to tell: see tell_diff(). Without one, each change of a
+    roster is told here. `on_change` is called for each change, `connections_of` returns a user's open connections.
     """
 
     def __init__(
@@ -42,53 +47,89 @@ class Presence:
         threads: Threads,
         settings: Settings,
         *,
-        remote_users: Callable[[str], list[Any]] | None = None,
+        receiver: Receiver,
+        store: PresenceStore | None,
+        connections_of: Callable[[Any], list[Connection]],
         on_change: Callable[[Channel[Connection], Any], None],
     ) -> None:
         self._loop = loop
         self._channels = channels
         self._threads = threads
         self._settings = settings
-        self._remote_users = remote_users
+        self._receiver = receiver
+        self._store = store
+        self._connections_of = connections_of
         self._on_change = on_change
+        self._hidden = HiddenTabs(loop, self._tab_ended)
         self._is_stopped = False
         self._number = 0
 
-    # Joins and leaves.
+    def is_idle(self) -> bool:
+        """Tell whether no tab is hidden."""
+        return self._hidden.is_idle()
 
-    def came(self, channel: Channel[Connection], user: Any, is_first: bool) -> None:
-        """Note an opened connection; `is_first` if its user was not online here."""
-        self._changed(channel, user)
-        if is_first and self._remote_users is None:
-            self.joined(channel.name, user)
+    # Users come and go.
 
-    def went(self, channel: Channel[Connection], user: Any, is_gone: bool) -> None:
-        """Note a closed connection or an ended grace; `is_gone` if its user is no longer online."""
-        self._changed(channel, user)
-        if is_gone and self._remote_users is None:
-            self.left(channel.name, user)
+    def came(self, channel: Channel[Connection], connection: Connection) -> None:
+        """Note an opened connection."""
+        user = connection.user_id
+        before = channel.roster.status(user)
+        if user is not None:
+            self._hidden.show(channel, user, connection.tab)
+            channel.roster.join(user, time.time())
+        self._changed(channel, user, before)
 
-    def _changed(self, channel: Channel[Connection], user: Any) -> None:
-        self.render_soon(channel)
-        self._on_change(channel, user)
+    def went(self, channel: Channel[Connection], connection: Connection, *, at_once: bool) -> None:
+        """Note a closed connection. Its user stays for the grace, and its tab may be hidden, unless told otherwise."""
+        user, now = connection.user_id, self._loop.time()
+        before = channel.roster.status(user)
+        if user is not None:
+            until = None
+            if not at_once:
+                until = self._grace_from(now)
+                if self._may_be_hidden(connection):
+                    self._hidden.add(channel, connection, (until or now) + self._settings.presence_away)
+            channel.roster.leave(user, until, is_away=self._has_hidden(channel, user))
+            self._expect_leaves(channel)
+        self._changed(channel, user, before)
 
-    def joined(self, channel: str, user: Any) -> None:
-        """Tell of a user who was on the channel in no process before."""
-        self._tell(signals.user_joined, channel, user, True)
+    def close_tab(self, user: Any, tab: str) -> None:
+        """Note that a hidden tab is closed. Its user stays for the grace: it may be a reload."""
+        for channel in self._hidden.close(user, tab):
+            self._tab_ended(channel, user, self._grace_from(self._loop.time()))
 
-    def left(self, channel: str, user: Any) -> None:
-        """Tell of a user who is on the channel in no process any more."""
-        self._tell(signals.user_left, channel, user, False)
+    def forget_hidden(self, channel: Channel[Connection] | None, command: Command) -> None:
+        """Forget the hidden tabs on a channel, None for all, that a command concerns: they have no stream to ask about.
 
-    def _tell(self, signal: Signal, name: str, user: Any, came: bool) -> None:
-        self._threads.send(signal, name, user)
-        channel = self._channels.find(name)
-        if channel is not None and channel.attendance_hook is not None:
-            self._threads.call(channel.attendance_hook, name, user, came)
+        A recheck of all users says nothing about any one of them.
+        """
+        if command.ends or (command.verb == "recheck" and command.user_id is not None):
+            for user in self._hidden.users() if command.user_id is None else [command.user_id]:
+                for each in self._hidden.drop(user, channel):
+                    self._tab_ended(each, user)
 
-    # Graces.
+    def dismiss(self, channel: Channel[Connection], command: Command) -> None:
+        """Have the users without a connection leave whom a command ends."""
+        for user in channel.roster.online():
+            before = channel.roster.status(user)
+            if command.concerns(user) and channel.roster.dismiss(user):
+                self._changed(channel, user, before)
 
-    def expect_leaves(self, channel: Channel[Connection]) -> None:
+    def refuse(self, connection: Connection) -> None:
+        """Forget the user's hidden tabs on the channels of a connection that was refused."""
+        for channel in connection.channels:
+            for each in self._hidden.drop(connection.user_id, channel):
+                self._tab_ended(each, connection.user_id)
+
+    def _tab_ended(self, channel: Channel[Connection], user: Any, until: float | None = None) -> None:
+        before = channel.roster.status(user)
+        is_away = self._has_hidden(channel, user)
+        channel.roster.settle(user, None if is_away else until, is_away=is_away)
+        self._expect_leaves(channel)
+        self._changed(channel, user, before)
+        self._channels.retire(channel)
+
+    def _expect_leaves(self, channel: Channel[Connection]) -> None:
         """Have the graces on a channel end in time."""
         due = channel.roster.next_expiry()
         if due is not None and channel.expiry is None:
@@ -97,9 +138,82 @@ class Presence:
     def _expire(self, channel: Channel[Connection]) -> None:
         channel.expiry = None
         for user in channel.roster.expire(self._loop.time() + CLOCK_SLACK):
-            self.went(channel, user, True)
-        self.expect_leaves(channel)
+            before = channel.roster.status(user)
+            channel.roster.settle(user, is_away=self._has_hidden(channel, user))
+            self._changed(channel, user, before)
+        self._expect_leaves(channel)
         self._channels.retire(channel)
+
+    def _grace_from(self, now: float) -> float | None:
+        grace = self._settings.presence_grace
+        return now + grace if grace else None
+
+    def _may_be_hidden(self, connection: Connection) -> bool:
+        can_tell = connection.tab is not None and connection.element is not None
+        return can_tell and self._settings.presence_away > 0 and not self._is_stopped
+
+    def _has_hidden(self, channel: Channel[Connection], user: Any) -> bool:
+        return bool(self._hidden.on(channel, user))
+
+    # What others are told.
+
+    def _changed(self, channel: Channel[Connection], user: Any, before: Status) -> None:
+        self.render_soon(channel)
+        self._on_change(channel, user)
+        after = channel.roster.status(user)
+        if self._store is None and after is not before:
+            if before is Status.GONE:
+                self._tell(signals.user_joined, channel.name, user, True)
+            elif after is Status.GONE:
+                self._tell(signals.user_left, channel.name, user, False)
+            else:
+                signal = signals.user_away if after is Status.AWAY else signals.user_back
+                self._threads.send(signal, channel.name, user)
+
+    def tell_diff(self, diff: PresenceDiff) -> None:
+        """Tell what became of users in the whole cluster."""
+        for name, user in diff.joined:
+            self._tell(signals.user_joined, name, user, True)
+        for name, user in diff.left:
+            self._tell(signals.user_left, name, user, False)
+        for name, user in diff.away:
+            self._threads.send(signals.user_away, name, user)
+        for name, user in diff.back:
+            self._threads.send(signals.user_back, name, user)
+        for name, user, since in diff.since:
+            channel = self._channels.find(name)
+            if channel is not None:
+                channel.roster.note_since(user, since)
+
+    def _tell(self, signal: Signal, name: str, user: Any, came: bool) -> None:
+        self._threads.send(signal, name, user)
+        channel = self._channels.find(name)
+        if channel is not None and channel.attendance_hook is not None:
+            self._threads.call(channel.attendance_hook, name, user, came)
+
+    def part(self, channel: Channel[Connection], user: Any) -> UserPart | None:
+        """Return what this hub has of a user on a channel, None where it has nothing. Any thread may ask."""
+        roster = channel.roster
+        since, status = roster.since(user), roster.status(user)
+        if since is None:
+            return None
+        here = [each for each in self._connections_of(user) if each.is_present and channel in each.channels]
+        hidden = self._hidden.on(channel, user)
+        metas = [meta for meta in (*(meta for _, meta in hidden), *(each.meta for each in here)) if meta is not None]
+        return UserPart(
+            user,
+            since,
+            status is Status.AWAY,
+            tuple({tab_mark(each.tab): None for each in here if each.tab is not None}),
+            tuple(tab_mark(tab) for tab, _ in hidden),
+            sum(each.tab is None for each in here),
+            merged_meta({name: (at, value) for name, value in meta.items()} for at, meta in metas) if metas else {},
+        )
+
+    def parts(self, channel: Channel[Connection]) -> list[UserPart]:
+        """Return what this hub has of each user on a channel. Any thread may ask."""
+        found = (self.part(channel, user) for user in channel.roster.online())
+        return [part for part in found if part is not None]
 
     # Renders.
 
@@ -119,15 +233,21 @@ class Presence:
         channel.rendered_at = self._loop.time()
         channel.render = None
         if channel.connections and channel.presence_callback is not None and not self._is_stopped:
-            channel.render = rendering = self._threads.render(
-                _presence_frame,
-                channel.presence_callback,
-                channel.name,
-                channel.roster.online(),
-                self._remote_users,
-                self._settings.max_event_bytes,
-            )
+            channel.render = rendering = self._threads.render(self._frame, channel, channel.presence_callback)
             rendering.add_done_callback(lambda done: call_soon(self._loop, self._rendered, channel, done))
+
+    def _frame(self, channel: Channel[Connection], callback: PresenceCallback) -> bytes:
+        """Call a presence callback, in a thread."""
+        name, store = channel.name, self._store
+        # A channel view's callback takes the records too.
+        if getattr(callback, "takes_present", False):
+            remote = [] if store is None else store.remote_parts(self._receiver, name)
+            present = merged([*self.parts(channel), *remote])
+            fragment = callback(name, [each.user_id for each in present], present)  # type: ignore[call-arg]
+        else:
+            elsewhere = [] if store is None else store.remote_users(self._receiver, name)
+            fragment = callback(name, list(dict.fromkeys([*channel.roster.online(), *elsewhere])))
+        return check_size(encode_fragment(fragment), self._settings.max_event_bytes)
 
     def _rendered(self, channel: Channel[Connection], rendering: "Future[bytes]") -> None:
         channel.render = None
@@ -152,15 +272,3 @@ class Presence:
             seconds = getattr(channel.presence_callback, "refresh_every", None)
             if seconds is not None:
                 channel.render = self._loop.call_later(seconds, self._render, channel)
-
-
-def _presence_frame(
-    callback: PresenceCallback,
-    channel: str,
-    here: list[Any],
-    remote_users: Callable[[str], list[Any]] | None,
-    limit: int,
-) -> bytes:
-    elsewhere = [] if remote_users is None else remote_users(channel)
-    users = list(dict.fromkeys([*here, *elsewhere]))
-    return check_size(encode_fragment(callback(channel, users)), limit)

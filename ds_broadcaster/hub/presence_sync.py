@@ -33,7 +33,6 @@ RECONNECT_GRACE = 5.0
 CLOSE_TIMEOUT = 1.0
 
 Tell = Callable[[Sequence[PresenceChange], float, str | None], Awaitable[PresenceDiff]]
-Told = Callable[[str, Any], None]
 
 
 def new_process_name() -> str:
@@ -45,7 +44,7 @@ class PresenceSync:
     """Keeps a lease on what this hub holds, and hears of the joins and leaves in the whole cluster.
 
     `tell` writes changes down for a number of seconds and says which memory it knew (see PresenceStore.sync()), `lease`
-    is that number while the process lives; `on_join` and `on_leave` take a channel's name and a user.
+    is that number while the process lives; `on_diff` takes the answer.
     """
 
     def __init__(
@@ -56,16 +55,14 @@ class PresenceSync:
         lease: float,
         presence_grace: float,
         *,
-        on_join: Told,
-        on_leave: Told,
+        on_diff: Callable[[PresenceDiff], None],
     ) -> None:
         self._loop = loop
         self._channels = channels
         self._tell = tell
         self._lease = lease
         self._last_lease = RECONNECT_GRACE + presence_grace
-        self._on_join = on_join
-        self._on_leave = on_leave
+        self._on_diff = on_diff
         # The users whose connections changed, by channel: those not told yet, and those being told.
         self._untold: dict[Channel[Connection], dict[Any, None]] = {}
         self._telling: dict[Channel[Connection], dict[Any, None]] = {}
@@ -141,10 +138,7 @@ class PresenceSync:
         """Tell changes, and pass on what they mean for the cluster; return when the next lease ends."""
         diff = await self._tell(changes, lease, self._ledger.memory)
         self._ledger.note(changes, diff)
-        for name, user in diff.joined:
-            self._on_join(name, user)
-        for name, user in diff.left:
-            self._on_leave(name, user)
+        self._on_diff(diff)
         return diff.next_end
 
     def _changes(self) -> list[PresenceChange]:

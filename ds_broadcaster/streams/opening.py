@@ -10,7 +10,7 @@ from ..brokers import Broker
 from ..exceptions import BrokerUnavailable
 from ..hub.grant import Arrival, StreamGrant
 from ..hub.hubs import Hubs
-from .requests import StreamOptions, auser_id_of, grant_of, last_id_of, user_id_of, with_snapshot
+from .requests import StreamOptions, auser_id_of, grant_of, last_id_of, user_id_of, with_meta, with_snapshot
 from .responses import BroadcastResponse, Stream, broker_is_away, no_room
 from .scope import ARRIVAL_KEY, SCOPE_KEY
 
@@ -41,7 +41,7 @@ class Opener:
         except BrokerUnavailable as error:
             return broker_is_away(channels, error)
         grant = grant_of(channels, position, request, user_id, arrival, self._clock(), options)
-        return self._respond(request, with_snapshot(grant, request, options))
+        return self._respond(request, with_snapshot(with_meta(grant, request, options), request, options))
 
     async def aopen(self, channels: tuple[str, ...], request: HttpRequest, options: StreamOptions) -> HttpResponseBase:
         """See open()."""
@@ -55,6 +55,8 @@ class Opener:
         except BrokerUnavailable as error:
             return broker_is_away(channels, error)
         grant = grant_of(channels, position, request, user_id, arrival, self._clock(), options)
+        if options.presence_meta is not None:
+            grant = await sync_to_async(with_meta)(grant, request, options)
         if options.snapshot_callback is not None:
             grant = await sync_to_async(with_snapshot)(grant, request, options)
         return self._respond(request, grant)

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import time
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from functools import lru_cache
@@ -19,6 +20,7 @@ from ..conf import get_settings
 from ..hub.channel import AttendanceHook, PresenceCallback
 from ..hub.grant import Arrival, Audience, StreamGrant
 from ..ids import channel_names
+from ..present import checked_meta
 from ..sse import Fragment, encode_fragment
 from .scope import RECHECK_KEY, REFRESH_KEY
 from .tabs import tab_of
@@ -26,6 +28,7 @@ from .tabs import tab_of
 logger = logging.getLogger("ds_broadcaster")
 
 SnapshotCallback = Callable[[HttpRequest, str], Fragment]
+PresenceMeta = dict[str, Any] | Callable[[HttpRequest], dict[str, Any] | None]
 
 
 class StreamOptions(NamedTuple):
@@ -36,6 +39,7 @@ class StreamOptions(NamedTuple):
     attendance_hook: AttendanceHook | None = None
     recheck_interval: float | None = None
     audience: Audience | None = None
+    presence_meta: PresenceMeta | None = None
 
 
 # The query parameter that carries broadcast.cursor() from a rendered page to its stream.
@@ -83,6 +87,8 @@ def checked_channels(
     check_asgi(request)
     check_callback("presence_callback", options.presence_callback)
     check_callback("snapshot_callback", options.snapshot_callback)
+    if not isinstance(options.presence_meta, dict):
+        check_callback("presence_meta", options.presence_meta)
     names = channel_names(channel)
     most = get_settings().max_channels_per_stream
     if len(names) > most:
@@ -171,6 +177,22 @@ def _snapshot(grant: StreamGrant, request: HttpRequest, options: StreamOptions, 
         # In an empty context: nothing of this viewer is for the others.
         return Context().run(audience.render)
     return b"".join(encode_fragment(callback(request, name)) for name in grant.channels if name in channels)
+
+
+def with_meta(grant: StreamGrant, request: HttpRequest, options: StreamOptions) -> StreamGrant:
+    """Return the grant with what the stream says about itself in presence.
+
+    Raises TypeError or ValueError for what is no metadata.
+    """
+    said = options.presence_meta
+    if said is None or is_recheck(request):
+        return grant
+    source = "presence_meta"
+    if callable(said):
+        source = f"{getattr(said, '__qualname__', source)}()"
+        said = said(request)
+    meta = checked_meta(said, source)
+    return grant if meta is None else grant._replace(meta=(time.time(), meta))
 
 
 # The client.

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from django.http import HttpRequest
+from django.urls import NoReverseMatch, reverse
 
 from ..conf import get_settings
 from ..ids import plain, single_line
@@ -22,6 +23,8 @@ TAB = "broadcastTab"
 
 # Characters. The key of a transient event names what moves, such as "cursor-7".
 MAX_KEY_LENGTH = 200
+# The URL at which a page tells that it closes.
+CLOSED_URL_NAME = "ds_broadcaster:tab-closed"
 
 _ID = re.compile(r"[0-9A-Za-z_-]{8,64}", re.ASCII)
 _KEPT = "_ds_broadcaster_tab"
@@ -55,6 +58,16 @@ def tab_of(request: HttpRequest) -> str | None:
         if kept is not None or not _is_unread_upload(request):
             setattr(request, _KEPT, kept)
     return kept
+
+
+def closed_url(current_app: str | None = None) -> str | None:
+    """Return where a page tells that it closes; None where it cannot, and no user is away."""
+    if not get_settings().presence_away:
+        return None
+    try:
+        return reverse(CLOSED_URL_NAME, current_app=current_app)
+    except NoReverseMatch:  # The project's urls do not include ours.
+        return None
 
 
 def excluded(exclude: HttpRequest | str | None) -> str | None:

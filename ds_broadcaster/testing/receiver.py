@@ -7,6 +7,7 @@ from typing import Any
 
 from ..brokers import EVERYWHERE, GONE, Command, Frame, PresenceChange
 from ..ids import new_epoch
+from ..present import UserPart
 
 # Seconds that an event may take from one process to another.
 PATIENCE = 5
@@ -22,6 +23,10 @@ class RecordingReceiver:
         self.heard: list[tuple[str, int, Frame | Command]] = []
         # The newest sequence of on_position().
         self.position = 0
+        # What on_tab_closed() was told.
+        self.closed_tabs: list[tuple[Any, str]] = []
+        # What part() returns for a channel and a user, where it is more than a number of connections.
+        self.said: dict[tuple[str, Any], UserPart] = {}
         self._present: dict[str, list[Any]] = {}
         self._more = threading.Condition()
 
@@ -52,8 +57,22 @@ class RecordingReceiver:
     def on_presence(self, channel: str) -> None:
         self.deliver(channel, PRESENCE, Command("presence"))
 
+    def on_tab_closed(self, user: Any, tab: str) -> None:
+        with self._more:
+            self.closed_tabs.append((user, tab))
+            self._more.notify_all()
+
     def users(self, channel: str) -> list[Any]:
         return list(self._present.get(channel, ()))
+
+    def parts(self, channel: str) -> list[UserPart]:
+        found = (self.part(channel, user) for user in dict.fromkeys(self.users(channel)))
+        return [part for part in found if part is not None]
+
+    def part(self, channel: str, user: Any) -> UserPart | None:
+        connections = self.users(channel).count(user)
+        found = UserPart(user, 1.0, others=connections) if connections else None
+        return self.said.get((channel, user), found)
 
     def connections(self, channel: str) -> int:
         return len(self._present.get(channel, ()))

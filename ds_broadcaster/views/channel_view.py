@@ -21,6 +21,7 @@ from ..broadcaster import broadcast
 from ..hub.channel import AttendanceHook
 from ..hub.grant import Audience
 from ..ids import channel_names
+from ..present import Present
 from ..sse import Fragment, encode_fragment
 from ..streams.replayed_requests import is_trouble
 from ..streams.requests import (
@@ -38,7 +39,7 @@ from .routes import ChannelViewType
 if TYPE_CHECKING:
     from ..hub.channel import PresenceCallback
     from ..sending import ChannelLike
-    from ..streams.requests import SnapshotCallback
+    from ..streams.requests import PresenceMeta, SnapshotCallback
 
 logger = logging.getLogger("ds_broadcaster")
 
@@ -111,6 +112,8 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
     channel: str
     # What audience() returned, in render_snapshot().
     audience_key: Any
+    # In render_presence(): everyone on the channel, those who are away too.
+    present: Sequence[Present] = ()
 
     http_method_names = ["get", "head", "options"]  # noqa: RUF012
     # Mixins and hooks are written for a thread, so an async handler is run from one.
@@ -156,22 +159,36 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
 
     # Presence.
 
+    def presence_meta(self) -> dict[str, Any] | None:
+        """Return what presence shows of this client beside its user: a small dict of JSON values, at most 1 KB.
+
+        `Present.meta` has the dicts of all of a user's connections as one, in which the newest connection wins.
+        """
+        return None
+
     def render_presence(self, user_ids: list[Any]) -> Fragment:
-        """Return what all clients on the channel show when its users change: HTML, signals, or a tuple of both."""
+        """Return what all clients on the channel show when its users change: HTML, signals, or a tuple of both.
+
+        `user_ids` has each user once, those who are away too; `self.present` has a Present for each, in the same order.
+        """
         if self.presence_template_name is None:
             return None
         return render_to_string(self.presence_template_name, self.get_presence_context(user_ids))
 
     def get_presence_context(self, user_ids: list[Any]) -> dict[str, Any]:
-        """Return the context of `presence_template_name`: the URL's arguments, `users`, `user_ids` and `channel`."""
+        """Return the context of `presence_template_name`.
+
+        It has the URL's arguments, `users`, `user_ids`, `present`, `channel` and `view`.
+        """
         users = get_user_model()._default_manager.filter(pk__in=user_ids).order_by("pk")
-        return {**self.kwargs, "users": users, "user_ids": user_ids, "channel": self.channel, "view": self}
+        found = {"users": users, "user_ids": user_ids, "present": self.present, "channel": self.channel, "view": self}
+        return {**self.kwargs, **found}
 
     def on_join(self, user_id: Any) -> None:
         """Run when a user joins the channel: the first of their connections has opened."""
 
     def on_leave(self, user_id: Any) -> None:
-        """Run when a user leaves the channel: the last of their connections has closed, and the grace has passed."""
+        """Run when a user leaves the channel: the last connection has closed, the grace is over, no tab is hidden."""
 
     # The request, from the outside in: as_view(), dispatch(), get().
 
@@ -241,6 +258,7 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
             attendance_hook=self._attendance_hook(),
             recheck_interval=self.recheck_interval,
             audience=self._audience(),
+            presence_meta=self._presence_meta(),
         )
         return broadcast.opener.open(checked_channels(self._channel_names(), request, options), request, options)
 
@@ -296,8 +314,17 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
     def _presence_callback(self) -> "PresenceCallback | None":
         if not _overrides(self, "render_presence") and self.presence_template_name is None:
             return None
-        view_of = self._view_of_channel()
-        return lambda channel, user_ids: view_of(channel).render_presence(user_ids)
+        return _PresenceCallback(self._view_of_channel())
+
+    def _presence_meta(self) -> "PresenceMeta | None":
+        if not _overrides(self, "presence_meta"):
+            return None
+
+        def meta(request: HttpRequest) -> dict[str, Any] | None:
+            return self.presence_meta()
+
+        meta.__qualname__ = f"{type(self).__name__}.presence_meta"  # An error names it.
+        return meta
 
     def _attendance_hook(self) -> AttendanceHook | None:
         if not (_overrides(self, "on_join") or _overrides(self, "on_leave")):
@@ -346,6 +373,20 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
             return view
 
         return view_of
+
+
+class _PresenceCallback:
+    """Renders the presence of a channel, with the view's arguments."""
+
+    takes_present = True
+
+    def __init__(self, view_of: Callable[[str], BroadcastChannelView]) -> None:
+        self._view_of = view_of
+
+    def __call__(self, channel: str, user_ids: list[Any], present: Sequence[Present] = ()) -> Fragment:
+        view = self._view_of(channel)
+        view.present = present
+        return view.render_presence(user_ids)
 
 
 def _overrides(view: BroadcastChannelView, name: str) -> bool:

@@ -15,7 +15,7 @@ from django.utils.safestring import SafeString, mark_safe
 from ..broadcaster import broadcast
 from ..conf import DATASTAR_INTEGRITY, DATASTAR_URL, get_settings, is_address
 from ..streams.requests import CURSOR_ATTRIBUTE, CURSOR_PARAMETER, ELEMENT_PARAMETER
-from ..streams.tabs import TAB
+from ..streams.tabs import TAB, closed_url
 from .subscription import REFRESH_URL_NAME, URL_NAME
 
 NAMESPACE = "ds_broadcaster"
@@ -71,9 +71,15 @@ _SLOW_FETCH = (
     "window.fetch=(...args)=>el.pause?new Promise(go=>setTimeout(go,el.pause)).then(()=>f(...args)):f(...args);"
 )
 
+# A page tells once that it closes, however many elements it has. A page that comes back opens its streams again.
+_ON_PAGEHIDE = (
+    " data-on:pagehide__window=\"document.querySelector('[data-broadcast]')==el"
+    '&amp;&amp;navigator.sendBeacon({},new URLSearchParams({{{}:${}}}))"'
+)
+
 _ELEMENT = (
     '<div id="{}" hidden data-ignore-morph data-broadcast="connecting"'
-    ' data-on:datastar-fetch="{}" data-on:visibilitychange__window="el.watch?.()"'
+    ' data-on:datastar-fetch="{}" data-on:visibilitychange__window="el.watch?.()"{}'
     ' data-init="{}@get({}, {});window.fetch=f">{}</div>'
 )
 
@@ -133,7 +139,11 @@ def connect_element(url: str, identity: str, cursor: str | None, *, refresh: str
     query[ELEMENT_PARAMETER] = element_id
     url = f"{url}{'&' if '?' in url else '?'}{urlencode(query)}"
     refreshing = "" if refresh is None else _refresh_element(refresh)
-    return format_html(_ELEMENT, element_id, _ON_FETCH_HTML, _BEGIN_HTML, _string(url), _OPTIONS_HTML, refreshing)
+    closed = closed_url()
+    on_pagehide = format_html(_ON_PAGEHIDE, _string(closed), TAB, TAB) if closed is not None else ""
+    return format_html(
+        _ELEMENT, element_id, _ON_FETCH_HTML, on_pagehide, _BEGIN_HTML, _string(url), _OPTIONS_HTML, refreshing
+    )
 
 
 def _refresh_element(selector: str) -> SafeString:

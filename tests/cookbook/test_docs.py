@@ -37,6 +37,7 @@ INTERNAL = {
     "hubs",
     "review",
     "declared",
+    "close_tab",
     "holdings",
     "send_all",
     "opener",

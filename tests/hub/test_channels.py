@@ -54,7 +54,7 @@ def test_channel_stays_for_its_connections_its_graces_and_what_is_not_synced(tab
     channel.connections[connection] = None
     table.channels.retire(channel)
     del channel.connections[connection]
-    channel.roster.join(1)
+    channel.roster.join(1, 0)
     channel.roster.leave(1, until=100)
     table.channels.retire(channel)
     channel.roster.dismiss(1)

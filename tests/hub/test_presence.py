@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from ds_broadcaster import signals
 from ds_broadcaster.broadcaster import Broadcaster
 from ds_broadcaster.brokers import PresenceDiff
-from ds_broadcaster.hub.roster import Roster
+from ds_broadcaster.hub.roster import Roster, Status
 from ds_broadcaster.hub.threads import RENDER_THREADS, Threads
 from tests.fakes import FACTOR, KINDS, SharedBroker, virtual_world
 
@@ -37,52 +37,88 @@ class RosterMachine(RuleBasedStateMachine):
         self.roster = Roster()
         self.connections = []
         self.grace = {}
-        self.order = []
+        self.away = set()
+        self.since = {}
         self.now = 0.0
+
+    def settle(self, user, until, is_away):
+        if user in self.connections or user in self.grace or user not in self.since:
+            return
+        if until is not None:
+            self.grace[user] = until
+        elif is_away:
+            self.away.add(user)
+        else:
+            self.away.discard(user)
+            del self.since[user]
 
     @rule(user=st.sampled_from([1, 2, "three", uuid.UUID(int=4)]))
     def join(self, user):
-        is_new = user not in self.connections and user not in self.grace
-        assert self.roster.join(user) is is_new
-        if is_new:
-            self.order.append(user)
+        self.roster.join(user, self.now)
+        self.since.setdefault(user, self.now)
         self.connections.append(user)
         self.grace.pop(user, None)
+        self.away.discard(user)
 
     @precondition(lambda self: self.connections)
-    @rule(data=st.data(), grace=st.booleans())
-    def leave(self, data, grace):
+    @rule(data=st.data(), grace=st.booleans(), is_away=st.booleans())
+    def leave(self, data, grace, is_away):
         user = data.draw(st.sampled_from(self.connections))
         self.connections.remove(user)
-        is_last = user not in self.connections
-        assert self.roster.leave(user, self.now + GRACE if grace else None) is (is_last and not grace)
-        if is_last and grace:
-            self.grace[user] = self.now + GRACE
-        elif is_last:
-            self.order.remove(user)
+        until = self.now + GRACE if grace else None
+        self.roster.leave(user, until, is_away=is_away)
+        self.settle(user, until, is_away)
 
-    @precondition(lambda self: self.order)
+    @precondition(lambda self: self.since)
+    @rule(data=st.data(), grace=st.booleans(), is_away=st.booleans())
+    def lose_a_hidden_tab(self, data, grace, is_away):
+        user = data.draw(st.sampled_from([*self.since, "stranger"]))
+        until = self.now + GRACE if grace else None
+        self.roster.settle(user, until, is_away=is_away)
+        self.settle(user, until, is_away)
+
+    @precondition(lambda self: self.since)
     @rule(data=st.data())
     def dismiss(self, data):
-        user = data.draw(st.sampled_from([*self.order, "stranger"]))
-        assert self.roster.dismiss(user) is (user in self.grace)
-        if self.grace.pop(user, None) is not None:
-            self.order.remove(user)
+        user = data.draw(st.sampled_from([*self.since, "stranger"]))
+        is_dismissed = user in self.since and user not in self.connections
+        assert self.roster.dismiss(user) is is_dismissed
+        if is_dismissed:
+            del self.since[user]
+            self.grace.pop(user, None)
+            self.away.discard(user)
 
-    @rule(seconds=st.sampled_from([0.5, 1.5, 2.0]))
-    def let_time_pass(self, seconds):
+    @precondition(lambda self: self.since)
+    @rule(data=st.data(), seconds=st.sampled_from([-1, 0, 0.5]))
+    def hear_of_an_earlier_join(self, data, seconds):
+        user = data.draw(st.sampled_from([*self.since, "stranger"]))
+        since = max(0, self.now + seconds)
+        self.roster.note_since(user, since)
+        if user in self.since:
+            self.since[user] = min(self.since[user], since)
+
+    @rule(seconds=st.sampled_from([0.5, 1.5, 2.0]), is_away=st.booleans())
+    def let_time_pass(self, seconds, is_away):
         self.now += seconds
-        gone = [user for user, until in self.grace.items() if until <= self.now]
-        assert self.roster.expire(self.now) == gone
-        for user in gone:
+        ended = [user for user, until in self.grace.items() if until <= self.now]
+        assert self.roster.expire(self.now) == ended
+        for user in ended:
             del self.grace[user]
-            self.order.remove(user)
+            self.roster.settle(user, is_away=is_away)
+            self.settle(user, None, is_away)
 
     @invariant()
     def it_says_who_is_there(self):
-        assert self.roster.online() == self.order
-        assert Counter(self.roster.users()) == Counter(self.connections)
-        assert self.roster.next_expiry() == min(self.grace.values(), default=None)
+        roster = self.roster
+        assert roster.online() == list(self.since)
+        assert roster.is_empty() == (not self.since)
+        assert Counter(roster.users()) == Counter(self.connections)
+        assert roster.next_expiry() == min(self.grace.values(), default=None)
+        for user in [*self.since, "stranger"]:
+            assert roster.since(user) == self.since.get(user)
+            assert roster.connections(user) == (self.connections.count(user) if user in self.since else None)
+            status = Status.AWAY if user in self.away else Status.HERE
+            assert roster.status(user) is (status if user in self.since else Status.GONE)
 
 
 def test_roster_is_a_count_for_each_user():
@@ -94,9 +130,9 @@ def test_roster_is_a_count_for_each_user():
 def test_users_are_listed_in_the_order_in_which_they_came():
     roster = Roster()
     for user in (3, 1, 2, 1):
-        roster.join(user)
+        roster.join(user, 0)
     roster.leave(3, until=10)
-    roster.join(3)
+    roster.join(3, 0)
     assert roster.online() == [3, 1, 2]
     assert roster.users() == [3, 1, 1, 2]
 

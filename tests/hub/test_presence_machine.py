@@ -36,12 +36,14 @@ class Process:
         self.channels = Channels(
             loop, History(), {}, subscribe=subscribe, unsubscribe=unsubscribe, floor=lambda name: 0
         )
-        told = {f"on_{verb}": lambda *pair, verb=verb: self.events.append((verb, pair)) for verb in ("join", "leave")}
-        self.sync = PresenceSync(loop, self.channels, self.tell, LEASE, GRACE, **told)
+        self.sync = PresenceSync(loop, self.channels, self.tell, LEASE, GRACE, on_diff=self.note)
 
     @property
     def ledger(self):
         return self.sync._ledger
+
+    def note(self, diff):
+        self.events += [("join", pair) for pair in diff.joined] + [("leave", pair) for pair in diff.left]
 
     async def tell(self, changes, lease, memory):
         await asyncio.sleep(self.slowness)
@@ -59,9 +61,12 @@ class Process:
     def users(self):
         return {(channel.name, user) for channel in self.channels for user in channel.roster.online()}
 
+    def part(self, channel, user):
+        return None
+
     def join(self, name, user):
         channel = self.channels.get(name)
-        channel.roster.join(user)
+        channel.roster.join(user, 0)
         self.sync.changed(channel, user)
 
     def leave(self, name, user):

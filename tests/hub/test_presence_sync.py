@@ -39,9 +39,11 @@ class Cluster:
             self.tell,
             LEASE,
             2,
-            on_join=lambda channel, user: self.events.append(("joined", channel, user)),
-            on_leave=lambda channel, user: self.events.append(("left", channel, user)),
+            on_diff=self.note,
         )
+
+    def note(self, diff):
+        self.events += [("joined", *pair) for pair in diff.joined] + [("left", *pair) for pair in diff.left]
 
     async def tell(self, changes, lease, memory):
         self.told.append(({(each.channel, each.user): each.connections for each in changes}, lease))
@@ -54,7 +56,7 @@ class Cluster:
 
     def join(self, name, user):
         channel = self.channels.get(name)
-        channel.roster.join(user)
+        channel.roster.join(user, 0)
         self.sync.changed(channel, user)
         return channel
 

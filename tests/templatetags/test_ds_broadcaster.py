@@ -109,6 +109,7 @@ def test_element_matches_the_documentation():
         "data-broadcast",
         "data-on:datastar-fetch",
         "data-on:visibilitychange__window",
+        "data-on:pagehide__window",
         "data-init",  # Last: the client goes from left to right, and nothing is to be missed.
     ]
     assert attributes["data-broadcast"] == "connecting"

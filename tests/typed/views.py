@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, assert_type
 
 from django.contrib.auth.mixins import LoginRequiredMixin
@@ -6,7 +7,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import path
 from pydantic import BaseModel
 
-from ds_broadcaster import BroadcastChannelView, broadcast
+from ds_broadcaster import BroadcastChannelView, Present, broadcast
 from tests.typed.models import Message
 
 
@@ -31,8 +32,11 @@ class RoomChannel(LoginRequiredMixin, BroadcastChannelView):
     def get_presence_context(self, user_ids: list[Any]) -> dict[str, Any]:
         return super().get_presence_context(user_ids) | {"title": self.channel}
 
+    def presence_meta(self) -> dict[str, Any]:
+        return {"page": self.request.path}
+
     def render_presence(self, user_ids: list[Any]) -> tuple[str, dict[str, int]]:
-        return "<p></p>", {"online": len(user_ids)}
+        return "<p></p>", {"online": len(user_ids), "away": sum(each.away for each in self.present)}
 
     def render_snapshot(self) -> str:
         return "<p></p>"
@@ -60,13 +64,17 @@ def snapshot(request: HttpRequest, channel: str) -> dict[str, str]:
     return {"path": request.path, "channel": channel}
 
 
+def meta(request: HttpRequest) -> dict[str, Any]:
+    return {"path": request.path}
+
+
 def connect(request: HttpRequest) -> HttpResponseBase:
-    stream = broadcast.connect(["room-1", "lobby"], request, presence, snapshot_callback=snapshot)
+    stream = broadcast.connect(["room-1", "lobby"], request, presence, snapshot_callback=snapshot, presence_meta=meta)
     return assert_type(stream, HttpResponseBase)
 
 
 async def aconnect(request: HttpRequest) -> HttpResponseBase:
-    return await broadcast.aconnect("room-1", request, presence_callback=presence)
+    return await broadcast.aconnect("room-1", request, presence_callback=presence, presence_meta={"page": 1})
 
 
 def send(request: HttpRequest, message: Message) -> HttpResponse:
@@ -89,6 +97,8 @@ def send(request: HttpRequest, message: Message) -> HttpResponse:
     assert_type(broadcast.cursor(), str)
     assert_type(broadcast.get_channels(), list[str])
     users: Sequence[Any] = broadcast.get_users("room-1")
+    for each in assert_type(broadcast.get_presence("room-1"), list[Present]):
+        assert_type(each.since, datetime)
     return HttpResponse(str(len(users)))
 
 
@@ -108,3 +118,4 @@ async def asend(request: HttpRequest, message: Message) -> None:
     assert_type(await broadcast.acursor(), str)
     assert_type(await broadcast.aget_channels(), list[str])
     assert_type(await broadcast.aget_users("room-1"), list[Any])
+    assert_type(await broadcast.aget_presence("room-1"), list[Present])

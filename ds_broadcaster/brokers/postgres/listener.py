@@ -13,7 +13,7 @@ import psycopg
 from ...exceptions import BrokerUnavailable
 from ..base import COMMANDS_KEPT, EVERYWHERE, Command, Receiver, frame
 from ..network import Listener, MalformedLog
-from ..packing import unpack_command, unpack_event
+from ..packing import unpack_command, unpack_event, unpack_tab
 from . import statements
 from .session import TIMEOUT, Session, connect, ended_at
 
@@ -130,7 +130,9 @@ class PostgresListener(Listener):
 
     def _take(self, notification: psycopg.Notify) -> None:
         kind, content = notification.payload[:1], notification.payload[1:]
-        if kind == "r":
+        if kind == "t":
+            self._receiver.on_tab_closed(*unpack_tab(content))
+        elif kind == "r":
             process, key = content.rsplit(" ", 1)
             channel = self._channels.get(bytes.fromhex(key))
             if channel is not None and process != self._receiver.process:

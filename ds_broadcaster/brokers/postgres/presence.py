@@ -5,9 +5,10 @@ from typing import Any
 
 import psycopg
 
+from ...present import UserPart
 from ..base import GONE, PresenceChange, PresenceDiff, PresenceStore, ProcessHoldings, Receiver
 from ..network import MalformedLog
-from ..packing import decoded, encoded, pack_user, unpack_user
+from ..packing import decoded, encoded, pack_tab, pack_tabs, pack_user, unpack_part, unpack_user
 from . import statements
 from .session import Sessions, ask
 
@@ -34,7 +35,7 @@ class PostgresPresence(PresenceStore):
     ) -> PresenceDiff:
         async def write() -> PresenceDiff:
             async with session.transaction() as connection:
-                return await _sync(connection, receiver.process, changes, lease, memory, self._malformed)
+                return await _sync(connection, receiver, changes, lease, memory, self._malformed)
 
         async with self._sessions.current() as session:
             return await session.ask(write)
@@ -48,6 +49,22 @@ class PostgresPresence(PresenceStore):
         parameters = (statements.key_of(channel), [receiver.process])
         rows = self._sessions.fetch_from_thread(receiver, statements.USERS, parameters)
         return [user for user, _ in self._users(channel, rows)]
+
+    def parts(self, channel: str, *, excluding: Collection[str] = ()) -> Iterator[UserPart]:
+        return self._parts(channel, ask(self._alias, statements.PARTS, (statements.key_of(channel), list(excluding))))
+
+    def remote_parts(self, receiver: Receiver, channel: str) -> Iterator[UserPart]:
+        parameters = (statements.key_of(channel), [receiver.process])
+        return self._parts(channel, self._sessions.fetch_from_thread(receiver, statements.PARTS, parameters))
+
+    def tell_closed(self, user: Any, tab: str) -> None:
+        ask(self._alias, statements.NOTIFY, (statements.TOPIC, f"t{pack_tab(user, tab)}"))
+
+    def _parts(self, channel: str, rows: list[Any]) -> Iterator[UserPart]:
+        for row in rows:
+            with self._malformed.skipping(channel):
+                part = unpack_part(*row)
+                yield part
 
     def _users(self, channel: str, rows: list[Any]) -> Iterator[tuple[Any, int]]:
         for who, connections in rows:
@@ -67,20 +84,23 @@ class PostgresPresence(PresenceStore):
 
 async def _sync(
     connection: psycopg.AsyncConnection[Any],
-    process: str,
+    receiver: Receiver,
     changes: Sequence[PresenceChange],
     lease: float,
     known: str | None,
     malformed: MalformedLog,
 ) -> PresenceDiff:
     """See PresenceStore.sync(); within a transaction of this connection."""
+    process = receiver.process
 
     async def rows(statement: str, *values: Any) -> list[Any]:
         cursor = await connection.execute(statement, values)
         return await cursor.fetchall() if cursor.description is not None else []
 
-    async def held(pairs: Collection[Pair]) -> set[Pair]:
-        return set(await rows(statements.ONLINE, *_columns(pairs, 2)) if pairs else ())
+    async def held(pairs: Collection[Pair]) -> dict[Pair, bool]:
+        """Return which of these users are there, and whether they are away."""
+        found = await rows(statements.ONLINE, *_columns(pairs, 2)) if pairs else []
+        return {(key, who): is_away for key, who, is_away in found}
 
     await rows("SELECT pg_advisory_xact_lock(%s)", statements.SHARE_LOCK)
     await rows(statements.REMEMBER)
@@ -91,12 +111,13 @@ async def _sync(
     buried = await rows(statements.HELD_BY, dead) if dead else []
     owed = await rows(statements.HELD_BY, [_STORE])
 
-    told = [(*_names(each), each.connections) for each in changes]
+    told = [_row(each, receiver) for each in changes]
     # The channels of the users whom this call may change.
     channels = {(key, who): channel for key, channel, who, *_ in [*told, *buried, *owed] if who != _ALL}
     were_owed = {(key, who) for key, _, who in owed}
     # What the cluster was told.
-    were_online = await held(channels) ^ were_owed
+    before = await held(channels)
+    were_online = before.keys() ^ were_owed
     were_online |= {_pair(each) for each in changes if each.is_known}
 
     if dead:
@@ -104,19 +125,24 @@ async def _sync(
     came = [each for each in told if each[3] != GONE]
     went = [each[:3] for each in told if each[3] == GONE]
     news = []
+    since = {(key, who): at for key, _, who, _, at, *_ in came}
+    longer = {}
     if came:
-        news += [each[:2] for each in await rows(statements.HOLD, process, *_columns(came, 4)) if not each[2]]
+        held_now = await rows(statements.HOLD, process, *_columns(came, 7))
+        news += [each[:2] for each in held_now]
+        longer = {(key, who): at for key, who, at in held_now if at < since[key, who]}
     if went:
         keys, _, people = _columns(went, 3)
         news += await rows(statements.LET_GO, keys, people, process)
 
-    are_online = await held(channels)
+    after = await held(channels)
+    are_online = after.keys()
     differ = are_online ^ were_online
     are_owed = set() if is_settled else differ
     if paid := were_owed - are_owed:
         await rows(statements.LET_GO, *_columns(paid, 2), _STORE)
     if fresh := are_owed - were_owed:
-        columns = _columns([(key, channels[key, who], who, 0) for key, who in fresh], 4)
+        columns = _columns([(key, channels[key, who], who, 0, 0.0, False, "") for key, who in fresh], 7)
         await rows(statements.HOLD, _STORE, *columns)
 
     for key in {key for key, who in news if who != _ALL}:
@@ -134,7 +160,26 @@ async def _sync(
         return found
 
     joined, left = (differ & are_online, differ - are_online) if is_settled else (set(), set())
-    return PresenceDiff(named(joined), named(left), not was_known, max(next_end, 0), memory, is_settled)
+    stayed = (before.keys() & are_online) - differ if is_settled else set()
+    return PresenceDiff(
+        named(joined),
+        named(left),
+        not was_known,
+        max(next_end, 0),
+        memory,
+        is_settled,
+        named({pair for pair in stayed if after[pair] and not before[pair]}),
+        named({pair for pair in stayed if before[pair] and not after[pair]}),
+        [(decoded(channels[pair]), unpack_user(pair[1]), at) for pair, at in longer.items()],
+    )
+
+
+def _row(change: PresenceChange, receiver: Receiver) -> tuple[bytes, bytes, str, int, float, bool, str]:
+    """Return what is kept of a change."""
+    part = None if change.user is None else receiver.part(change.channel, change.user)
+    if part is None:
+        part = UserPart(None, others=max(change.connections, 0))
+    return *_names(change), change.connections, part.since, part.is_away, pack_tabs(part)
 
 
 def _names(change: PresenceChange) -> tuple[bytes, bytes, str]:

@@ -10,7 +10,8 @@ from ...log import FRAME_OVERHEAD
 from ..base import COMMANDS_KEPT
 from ..packing import encoded
 
-# The topic of LISTEN. Its messages are "e<key>" for an event and "r<process> <key>" for a change of presence.
+# The topic of LISTEN. Its messages are "e<key>" for an event, "r<process> <key>" for a change of presence, and "t<tab>"
+# for a tab that is closed.
 TOPIC = "ds_broadcaster"
 
 # Advisory locks are numbers that a database's users agree on; the first migration has the publishers' lock.
@@ -189,12 +190,18 @@ ON CONFLICT (name) DO UPDATE SET ends = excluded.ends
 RETURNING xmax <> 0
 """
 
+# Returns since when each user is there, as told by any process.
 HOLD = """
-INSERT INTO ds_broadcaster_holding (process, key, channel, who, connections)
-SELECT %s, key, channel, who, connections
-FROM unnest(%s::bytea[], %s::bytea[], %s::text[], %s::int[]) AS told(key, channel, who, connections)
-ON CONFLICT (process, key, who) DO UPDATE SET connections = excluded.connections
-RETURNING key, who, xmax <> 0
+INSERT INTO ds_broadcaster_holding (process, key, channel, who, connections, since, is_away, tabs)
+SELECT %s, key, channel, who, connections, least(since, (
+    SELECT min(holding.since) FROM ds_broadcaster_holding holding
+    WHERE holding.key = told.key AND holding.who = told.who AND holding.since > 0
+)), is_away, tabs
+FROM unnest(%s::bytea[], %s::bytea[], %s::text[], %s::int[], %s::float[], %s::bool[], %s::text[])
+    AS told(key, channel, who, connections, since, is_away, tabs)
+ON CONFLICT (process, key, who) DO UPDATE
+SET connections = excluded.connections, since = excluded.since, is_away = excluded.is_away, tabs = excluded.tabs
+RETURNING key, who, since
 """
 
 LET_GO = """
@@ -203,13 +210,13 @@ WHERE holding.process = %s AND holding.key = told.key AND holding.who = told.who
 RETURNING holding.key, holding.who
 """
 
-# Of these users on these channels, those whom a process has.
+# Of these users on these channels, those whom a process has, and whether they are away in all that do.
 ONLINE = """
-SELECT told.key, told.who FROM unnest(%s::bytea[], %s::text[]) AS told(key, who)
-WHERE EXISTS (
-    SELECT FROM ds_broadcaster_holding holding
-    WHERE holding.key = told.key AND holding.who = told.who AND holding.process <> ''
-)
+SELECT holding.key, holding.who, bool_and(holding.is_away)
+FROM unnest(%s::bytea[], %s::text[]) AS told(key, who)
+JOIN ds_broadcaster_holding holding
+    ON holding.key = told.key AND holding.who = told.who AND holding.process <> ''
+GROUP BY holding.key, holding.who
 """
 
 NEXT_END = """
@@ -221,6 +228,12 @@ _IS_LIVING = "process.ends > clock_timestamp() AND process.name NOT IN ('', 'set
 
 USERS = f"""
 SELECT holding.who, holding.connections FROM ds_broadcaster_holding holding
+JOIN ds_broadcaster_process process ON process.name = holding.process AND {_IS_LIVING}
+WHERE holding.key = %s AND holding.who <> '' AND holding.process <> ALL(%s)
+"""
+
+PARTS = f"""
+SELECT holding.who, holding.since, holding.is_away, holding.tabs FROM ds_broadcaster_holding holding
 JOIN ds_broadcaster_process process ON process.name = holding.process AND {_IS_LIVING}
 WHERE holding.key = %s AND holding.who <> '' AND holding.process <> ALL(%s)
 """

@@ -12,7 +12,7 @@ from ...sse import Frame
 from ..base import COMMANDS_KEPT, EVERYWHERE, LEASE, Command, Receiver
 from ..network import Listener, NetworkBroker
 from ..packing import decoded, encoded
-from .messages import Message, unpack_message
+from .messages import ClosedTab, Message, unpack_message
 from .session import KeptCommands, Session
 from .topology import FAILURES, TIMEOUT
 
@@ -264,6 +264,8 @@ class RedisListener(Listener):
         if item is None:
             self._head = max(self._head, message.sequence)
             self._receiver.on_position(message.sequence)
+        elif isinstance(item, ClosedTab):
+            self._receiver.on_tab_closed(*item)
         elif not isinstance(item, str):
             self._deliver(channel, message.sequence, item)
         elif item != self._receiver.process:

@@ -9,22 +9,29 @@ from typing import Any, NamedTuple
 
 from ...sse import Frame
 from ..base import Command, frame
-from ..packing import unpack_command, unpack_event
+from ..packing import unpack_command, unpack_event, unpack_tab
 
 # Lua writes numbers with up to 14 digits.
 _HEAD = re.compile(rb"([0-9a-z]{1,32}) ([0-9]{1,14}) ")
 _ENTRY_ID = re.compile(rb"([0-9]{1,14})-0")
 
 
+class ClosedTab(NamedTuple):
+    """A user's tab, whose page is closed."""
+
+    user: Any
+    tab: str
+
+
 class Message(NamedTuple):
     """A message on a channel's topic: its epoch and sequence, and what it carries.
 
-    That is an event's frame, a command, the name of a process whose users changed, or nothing but the sequence.
+    That is an event's frame, a command, the name of a process whose users changed, a tab, or nothing but the sequence.
     """
 
     epoch: str
     sequence: int
-    item: Frame | Command | str | None = None
+    item: Frame | Command | ClosedTab | str | None = None
 
 
 def unpack_message(data: bytes) -> Message:
@@ -37,6 +44,8 @@ def unpack_message(data: bytes) -> Message:
         return Message(epoch, sequence, unpack_command(content)[1])
     if kind == b"r":
         return Message(epoch, sequence, content.decode())
+    if kind == b"t":
+        return Message(epoch, sequence, ClosedTab(*unpack_tab(content)))
     if kind == b"h":
         return Message(epoch, sequence)
     raise ValueError("It is of no known kind.")

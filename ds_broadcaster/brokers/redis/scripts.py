@@ -13,7 +13,8 @@ The keys; the braces in the prefix keep them in one slot of a cluster:
     {p}:presence      the epoch, and settles (the time from which joins and leaves are told in it, in ms, or 0)
     {p}:owed          whose join or leave is still to be told: <the length of the channel>:<channel><user>
     {p}:r:<process>   what a process holds: channel -> its connections; without a channel, the epoch of that
-    {p}:u:<process>:<channel>   user -> their connections
+    {p}:u:<process>:<channel>   user -> their connections, the time of their join in ms, whether they are away (0 or 1),
+                      and their tabs, with a space between
     {p}:h:<channel>   the history: a stream whose ids are the sequences, with time and payload
 
 Every script takes the first five keys, and a fresh epoch as its first argument.
@@ -47,3 +48,4 @@ READ = _load("read")
 SHARE = _load("share")
 ROSTER = _load("roster")
 SWEEP = _load("sweep")
+TAB = _load("tab")

@@ -60,7 +60,10 @@ class Process(models.Model):
 
 
 class Holding(models.Model):
-    """A user's connections on a channel of a process; with an empty `who`, all of the channel's."""
+    """A user's connections on a channel of a process; with an empty `who`, all of the channel's.
+
+    `since` is when the user joined, in seconds since 1970; `tabs` has the user's tabs and metadata there.
+    """
 
     id = models.BigAutoField(primary_key=True)
     process = models.TextField()
@@ -68,6 +71,9 @@ class Holding(models.Model):
     channel = models.BinaryField()
     who = models.TextField()
     connections = models.IntegerField()
+    since = models.FloatField(db_default=0.0)
+    is_away = models.BooleanField(db_default=False)
+    tabs = models.TextField(db_default="")
 
     class Meta:
         db_table = "ds_broadcaster_holding"
