@@ -1,10 +1,8 @@
 """The object behind `broadcast`: every verb of the product."""
 
-import asyncio
 import os
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
@@ -13,11 +11,11 @@ from django.template.loader import render_to_string
 from pydantic import BaseModel
 
 from .brokers import EVERYWHERE, Broker, Command, Event, ProcessHoldings, create_broker
-from .conf import Settings, get_settings
+from .conf import Settings
+from .engine import Engine
 from .hub.channel import PresenceCallback
 from .hub.hub import Hub
-from .hub.hubs import Hubs
-from .ids import RESERVED, channel_name
+from .ids import channel_name
 from .present import Present
 from .sending import Sender
 from .sse import (
@@ -32,12 +30,11 @@ from .sse import (
     encode_script,
     encode_signals,
 )
-from .streams.audiences import pack_template, render_event
+from .streams.audiences import pack_template
 from .streams.opening import Opener
 from .streams.page_cursor import PageCursor
-from .streams.replayed_requests import render_own, still_allowed
 from .streams.requests import PresenceMeta, SnapshotCallback, StreamOptions, check_callback, checked_channels, user_pk
-from .streams.tabs import audience_facts, closed_url, facts_of, refresh_facts
+from .streams.tabs import audience_facts, facts_of, refresh_facts
 from .twins import has_async_twin
 
 if TYPE_CHECKING:
@@ -64,17 +61,11 @@ class Broadcaster:
         create_hub: Callable[..., Hub] = Hub,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._create_broker = create_broker
-        self._create_hub = create_hub
-        self._clock = clock
-        self._lock = threading.RLock()
-        self._created_broker: Broker | None = None
-        self._hubs = Hubs(self._make_hub, lambda hub: self._broker.detach(hub))
-        self._declared: dict[str, PresenceCallback | None] = {}
-        self._sender = Sender(lambda: self._broker, clock)
+        self._engine = engine = Engine(create_broker, create_hub, type(self), clock)
+        self._sender = Sender(engine.broker, clock)
         self.page_cursor = PageCursor(self.cursor, self.acursor, clock)
         # What opens streams with the options that connect() does not take.
-        self.opener = Opener(lambda: self._broker, self._heard, self._hubs, clock)
+        self.opener = Opener(engine.broker, engine.heard, engine.hubs, clock)
         os.register_at_fork(after_in_child=self._forget)
 
     # Events. The channel is one, or a list of several, which the event reaches in one step.
@@ -320,8 +311,8 @@ class Broadcaster:
         """Create a channel before its first connection. Optional: connect() does it as well."""
         name = channel_name(channel)
         check_callback("presence_callback", presence_callback)
-        if presence_callback is not None or name not in self._declared:
-            self._declared[name] = presence_callback
+        if presence_callback is not None or name not in self._engine.declared:
+            self._engine.declared[name] = presence_callback
 
     async def anew(self, channel: "ChannelLike", presence_callback: PresenceCallback | None = None) -> None:
         """See new()."""
@@ -331,13 +322,13 @@ class Broadcaster:
     def kill(self, channel: "ChannelLike") -> None:
         """Destroy a channel: close all its connections, after what was sent before, and forget its history."""
         name = channel_name(channel)
-        self._declared.pop(name, None)
+        self._engine.declared.pop(name, None)
         self._broker.command(name, Command("kill"))
 
     async def akill(self, channel: "ChannelLike") -> None:
         """See kill()."""
         name = channel_name(channel)
-        self._declared.pop(name, None)
+        self._engine.declared.pop(name, None)
         await self._broker.acommand(name, Command("kill"))
 
     @has_async_twin
@@ -370,11 +361,11 @@ class Broadcaster:
     @has_async_twin
     def get_channels(self) -> list[str]:
         """Return the channels with a connection, and those that new() made."""
-        return self._listed(self._broker.channels())
+        return self._engine.listed(self._broker.channels())
 
     async def aget_channels(self) -> list[str]:
         """See get_channels()."""
-        return self._listed(await self._broker.achannels())
+        return self._engine.listed(await self._broker.achannels())
 
     # Streams.
 
@@ -432,7 +423,7 @@ class Broadcaster:
 
     def close_tab(self, user_id: Any, tab: str) -> None:
         """End the streams of a user's tab, and forget that it is hidden, in all processes."""
-        for hub in self._hubs:
+        for hub in self._engine.hubs:
             hub.on_tab_closed(user_id, tab)
         self._sender.tell_closed(user_id, tab)
 
@@ -442,7 +433,7 @@ class Broadcaster:
 
     def declared(self) -> list[str]:
         """Return the channels that new() made here and that have not ended."""
-        return list(self._declared)
+        return list(self._engine.declared)
 
     def send_all(self, events: Sequence[Event]) -> None:
         """Publish encoded events in one step of the broker."""
@@ -450,16 +441,7 @@ class Broadcaster:
 
     def hubs(self) -> list[Hub]:
         """Return the hubs of this process: one, unless streams run on several event loops."""
-        return list(self._hubs)
-
-    # The parts.
-
-    def _heard(self) -> int:
-        """Return a sequence that has been given out by now, without waiting."""
-        return 0 if self._created_broker is None else self._created_broker.heard()
-
-    def _listed(self, channels: Iterable[str]) -> list[str]:
-        return [name for name in dict.fromkeys([*channels, *list(self._declared)]) if not name.startswith(RESERVED)]
+        return list(self._engine.hubs)
 
     def _recheck(self, channel: "ChannelLike | None", user_id: Any) -> tuple[str, Command]:
         name = EVERYWHERE if channel is None else channel_name(channel)
@@ -467,34 +449,11 @@ class Broadcaster:
 
     @property
     def _broker(self) -> Broker:
-        if self._created_broker is None:
-            with self._lock:
-                if self._created_broker is None:
-                    self._created_broker = self._create_broker(get_settings())
-        return self._created_broker
-
-    def _make_hub(self, loop: asyncio.AbstractEventLoop) -> Hub:
-        settings = get_settings()
-        if closed_url() is None:
-            settings = settings.model_copy(update={"presence_away": 0.0})
-        return self._create_hub(
-            loop,
-            self._broker,
-            settings,
-            self._declared,
-            sender=type(self),
-            still_allowed=still_allowed,
-            render_own=render_own,
-            render_event=render_event,
-            clock=self._clock,
-        )
+        return self._engine.broker()
 
     def _forget(self) -> None:
-        """Begin anew, as in a process that was just forked: the parent's streams and ids are not ours."""
-        self._lock = threading.RLock()  # A thread of the parent may have held the old one.
-        self._created_broker = None
-        self._hubs.forget()
-        self._declared = {}
+        """Begin anew, as in a process that was just forked."""
+        self._engine.forget()
         self._sender.forget()
 
 

@@ -418,7 +418,7 @@ def test_server_that_stopped_does_not_stop_the_next_one_in_the_process(world):
     world.hub.shutdown()
     world.settle()
     world.loop.close_down()
-    assert not world.broadcast._hubs.is_closing()
+    assert not world.broadcast._engine.hubs.is_closing()
     response = world.broadcast.connect("room", make_request(make_scope(), 1))
     assert response.status_code == 200
 
@@ -710,7 +710,7 @@ def test_forked_process_waits_for_no_thread_of_its_parent():
     is_held, done = threading.Event(), threading.Event()
 
     def hold():
-        with broadcaster._lock:
+        with broadcaster._engine._lock:
             is_held.set()
             done.wait(10)
 
@@ -719,7 +719,7 @@ def test_forked_process_waits_for_no_thread_of_its_parent():
     is_held.wait(10)
     child = os.fork()
     if not child:
-        os._exit(not broadcaster._lock.acquire(timeout=2))
+        os._exit(not broadcaster._engine._lock.acquire(timeout=2))
     done.set()
     holding.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -16,7 +16,7 @@ FLOORS = [
     {"brokers"},
     {"checks", "hub", "testing"},
     {"streams"},
-    {"asgi", "broadcaster", "sending"},
+    {"asgi", "broadcaster", "engine", "sending"},
     {"contrib", "inspector", "migrations", "models", "receivers", "views"},
     {"", "apps", "middleware", "templatetags", "urls"},
 ]

@@ -17,12 +17,13 @@ from typing import Any
 
 from .. import signals
 from ..asgi_servers import before_shutdown
-from ..brokers import COMMANDS_KEPT, EVERYWHERE, Broker, Command
+from ..brokers import EVERYWHERE, Broker, Command
 from ..conf import Settings
 from ..exceptions import BrokerUnavailable, Gap
 from ..log import HELD
 from ..present import UserPart
 from ..sse import Frame, farewell, retry_frame
+from .admission import Admission
 from .channel import Channel, PresenceCallback
 from .channels import Channels
 from .connections import Connection, Connections, Head
@@ -30,7 +31,7 @@ from .grant import StreamGrant
 from .limits import Limits
 from .presence import Presence
 from .presence_sync import PresenceSync, new_process_name
-from .rechecks import SECOND_LOOK, Rechecks
+from .rechecks import Rechecks
 from .refreshes import Refreshes, RenderOwn
 from .replay import begin_of, missed_data, opening_frames
 from .tabs import TabStreams
@@ -51,11 +52,6 @@ SHUTDOWN_RETRY = 1000
 SHUTDOWN_SPREAD = 4000
 # Seconds that the last bytes may take before the connections that are left are aborted.
 SHUTDOWN_TIMEOUT = 0.5
-
-# Seconds. A grant that is older when its stream opens is asked about first: its client may have kept it waiting.
-GRANT_AGE = 3.0
-# A stream is asked about so many times before it opens, while more is said about it; after that, as an open one.
-CONFIRMATIONS = 3
 
 # What is handed to a hub: an event's frame, a command on a channel, or the sequence alone.
 Item = Frame | Command | None
@@ -135,6 +131,7 @@ class Hub:
             on_owing=self._refreshes.catch_up,
         )
         self._tabs = TabStreams(loop, self._head, close=self._close_at_once)
+        self._admission = Admission(broker, clock, self._rechecks, apply_to=self._apply_to)
         self.limits = Limits(settings, self._connections, self._rechecks.connections_of, clock)
         self._presence = Presence(
             loop,
@@ -336,7 +333,7 @@ class Hub:
                         await self._channels.subscribe(channel)
                 if channel.log is None:
                     return b""
-            if not await self._is_confirmed(connection, grant):
+            if not await self._admission.admit(connection, grant):
                 return b""
             begin = begin_of(connection.channels, grant)
             missed = await missed_data(self._broker, grant, begin, self._channels.limits.max_bytes * HELD)
@@ -355,37 +352,6 @@ class Hub:
         self._refreshes.begin(connection, grant.snapshot, missed.refreshed)
         self._enter(connection, grant)
         return opening_frames(grant, missed.frames, self._tabs.replace(connection), self._connections.interval)
-
-    async def _is_confirmed(self, connection: Connection, grant: StreamGrant) -> bool:
-        """Obey what was said since the request of a stream came in; ask again where that may change the answer.
-
-        Return False for a stream that is to end. Raises Gap where no answer can be had.
-        """
-        is_doubtful = self._clock() - grant.granted_at > GRANT_AGE
-        since = grant.arrival.time
-        heard: set[tuple[int, Command]] = set()
-        for _ in range(CONFIRMATIONS):
-            span = self._clock() - since + SECOND_LOOK
-            given = await self._broker.commands(grant.channels, span)
-            waited = self._clock() - grant.arrival.time
-            for command, sequence, age in given:
-                if (sequence, command) in heard or not command.concerns(connection.user_id):
-                    continue
-                heard.add((sequence, command))
-                is_since = sequence > grant.granted or (sequence > grant.arrival.sequence and age <= waited)
-                if command.ends and is_since:
-                    self._apply_to(connection, command)
-                    return False
-                # What a recheck is about may follow it within a moment.
-                is_doubtful |= command.verb == "recheck" or is_since
-            if not is_doubtful and span <= COMMANDS_KEPT:
-                break
-            since = self._clock()
-            allowed = await self._rechecks.answer(connection)
-            if allowed is None and connection.closing is None:
-                raise Gap("Nothing tells whether the stream is still allowed.")
-            is_doubtful = False
-        return connection.closing is None
 
     def close(self, connection: Connection, *, grace: bool = True) -> None:
         """Take a connection off its channels. Its user stays there for the grace, or is away, unless told otherwise."""

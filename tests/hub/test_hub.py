@@ -935,7 +935,7 @@ def test_shutdown_sends_all_clients_away_to_return_spread_over_seconds(world, ki
     assert min(waits) >= 1000
     assert max(waits) <= 5000
     assert len(set(waits)) > 10
-    assert world.broadcast._hubs.is_closing()
+    assert world.broadcast._engine.hubs.is_closing()
     assert not asyncio.all_tasks(world.loop)
 
 

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from ds_broadcaster.brokers import EVERYWHERE, Command
 from ds_broadcaster.brokers.memory import MemoryBroker
-from ds_broadcaster.hub.hub import GRANT_AGE
+from ds_broadcaster.hub.admission import GRANT_AGE
 from ds_broadcaster.hub.rechecks import LONGEST_PAUSE, SECOND_LOOK
 from ds_broadcaster.streams.scope import ARRIVAL_KEY
 from tests.fakes import FACTOR, FakeClient, virtual_world
