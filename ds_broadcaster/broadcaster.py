@@ -22,9 +22,8 @@ from .sse import (
     REFRESH,
     Mode,
     Namespace,
-    check_order,
     encode_dispatch,
-    encode_elements,
+    encode_patch,
     encode_redirect,
     encode_remove,
     encode_script,
@@ -93,7 +92,7 @@ class Broadcaster:
 
         Raises ValueError and TypeError for what the client could not apply, EventTooLarge, and BrokerUnavailable.
         """
-        payload = _patch(channel, html, selector, mode, namespace, use_view_transition, view_transition_selector)
+        payload = encode_patch(channel, html, selector, mode, namespace, use_view_transition, view_transition_selector)
         self._sender.send(channel, payload, facts_of(payload, exclude, transient, key))
 
     async def aelements(
@@ -111,7 +110,7 @@ class Broadcaster:
         key: str | None = None,
     ) -> None:
         """See elements()."""
-        payload = _patch(channel, html, selector, mode, namespace, use_view_transition, view_transition_selector)
+        payload = encode_patch(channel, html, selector, mode, namespace, use_view_transition, view_transition_selector)
         await self._sender.asend(channel, payload, facts_of(payload, exclude, transient, key))
 
     # `broadcast(channel, html)`
@@ -421,12 +420,6 @@ class Broadcaster:
         """Recheck the streams of a user who was saved, when there is time: see Command."""
         self._broker.command(EVERYWHERE, Command("review", user_pk(user_id)))
 
-    def close_tab(self, user_id: Any, tab: str) -> None:
-        """End the streams of a user's tab, and forget that it is hidden, in all processes."""
-        for hub in self._engine.hubs:
-            hub.on_tab_closed(user_id, tab)
-        self._sender.tell_closed(user_id, tab)
-
     def holdings(self) -> list[ProcessHoldings]:
         """Return what each process holds: the connections on each of its channels."""
         return self._broker.holdings()
@@ -455,26 +448,6 @@ class Broadcaster:
         """Begin anew, as in a process that was just forked."""
         self._engine.forget()
         self._sender.forget()
-
-
-def _patch(
-    channel: "Channels",
-    html: str,
-    selector: str | None,
-    mode: Mode | None,
-    namespace: Namespace | None,
-    use_view_transition: bool,
-    view_transition_selector: str | None,
-) -> bytes:
-    check_order(channel, html)
-    return encode_elements(
-        html,
-        selector,
-        mode,
-        namespace=namespace,
-        use_view_transition=use_view_transition,
-        view_transition_selector=view_transition_selector,
-    )
 
 
 broadcast = Broadcaster()

@@ -12,7 +12,7 @@ from .hub.hubs import Hubs
 from .ids import RESERVED
 from .streams.audiences import render_event
 from .streams.replayed_requests import render_own, still_allowed
-from .streams.tabs import closed_url
+from .streams.tabs import hub_settings
 
 
 class Engine:
@@ -61,13 +61,10 @@ class Engine:
         return [name for name in dict.fromkeys([*channels, *list(self.declared)]) if not name.startswith(RESERVED)]
 
     def _make_hub(self, loop: asyncio.AbstractEventLoop) -> Hub:
-        settings = get_settings()
-        if closed_url() is None:
-            settings = settings.model_copy(update={"presence_away": 0.0})
         return self._create_hub(
             loop,
             self.broker(),
-            settings,
+            hub_settings(),
             self.declared,
             sender=self._sender,
             still_allowed=still_allowed,

@@ -1,13 +1,11 @@
 """The way of an event from a verb to the broker."""
 
-import contextlib
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .brokers import Broker, Event
 from .brokers.circuit import Circuit
-from .exceptions import BrokerUnavailable
 from .ids import channel_name, channel_names
 from .sse import Facts
 
@@ -60,13 +58,6 @@ class Sender:
     def send_all(self, events: Sequence[Event]) -> None:
         """Publish events in one step of the broker."""
         self._circuit.call(self._broker().publish_all, events)
-
-    def tell_closed(self, user_id: Any, tab: str) -> None:
-        """Tell other processes that a tab is closed; while the broker is away, none is told."""
-        store = self._broker().presence
-        if store is not None:
-            with contextlib.suppress(BrokerUnavailable):
-                self._circuit.call(store.tell_closed, user_id, tab)
 
     def forget(self) -> None:
         """Begin anew, as in a process that was just forked."""

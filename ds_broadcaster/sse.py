@@ -256,6 +256,27 @@ def check_order(channel: object, html: object) -> None:
         )
 
 
+def encode_patch(
+    channel: object,
+    html: str,
+    selector: str | None,
+    mode: Mode | None,
+    namespace: Namespace | None,
+    use_view_transition: bool,
+    view_transition_selector: str | None,
+) -> bytes:
+    """See encode_elements(). Raises ValueError for a channel and HTML in each other's place."""
+    check_order(channel, html)
+    return encode_elements(
+        html,
+        selector,
+        mode,
+        namespace=namespace,
+        use_view_transition=use_view_transition,
+        view_transition_selector=view_transition_selector,
+    )
+
+
 def check_size(payload: bytes, limit: int) -> bytes:
     """Return the payload, or raise EventTooLarge."""
     if len(payload) > limit:

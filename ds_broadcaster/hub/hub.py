@@ -30,7 +30,7 @@ from .connections import Connection, Connections, Head
 from .grant import StreamGrant
 from .limits import Limits
 from .presence import Presence
-from .presence_sync import PresenceSync, new_process_name
+from .presence_sync import new_process_name
 from .rechecks import Rechecks
 from .refreshes import Refreshes, RenderOwn
 from .replay import begin_of, missed_data, opening_frames
@@ -99,7 +99,6 @@ class Hub:
         self._flush_is_due = False
         self._drained = threading.Event()
 
-        store = broker.presence
         self._head = Head("", 0)
         self._threads = threads if threads is not None else Threads(sender)
         self._channels = Channels(
@@ -139,20 +138,10 @@ class Hub:
             self._threads,
             settings,
             receiver=self,
-            store=store,
+            store=broker.presence,
             connections_of=self._rechecks.connections_of,
-            on_change=self._roster_changed,
+            close=self.close,
         )
-        self._sync: PresenceSync | None = None
-        if store is not None:
-            self._sync = PresenceSync(
-                loop,
-                self._channels,
-                partial(store.sync, self),
-                store.lease,
-                settings.presence_grace,
-                on_diff=self._presence.tell_diff,
-            )
         self._head.sequence = broker.attach(self)
         self._head.epoch = broker.epoch
         before_shutdown(loop, self.shutdown)
@@ -197,22 +186,20 @@ class Hub:
         return len(self._incoming) > BACKLOG or self._bytes_in - self._bytes_out > BACKLOG_BYTES
 
     def on_presence(self, channel: str) -> None:
-        call_soon(self.loop, self._remote_presence_changed, channel)
+        call_soon(self.loop, self._presence.remote_changed, channel)
 
     def on_tab_closed(self, user: Any, tab: str) -> None:
-        call_soon(self.loop, self._close_tab, user, tab)
+        call_soon(self.loop, self._presence.close_tab, user, tab)
 
     def users(self, channel: str) -> list[Any]:
         found = self._channels.find(channel)
         return found.roster.users() if found is not None else []
 
     def parts(self, channel: str) -> list[UserPart]:
-        found = self._channels.find(channel)
-        return self._presence.parts(found) if found is not None else []
+        return self._presence.parts(channel)
 
     def part(self, channel: str, user: Any) -> UserPart | None:
-        found = self._channels.find(channel)
-        return self._presence.part(found, user) if found is not None else None
+        return self._presence.part(channel, user)
 
     def connections(self, channel: str) -> int:
         found = self._channels.find(channel)
@@ -258,8 +245,7 @@ class Hub:
             if item is RESET:
                 head.epoch, head.sequence = name, 0
                 self._channels.restart(self._channels)
-                if self._sync is not None:
-                    self._sync.renew()
+                self._presence.renew()
                 changed = {}
                 continue
             channel = self._channels.find(name)
@@ -370,15 +356,6 @@ class Hub:
     def _close_at_once(self, connection: Connection) -> None:
         self.close(connection, grace=False)
 
-    def _roster_changed(self, channel: Channel[Connection], user: Any) -> None:
-        if self._sync is not None:
-            self._sync.changed(channel, user)
-
-    def _remote_presence_changed(self, name: str) -> None:
-        channel = self._channels.find(name)
-        if channel is not None:
-            self._presence.render_soon(channel)
-
     # Commands. Each concerns the connections that were granted before it.
 
     def _obey(self, channel: Channel[Connection] | None, command: Command, sequence: int) -> None:
@@ -416,14 +393,6 @@ class Hub:
         self._presence.refuse(connection)
         self._close_at_once(connection)
 
-    def _close_tab(self, user: Any, tab: str) -> None:
-        for connection in self._rechecks.connections_of(user):
-            if connection.tab == tab:
-                # If the page is open all the same, it returns within the grace.
-                connection.end(clean=False, until=connection.cursor)
-                self.close(connection)
-        self._presence.close_tab(user, tab)
-
     # Shutdown.
 
     def shutdown(self) -> Awaitable[None]:
@@ -448,8 +417,7 @@ class Hub:
                 await asyncio.wait_for(self._connections.all_closed.wait(), SHUTDOWN_TIMEOUT)
         for connection in self._connections.all():
             connection.abort()
-        if self._sync is not None:
-            await self._sync.close()
+        await self._presence.close()
         self._broker.detach(self)
         self._threads.close()
 

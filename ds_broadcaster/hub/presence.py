@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from django.dispatch import Signal
@@ -19,6 +20,7 @@ from .channel import Channel, PresenceCallback
 from .channels import Channels
 from .connections import Connection
 from .hidden import HiddenTabs
+from .presence_sync import PresenceSync
 from .roster import Status
 from .threads import Threads, call_soon
 
@@ -37,7 +39,7 @@ class Presence:
     with the last state: a thousand joins cost a few renders, not a thousand.
 
     With a `store`, what becomes of a user is the cluster's to tell: see tell_diff(). Without one, each change of a
-    roster is told here. `on_change` is called for each change, `connections_of` returns a user's open connections.
+    roster is told here. `connections_of` returns a user's open connections, and `close` closes one.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class Presence:
         receiver: Receiver,
         store: PresenceStore | None,
         connections_of: Callable[[Any], list[Connection]],
-        on_change: Callable[[Channel[Connection], Any], None],
+        close: Callable[[Connection], None],
     ) -> None:
         self._loop = loop
         self._channels = channels
@@ -59,8 +61,14 @@ class Presence:
         self._receiver = receiver
         self._store = store
         self._connections_of = connections_of
-        self._on_change = on_change
+        self._close = close
         self._hidden = HiddenTabs(loop, self._tab_ended)
+        self._sync: PresenceSync | None = None
+        if store is not None:
+            tell = partial(store.sync, receiver)
+            self._sync = PresenceSync(
+                loop, channels, tell, store.lease, settings.presence_grace, on_diff=self.tell_diff
+            )
         self._is_stopped = False
         self._number = 0
 
@@ -94,7 +102,12 @@ class Presence:
         self._changed(channel, user, before)
 
     def close_tab(self, user: Any, tab: str) -> None:
-        """Note that a hidden tab is closed. Its user stays for the grace: it may be a reload."""
+        """Note that the page in a tab is closed. Its user stays for the grace: it may be a reload."""
+        for connection in self._connections_of(user):
+            if connection.tab == tab:
+                # If the page is open all the same, it returns within the grace.
+                connection.end(clean=False, until=connection.cursor)
+                self._close(connection)
         for channel in self._hidden.close(user, tab):
             self._tab_ended(channel, user, self._grace_from(self._loop.time()))
 
@@ -159,9 +172,10 @@ class Presence:
 
     def _changed(self, channel: Channel[Connection], user: Any, before: Status) -> None:
         self.render_soon(channel)
-        self._on_change(channel, user)
+        if self._sync is not None:
+            self._sync.changed(channel, user)
         after = channel.roster.status(user)
-        if self._store is None and after is not before:
+        if self._sync is None and after is not before:
             if before is Status.GONE:
                 self._tell(signals.user_joined, channel.name, user, True)
             elif after is Status.GONE:
@@ -191,11 +205,11 @@ class Presence:
         if channel is not None and channel.attendance_hook is not None:
             self._threads.call(channel.attendance_hook, name, user, came)
 
-    def part(self, channel: Channel[Connection], user: Any) -> UserPart | None:
+    def part(self, name: str, user: Any) -> UserPart | None:
         """Return what this hub has of a user on a channel, None where it has nothing. Any thread may ask."""
-        roster = channel.roster
-        since, status = roster.since(user), roster.status(user)
-        if since is None:
+        channel = self._channels.find(name)
+        since = channel.roster.since(user) if channel is not None else None
+        if channel is None or since is None:
             return None
         here = [each for each in self._connections_of(user) if each.is_present and channel in each.channels]
         hidden = self._hidden.on(channel, user)
@@ -203,17 +217,36 @@ class Presence:
         return UserPart(
             user,
             since,
-            status is Status.AWAY,
+            channel.roster.status(user) is Status.AWAY,
             tuple({tab_mark(each.tab): None for each in here if each.tab is not None}),
             tuple(tab_mark(tab) for tab, _ in hidden),
             sum(each.tab is None for each in here),
             merged_meta({name: (at, value) for name, value in meta.items()} for at, meta in metas) if metas else {},
         )
 
-    def parts(self, channel: Channel[Connection]) -> list[UserPart]:
+    def parts(self, name: str) -> list[UserPart]:
         """Return what this hub has of each user on a channel. Any thread may ask."""
-        found = (self.part(channel, user) for user in channel.roster.online())
+        channel = self._channels.find(name)
+        found = (self.part(name, user) for user in (channel.roster.online() if channel is not None else ()))
         return [part for part in found if part is not None]
+
+    # Other processes.
+
+    def remote_changed(self, name: str) -> None:
+        """Render a channel again: another process has other users on it."""
+        channel = self._channels.find(name)
+        if channel is not None:
+            self.render_soon(channel)
+
+    def renew(self) -> None:
+        """Tell other processes soon that this one lives."""
+        if self._sync is not None:
+            self._sync.renew()
+
+    async def close(self) -> None:
+        """Tell other processes the last changes."""
+        if self._sync is not None:
+            await self._sync.close()
 
     # Renders.
 
@@ -225,7 +258,7 @@ class Presence:
             channel.render = self._loop.call_at(due, self._render, channel)
 
     def stop(self) -> None:
-        """Render nothing more: every stream ends."""
+        """Render nothing more, and keep no tab: every stream ends."""
         self._is_stopped = True
 
     def _render(self, channel: Channel[Connection]) -> None:
@@ -242,7 +275,7 @@ class Presence:
         # A channel view's callback takes the records too.
         if getattr(callback, "takes_present", False):
             remote = [] if store is None else store.remote_parts(self._receiver, name)
-            present = merged([*self.parts(channel), *remote])
+            present = merged([*self.parts(name), *remote])
             fragment = callback(name, [each.user_id for each in present], present)  # type: ignore[call-arg]
         else:
             elsewhere = [] if store is None else store.remote_users(self._receiver, name)

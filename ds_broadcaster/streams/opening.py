@@ -1,5 +1,6 @@
 """How a stream is granted: from a request to the response that carries it."""
 
+import contextlib
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
@@ -7,6 +8,7 @@ from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponseBase
 
 from ..brokers import Broker
+from ..brokers.circuit import Circuit
 from ..exceptions import BrokerUnavailable
 from ..hub.grant import Arrival, StreamGrant
 from ..hub.hubs import Hubs
@@ -28,6 +30,7 @@ class Opener:
         self._heard = heard
         self._hubs = hubs
         self._clock = clock
+        self._circuit = Circuit(clock)
 
     def open(self, channels: tuple[str, ...], request: HttpRequest, options: StreamOptions) -> HttpResponseBase:
         """Return the response that opens a stream of these channels. See Broadcaster.connect()."""
@@ -60,6 +63,15 @@ class Opener:
         if options.snapshot_callback is not None:
             grant = await sync_to_async(with_snapshot)(grant, request, options)
         return self._respond(request, grant)
+
+    def close_tab(self, user_id: Any, tab: str) -> None:
+        """End the streams of a user's tab, and forget that it is hidden, in all processes."""
+        for hub in self._hubs:
+            hub.on_tab_closed(user_id, tab)
+        store = self._broker().presence
+        if store is not None:
+            with contextlib.suppress(BrokerUnavailable):  # Then it is hidden for its time.
+                self._circuit.call(store.tell_closed, user_id, tab)
 
     def note_arrival(self, scope: MutableMapping[str, Any]) -> None:
         """Note in the ASGI scope of a request that it comes in now."""

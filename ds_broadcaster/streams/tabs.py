@@ -14,7 +14,7 @@ from typing import Any
 from django.http import HttpRequest
 from django.urls import NoReverseMatch, reverse
 
-from ..conf import get_settings
+from ..conf import Settings, get_settings
 from ..ids import plain, single_line
 from ..sse import PLAIN, Facts, check_size
 
@@ -68,6 +68,12 @@ def closed_url(current_app: str | None = None) -> str | None:
         return reverse(CLOSED_URL_NAME, current_app=current_app)
     except NoReverseMatch:  # The project's urls do not include ours.
         return None
+
+
+def hub_settings() -> Settings:
+    """Return the settings for a hub: no user is away where no page can tell that it closes."""
+    settings = get_settings()
+    return settings if closed_url() is not None else settings.model_copy(update={"presence_away": 0.0})
 
 
 def excluded(exclude: HttpRequest | str | None) -> str | None:

@@ -25,5 +25,5 @@ def tab_closed(request: HttpRequest) -> HttpResponse:
     if length.isdigit() and int(length) <= MAX_BODY:
         tab, user_id = tab_of(request), user_id_of(request)
         if tab is not None and user_id is not None:
-            broadcast.close_tab(user_id, tab)
+            broadcast.opener.close_tab(user_id, tab)
     return HttpResponse(status=204, headers=NO_STORE)

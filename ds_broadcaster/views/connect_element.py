@@ -138,9 +138,9 @@ def connect_element(url: str, identity: str, cursor: str | None, *, refresh: str
     query = {CURSOR_PARAMETER: cursor} if cursor else {}
     query[ELEMENT_PARAMETER] = element_id
     url = f"{url}{'&' if '?' in url else '?'}{urlencode(query)}"
-    refreshing = "" if refresh is None else _refresh_element(refresh)
     closed = closed_url()
     on_pagehide = format_html(_ON_PAGEHIDE, _string(closed), TAB, TAB) if closed is not None else ""
+    refreshing = "" if refresh is None else _refresh_element(refresh)
     return format_html(
         _ELEMENT, element_id, _ON_FETCH_HTML, on_pagehide, _BEGIN_HTML, _string(url), _OPTIONS_HTML, refreshing
     )

@@ -37,7 +37,6 @@ INTERNAL = {
     "hubs",
     "review",
     "declared",
-    "close_tab",
     "holdings",
     "send_all",
     "opener",

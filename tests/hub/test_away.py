@@ -41,7 +41,7 @@ def hide(world, client):
 
 def close(world, user=1, number=1):
     """Say that a page closes."""
-    world.broadcast.close_tab(user, tab(number))
+    world.broadcast.opener.close_tab(user, tab(number))
     world.settle()
 
 
@@ -155,16 +155,19 @@ def test_client_without_an_element_leaves_as_before(world):
 # Closed
 
 
+@pytest.mark.parametrize("is_word_first", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_user_whose_page_closes_leaves_after_the_grace(world, kind):
+def test_user_whose_page_closes_leaves_after_the_grace(world, kind, is_word_first):
     """Whichever the server notices first: the page's word, or the end of its stream."""
-    for number, is_word_first in enumerate([True, False]):
-        client = enter(world, number, number, kind=kind)
-        for step in (lambda: close(world, number, number), lambda: hide(world, client))[:: 1 if is_word_first else -1]:
-            step()
-        assert world.broadcast.get_users("room") == []
-        world.advance(GRACE + 0.5)
-        assert told(world)[2 * number :] == [("joined", number), ("left", number)]
+    client = enter(world, kind=kind)
+    if is_word_first:
+        close(world)
+    hide(world, client)
+    if not is_word_first:
+        close(world)
+    assert world.broadcast.get_users("room") == []
+    world.advance(GRACE + 0.5)
+    assert told(world) == [("joined", 1), ("left", 1)]
     nothing_is_left(world)
 
 

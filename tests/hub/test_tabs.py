@@ -206,7 +206,7 @@ def test_nothing_stays_of_tabs_that_are_closed(world, kind):
         client.vanish()
     world.advance(2 * RESTORE_RETRY_FOR)
     for user_id in range(3):
-        world.broadcast.close_tab(user_id, TAB)
+        world.broadcast.opener.close_tab(user_id, TAB)
     world.advance(3)
     nothing_is_left(world)
 
