@@ -83,6 +83,9 @@ def broadcast_subscribe(
     names = tuple(dict.fromkeys(name for each in channels for name in _names(each)))
     if not names:
         return SafeString()
+    # A page that answers a form is not what its URL shows: a refresh would take the errors and the user's input away.
+    if getattr(request, "method", "GET") != "GET":
+        refresh = False
     url = subscription_url(make_token(names, user), _current_app(request), refresh=bool(refresh))
     selector = None if not refresh else refresh if isinstance(refresh, str) else ""
     return connect_element(url, "\n".join(names), page_cursor(request), refresh=selector)

@@ -531,6 +531,13 @@ def test_page_does_not_fetch_itself_unless_told(value):
     assert "/page/" not in url_of(html)
 
 
+def test_page_that_answers_a_form_does_not_fetch_itself():
+    request = RequestFactory().post("/")
+    request.user = user()
+    assert read_token(token_of(render(REFRESH, request, channel="a")), user()) == ("a",)
+    assert "/page/" not in url_of(render(REFRESH, request, channel="a"))
+
+
 # In includes and other contexts
 
 
