@@ -1,6 +1,6 @@
 """What the tests drive the package with: real servers, raw streams, a real browser."""
 
-from tests.harness.browser import Tab, each_client, expect
+from tests.harness.browser import Tab, each_client, each_client_and, expect
 from tests.harness.relay import Relay
 from tests.harness.requirements import (
     require_chromium,
@@ -30,6 +30,7 @@ __all__ = [
     "Tab",
     "Visitor",
     "each_client",
+    "each_client_and",
     "each_mode",
     "each_server",
     "expect",

@@ -18,6 +18,16 @@ CLIENTS = ("1.0.4", "1.0.1")
 # Run a test on each client: for what depends on how a client opens, loses and reopens its streams.
 each_client = pytest.mark.parametrize("chromium", CLIENTS, indirect=True)
 
+
+def each_client_and(names: str, values: list[Any]) -> pytest.MarkDecorator:
+    """Run a test with each of these values on the pinned client, and with the first one on the oldest."""
+    newest, oldest = CLIENTS
+    several = "," in names
+    cases = [(newest, value) for value in values] + [(oldest, values[0])]
+    rows = [(client, *value) if several else (client, value) for client, value in cases]
+    return pytest.mark.parametrize(f"chromium, {names}", rows, indirect=["chromium"])
+
+
 # Chromium calls home unless told not to, and needs --no-sandbox where it runs as root.
 FLAGS = [
     "--no-sandbox",

@@ -7,7 +7,7 @@ import pytest
 
 from ds_broadcaster.hub.tabs import NEVER, RESTORE_RETRY_AFTER, RESTORE_RETRY_FOR, RETRY
 from tests.fakes import KINDS, FakeClient, virtual_world
-from tests.harness import each_client, expect
+from tests.harness import each_client_and, expect
 from tests.hub.test_rechecks import nothing_is_left
 from tests.live import until
 from tests.project import recheck_site
@@ -301,9 +301,8 @@ def streams(server, channel):
     return server.get(f"/asked/{channel}/").json()["streams"]
 
 
-@each_client
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("mode", ["handoff", "plain"])
+@each_client_and("mode", ["handoff", "plain"])
 def test_tab_that_is_hidden_and_shown_while_its_server_is_away_has_one_stream(start, chromium, channel, mode):
     server = start(mode)
     ann = server.login("ann")

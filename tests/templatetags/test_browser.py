@@ -1,11 +1,12 @@
 """What the template tags' elements do in Chromium, with the real client."""
 
 import re
+from itertools import product
 from urllib.parse import quote, urlencode
 
 import pytest
 
-from tests.harness import MODES, Relay, each_client, expect
+from tests.harness import MODES, Relay, each_client, each_client_and, expect
 from tests.harness.loop import loop_thread
 from tests.live import live_server, until
 from tests.settings import MIDDLEWARE
@@ -76,10 +77,7 @@ def is_alone(server, channel):
 # The stream, and the tab's id
 
 
-@each_client
-@pytest.mark.parametrize(
-    "source", [CONNECT, "{% broadcast_subscribe channel %}", "{% broadcast_subscribe channel user %}"]
-)
+@each_client_and("source", [CONNECT, "{% broadcast_subscribe channel %}", "{% broadcast_subscribe channel user %}"])
 def test_page_receives_events(server, open_page, channel, source):
     tab = open_page(server, source, channel)
     server.call("", channel, '<div id="target">hello</div>')
@@ -230,8 +228,7 @@ def test_state_can_be_seen_by_css(server, open_page, channel):
     assert tab.evaluate("document.body.matches(':has([data-broadcast=live])')")
 
 
-@each_client
-@pytest.mark.parametrize("end", ["sigterm", "kill"])
+@each_client_and("end", ["sigterm", "kill"])
 def test_server_that_goes_and_returns_is_lost_then_live(own_server, open_page, channel, end):
     tab = open_page(own_server, CONNECT, channel)
     becomes(tab, "live")
@@ -321,8 +318,7 @@ def test_heartbeats_keep_a_quiet_page_live(beating, relay, watched, channel):
     assert tab.errors == []
 
 
-@each_client
-@pytest.mark.parametrize("mode", MODES)
+@each_client_and("mode", MODES)
 def test_silent_stream_is_lost_and_returns_without_a_loss_or_a_double(start_server, watched, channel, mode):
     server = start_server(mode=mode, settings=BEATING)
     with Relay(server) as relay:
@@ -437,8 +433,7 @@ def test_page_whose_element_is_taken_away_is_watched_no_more(beating, relay, wat
 # What happens in a page's future is made to happen now: the page's clock is set forward by a minute.
 
 
-@each_client
-@pytest.mark.parametrize("status", [401, 403, 404, 410, 400])
+@each_client_and("status", [403, 401, 404, 410, 400])
 def test_refused_page_shows_closed_and_does_not_return(server, open_page, chromium, channel, status):
     tab = chromium.tab(server.login("ann"))
     tab.clock.install()
@@ -454,8 +449,7 @@ def test_refused_page_shows_closed_and_does_not_return(server, open_page, chromi
     becomes(tab, "closed")
 
 
-@each_client
-@pytest.mark.parametrize("status", [500, 503, 429])
+@each_client_and("status", [503, 500, 429])
 def test_page_of_a_server_in_trouble_shows_lost_and_returns(server, open_page, chromium, channel, status):
     tab = chromium.tab(server.login("ann"))
     tab.clock.install()
@@ -476,8 +470,7 @@ def requests_in_a_minute(tab, count):
     return count() - before
 
 
-@each_client
-@pytest.mark.parametrize("status", [500, 503, 429])
+@each_client_and("status", [503, 500, 429])
 def test_server_in_trouble_is_asked_less_and_less_often(server, open_page, chromium, channel, status):
     tab = chromium.tab(server.login("ann"))
     tab.clock.install()
@@ -526,9 +519,7 @@ def test_204_is_closed(server, open_page, channel):
     assert tab.errors == []
 
 
-@each_client
-@pytest.mark.parametrize("verb", ["disconnect", "kill"])
-@pytest.mark.parametrize("source", [CONNECT, "{% broadcast_subscribe channel %}"])
+@each_client_and("verb, source", [*product(["disconnect", "kill"], [CONNECT, "{% broadcast_subscribe channel %}"])])
 def test_kicked_page_is_closed_and_stays_away(server, open_page, chromium, channel, verb, source):
     ann = server.login("ann")
     tab = chromium.tab(ann)
