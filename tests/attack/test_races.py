@@ -16,7 +16,7 @@ from tests.live import begun, until
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.servers]
 
 WAYS = ["recheck", "recheck-user", "recheck-both", "disconnect", "kill", "save"]
-LOGOUTS = 20 if FULL else 4
+LOGOUTS, PAUSE = (20, 0.002) if FULL else (3, 0.005)
 
 
 def member(site, channel, name):
@@ -55,7 +55,7 @@ def test_no_stream_outlives_the_logout_during_which_it_opened(site, channel):
         leaving.start()
         while leaving.is_alive():
             streams.append(visitor.connect(path=path, wait=False))
-            time.sleep(0.002)  # Not more than a server accepts.
+            time.sleep(PAUSE)  # Not more than a server accepts.
         leaving.join()
         streams += [visitor.connect(path=path, wait=False) for _ in range(3)]
     for stream in streams:

@@ -12,7 +12,7 @@ import pytest
 from tests.harness import MODES, SERVERS
 from tests.live import BARE, FULL, begun, numbers, open_many, told_of_a_gap, until
 
-STREAMS = 200
+STREAMS = 60
 EVERY_SERVER = [f"{kind}/{mode}" for kind in SERVERS for mode in MODES]
 # What a plain answer of a server that closes looks like in its log, and is none of ours.
 NOISE = ("Traceback", "Error", "ERROR", "exception", "Exception", "never retrieved", "was destroyed", "Cancelled")
