@@ -24,35 +24,42 @@ BROKERS = {
     "tests.harness.test_brokers",
 }
 
-# The files that take longest, so that no worker is left alone with one at the end. Those that wait for brokers and
-# those that compute take turns: each pair shares the machine well.
+# The files that take longest, so that no worker is left alone with one at the end. Those that wait and those that
+# compute take turns, and share the machine well.
 LONGEST = [
     "tests/templatetags/test_browser.py",
+    "tests/brokers/test_cluster.py",
     "tests/brokers/test_postgres.py",
     "tests/streams/test_endings.py",
-    "tests/brokers/test_cluster.py",
-    "tests/streams/test_load.py",
-    "tests/brokers/test_chaos.py",
-    "tests/attack/test_races.py",
-    "tests/cookbook/test_room.py",
-    "tests/harness/test_brokers.py",
-    "tests/cookbook/test_recipes.py",
-    "tests/test_receivers.py",
-    "tests/streams/test_streams.py",
     "tests/test_browser.py",
-    "tests/brokers/test_redis.py",
-    "tests/inspector/test_views.py",
+    "tests/brokers/test_chaos.py",
+    "tests/streams/test_load.py",
     "tests/brokers/test_contract.py",
-    "tests/attack/test_floods.py",
-    "tests/views/test_channel_view.py",
-    "tests/streams/test_presence.py",
+    "tests/cookbook/test_room.py",
+    "tests/attack/test_races.py",
+    "tests/test_receivers.py",
+    "tests/cookbook/test_recipes.py",
+    "tests/streams/test_streams.py",
     "tests/streams/test_servers.py",
-    "tests/testing/test_broker_contract.py",
+    "tests/inspector/test_views.py",
+    "tests/harness/test_brokers.py",
     "tests/hub/test_tabs.py",
-    "tests/streams/test_dead_peers.py",
+    "tests/views/test_channel_view.py",
+    "tests/brokers/test_redis.py",
+    "tests/views/test_routes.py",
+    "tests/streams/test_presence.py",
+    "tests/test_sse.py",
+    "tests/attack/test_floods.py",
+    "tests/attack/test_forged_events.py",
+    "tests/streams/test_refusals.py",
+    "tests/hub/test_revocation.py",
     "tests/harness/test_harness.py",
+    "tests/brokers/test_redis_runs.py",
+    "tests/streams/test_dead_peers.py",
+    "tests/streams/test_development.py",
     "tests/cookbook/test_file_broker.py",
     "tests/streams/test_replay.py",
+    "tests/testing/test_broker_contract.py",
     "tests/hub/test_hub.py",
 ]
 
@@ -86,14 +93,14 @@ def longest_first(items: list[pytest.Item]) -> None:
 
 
 def workers(config: pytest.Config) -> int:
-    """Return how many processes run the tests: one more than there are cores, for many tests wait.
+    """Return how many processes run the tests: two for each core, for half of their time they wait.
 
     None but pytest's own for a single file, which is never divided, and where the output is to be seen at once (`-s`).
     """
     alone = len(config.args) == 1 and ".py" in config.args[0]
     if alone or config.option.capture == "no":
         return 0
-    return min(8, _cores() + 1)
+    return min(8, 2 * _cores())
 
 
 def _cores() -> int:
