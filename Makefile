@@ -100,10 +100,11 @@ $(VENV)/.has-test: EXTRAS = test
 $(VENV)/.has-dev: EXTRAS = dev
 $(VENV)/.has-bench: EXTRAS = bench
 $(VENV)/.has-docs: EXTRAS = docs
+$(VENV)/.has-ci: EXTRAS = test,dev
 $(VENV)/.has-%: pyproject.toml | $(BIN)/python
 	@echo "Installing ds-broadcaster[$(EXTRAS)] into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]' $(if $(DJANGO),'$(DJANGO)')
-	@touch $@
+	@touch $@ $(if $(filter ci,$*),$(VENV)/.has-test $(VENV)/.has-dev)
 
 # Ends well without a network too: the demo then takes the client from its CDN.
 $(CLIENT) $(OLDEST_CLIENT): cookbook/fetch_client.py | $(BIN)/python
