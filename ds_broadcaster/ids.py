@@ -132,3 +132,8 @@ def dom_id(instance: Any) -> str:
     meta = meta.concrete_model._meta
     pk = _NOT_IN_IDS.sub(lambda found: f"_{ord(found[0]):x}_", str(key_of(instance)))
     return f"{meta.app_label}-{meta.model_name}-{pk}"
+
+
+def dom_selector(instance: Any) -> str:
+    """Return the selector of the element that shows a model instance: `#` and its dom_id()."""
+    return f"#{dom_id(instance)}"

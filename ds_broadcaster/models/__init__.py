@@ -2,5 +2,6 @@
 
 from . import inspector  # noqa: F401  (Django looks for an app's models here.)
 from .base import BroadcastOnSave
+from .options import Face
 
-__all__ = ["BroadcastOnSave"]
+__all__ = ["BroadcastOnSave", "Face"]

@@ -1,6 +1,6 @@
 """BroadcastOnSave, the model mixin: its attributes and methods become the Options of each subclass."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, ClassVar, Self
 
@@ -10,8 +10,9 @@ from django.db.models.signals import class_prepared
 
 from ..sse import Fragment
 from .dirty_fields import note_saved, tracked_values
-from .options import Options, registered
+from .options import ATTRIBUTES, Face, Options, PlaceMode
 from .receivers import mark_known, watch
+from .registry import registered
 
 
 class BroadcastOnSave(models.Model):
@@ -40,13 +41,25 @@ class BroadcastOnSave(models.Model):
     # The selector of the place for created objects; without one, the fragment replaces the element with its id.
     broadcast_target: ClassVar[str | None] = None
     # How it goes there: "append", "prepend", "before", "after", "inner", "outer" or "replace".
-    broadcast_mode: ClassVar[str] = "append"
+    broadcast_mode: ClassVar[PlaceMode] = "append"
+    # How many elements the target holds: "append" and "prepend" remove those over it at the other end.
+    broadcast_limit: ClassVar[int | None] = None
     # The fields whose changes are broadcast; all of them without it.
     broadcast_fields: ClassVar[Collection[str] | None] = None
+    # The fields on which the channel hangs: where they change it, the object is removed from the former channel and
+    # added to the new one.
+    broadcast_moves: ClassVar[Collection[str] | None] = None
     # What the template reads through foreign keys: fetched with one query for all objects of a transaction.
     broadcast_select_related: ClassVar[Sequence[str]] = ()
     # Leave out the tab whose request made the change; needs ds_broadcaster.middleware.BroadcasterMiddleware.
     broadcast_exclude_sender: ClassVar[bool] = False
+    # Instead of fragments, have each page on the channel show what its view renders now, for its own viewer.
+    broadcast_refreshes: ClassVar[bool] = False
+    # The relations to objects whose saves are news for this one, which shows them, and the accessors of their way
+    # back: {"author": "comment_set"}.
+    broadcast_touches: ClassVar[Mapping[str, str] | None] = None
+    # Further ways of showing the objects, in other places; the only ones without a broadcast_channel().
+    broadcast_faces: ClassVar[Sequence[Face]] = ()
 
     class Meta:
         abstract = True
@@ -55,24 +68,27 @@ class BroadcastOnSave(models.Model):
         """Return the channel: a name or a saved instance, several in a list, or None to stay silent."""
         raise ImproperlyConfigured(f"{type(self).__name__} must define broadcast_channel().")
 
+    def broadcast_shown(self) -> bool:
+        """Return whether lists show the object now: a saved one is added or replaced where they do, else removed."""
+        return True
+
     def render_broadcast(self) -> str:
         """Render the fragment that shows this object."""
-        return registered[type(self)].render(self)
+        return registered[type(self)].of_saves[0].render(self)
 
     def broadcast_created(self) -> Fragment:
-        """Return what to send about a new object: HTML, signals, a tuple of both, or None."""
+        """Return what to send about a new object: HTML, signals, or a tuple of both.
+
+        An empty string removes its element, None sends nothing.
+        """
         return self.render_broadcast()
 
     def broadcast_updated(self) -> Fragment:
-        """Return what to send about a changed object: HTML, signals, a tuple of both, or None."""
+        """Return what to send about a changed object; see broadcast_created()."""
         return self.render_broadcast()
 
     def broadcast_deleted(self) -> Fragment:
-        """Return what to send about a deleted object.
-
-        An empty string removes its element, HTML replaces it, None sends nothing; `("", signals)` removes it and
-        sends signals.
-        """
+        """Return what to send about a deleted object; see broadcast_created(). HTML replaces its element."""
         return ""
 
     @classmethod
@@ -86,33 +102,50 @@ class BroadcastOnSave(models.Model):
         """Compare later saves with the refreshed values."""
         fields = None if fields is None else list(fields)
         super().refresh_from_db(using=using, fields=fields, from_queryset=from_queryset)
-        options = registered.get(type(self))
-        if options is not None and options.fields:
+        faces = registered.get(type(self))
+        if faces is not None and faces.tracked:
             # They may be what this transaction wrote, and takes back.
-            note_saved(self, tracked_values(options, self, fields), committed=False)
+            note_saved(self, tracked_values(faces.tracked, self, fields), committed=False)
 
 
-def options_of(model: type[BroadcastOnSave]) -> Options:
-    """Return the options that the attributes and methods of a subclass stand for."""
+def faces_of(model: type[BroadcastOnSave]) -> list[Options]:
+    """Return the faces that the attributes and methods of a subclass stand for."""
+    faces: Any = model.broadcast_faces  # May be of another type: problems() tells.
+    found = [
+        Options(model, face, name=f"faces[{number}]", prefix=f"{ATTRIBUTES}faces[{number}].")
+        for number, face in enumerate(faces if isinstance(faces, Sequence) else ())
+        if isinstance(face, Face)
+    ]
+    has_channel = model.broadcast_channel is not BroadcastOnSave.broadcast_channel
+    return [_own_face_of(model), *found] if has_channel or not found else found
+
+
+def _own_face_of(model: type[BroadcastOnSave]) -> Options:
     # Read from the instance, which may have attributes of its own and properties. methodcaller() would take longer.
-    return Options(
-        model,
+    is_always_shown = model.broadcast_shown is BroadcastOnSave.broadcast_shown
+    face = Face(
         channel=lambda instance: instance.broadcast_channel(),
         template_name=attrgetter("broadcast_template_name"),
         target=attrgetter("broadcast_target"),
         mode=attrgetter("broadcast_mode"),
-        created=lambda instance: instance.broadcast_created(),
-        updated=lambda instance: instance.broadcast_updated(),
-        deleted=lambda instance: instance.broadcast_deleted(),
         fields=model.broadcast_fields,
         select_related=model.broadcast_select_related,
         exclude_sender=model.broadcast_exclude_sender,
+        refreshes=model.broadcast_refreshes,
+        moves=model.broadcast_moves,
+        limit=model.broadcast_limit,
+        touches=model.broadcast_touches,
+        shown=None if is_always_shown else lambda instance: instance.broadcast_shown(),
+        created=lambda instance: instance.broadcast_created(),
+        updated=lambda instance: instance.broadcast_updated(),
+        deleted=lambda instance: instance.broadcast_deleted(),
     )
+    return Options(model, face, prefix=ATTRIBUTES, default=BroadcastOnSave)
 
 
 def _prepared(sender: type[models.Model], **kwargs: Any) -> None:
     if issubclass(sender, BroadcastOnSave):
-        watch(sender, options_of(sender))
+        watch(*faces_of(sender))
 
 
 # When `__init_subclass__` runs, a model's fields are not known yet.

@@ -10,7 +10,8 @@ from uuid import UUID
 from django.db.models import Model
 from django.db.models.fields.files import FieldFile
 
-from .options import Options
+# (name, attribute) of each field.
+Fields = Iterable[tuple[str, str]]
 
 # On the instance's `_state`, out of the way of the model's own attributes: the values that the database holds, and
 # the names of the fields whose values in the database are not known for sure.
@@ -44,12 +45,12 @@ def forget_saved(instance: Model) -> None:
     setattr(instance._state, _SAVED, {})
 
 
-def tracked_values(options: Options, instance: Model, names: Collection[str] | None = None) -> dict[str, Any]:
-    """Return the values of the fields that are broadcast, or of those in `names`; deferred ones stay deferred."""
+def tracked_values(tracked: Fields, instance: Model, names: Collection[str] | None = None) -> dict[str, Any]:
+    """Return the values of the `tracked` fields, or of those of them in `names`; deferred ones stay deferred."""
     values = instance.__dict__
     kept = {
         attribute: _kept(values[attribute])
-        for name, attribute in options.fields or ()
+        for name, attribute in tracked
         if attribute in values and (names is None or name in names or attribute in names)
     }
     # The values are those of one row: an instance with another key is saved over another row.
@@ -57,19 +58,34 @@ def tracked_values(options: Options, instance: Model, names: Collection[str] | N
     return kept
 
 
-def is_dirty(options: Options, instance: Model, update_fields: Collection[str] | None) -> bool:
-    """Tell whether an update changed one of the fields that are broadcast, for options that name some."""
-    assert options.fields is not None
+def is_dirty(tracked: Fields, instance: Model, update_fields: Collection[str] | None) -> bool:
+    """Tell whether an update changed one of these fields."""
     if update_fields is not None and not _is_everything_loaded(instance, update_fields):
-        return any(name in update_fields or attribute in update_fields for name, attribute in options.fields)
+        return any(name in update_fields or attribute in update_fields for name, attribute in tracked)
     saved = getattr(instance._state, _SAVED, {})
     dirty = getattr(instance._state, _DIRTY, ())
     values = instance.__dict__
     return not _same(saved.get(_KEY, _UNKNOWN), instance.pk) or any(
         attribute in dirty or not _same(saved.get(attribute, _UNKNOWN), values[attribute])
-        for _, attribute in options.fields
+        for _, attribute in tracked
         if attribute in values
     )
+
+
+def former_values(fields: Fields, instance: Model, update_fields: Collection[str] | None) -> dict[str, Any]:
+    """Return the values that an update took away from these fields, as far as they are known."""
+    saved = getattr(instance._state, _SAVED, {})
+    if not _same(saved.get(_KEY, _UNKNOWN), instance.pk):
+        return {}
+    values = instance.__dict__
+    return {
+        attribute: saved[attribute]
+        for name, attribute in fields
+        if attribute in values
+        and saved.get(attribute, _UNKNOWN) is not _UNKNOWN
+        and (update_fields is None or name in update_fields or attribute in update_fields)
+        and not _same(saved[attribute], values[attribute])
+    }
 
 
 def _is_everything_loaded(instance: Model, update_fields: Collection[str]) -> bool:

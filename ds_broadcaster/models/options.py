@@ -1,8 +1,10 @@
 """Options: what BroadcastOnSave and bind_broadcasts() say about the broadcasts of a model."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal, get_args
 
 from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Model
@@ -13,51 +15,123 @@ from ..ids import channel_name
 from ..sse import Fragment
 
 # Where a created object may go; "remove" puts nothing anywhere.
-MODES = ("append", "prepend", "before", "after", "inner", "outer", "replace")
+PlaceMode = Literal["append", "prepend", "before", "after", "inner", "outer", "replace"]
+MODES: tuple[str, ...] = get_args(PlaceMode)
+# Those that add to a list, which may have a limit.
+LIST_MODES = ("append", "prepend")
 
-# The models that are broadcast: filled by BroadcastOnSave for its subclasses, and by bind_broadcasts().
-registered: dict[type[Model], "Options"] = {}
+Hook = Callable[[Any], Fragment]
+
+# The prefix of the attributes and methods of BroadcastOnSave.
+ATTRIBUTES = "broadcast_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Face:
+    """One way of showing an object, beside others in `broadcast_faces`: a row here, a page of its own there.
+
+    The options are the arguments of bind_broadcasts(), and mean the same.
+    """
+
+    channel: Any
+    template_name: str | Sequence[str] | Callable[[Any], str | Sequence[str]] | None = None
+    target: str | Callable[[Any], str | None] | None = None
+    mode: PlaceMode | Callable[[Any], PlaceMode] = "append"
+    fields: Collection[str] | None = None
+    select_related: Sequence[str] | None = None
+    exclude_sender: bool = False
+    refreshes: bool = False
+    moves: Collection[str] | None = None
+    limit: int | None = None
+    touches: Mapping[str, str] | None = None
+    shown: Callable[[Any], bool] | None = None
+    created: Hook | None = None
+    updated: Hook | None = None
+    deleted: Hook | None = None
 
 
 class Options:
-    """How the objects of one model are broadcast.
+    """How the objects of one model are broadcast in one face.
 
-    Options are given by the names of bind_broadcasts()'s arguments. `channel`, `template_name`, `target`, `mode`,
-    `created`, `updated` and `deleted` are values or functions of the instance, and functions here. `place` is the file
-    and line of the bind_broadcasts() call; None for a subclass of BroadcastOnSave, whose options are functions that
-    read the instance's attributes.
+    `channel`, `template_name`, `target`, `mode`, `created`, `updated` and `deleted` are values or functions of the
+    instance in a Face, and functions here. `name` tells a face of a model from its others. `prefix` is what the
+    project wrote before the names of options: for a subclass of BroadcastOnSave, whose options are functions that read
+    the instance's attributes, it is ATTRIBUTES; `default` is the class with the default ones. `place` is the file and
+    line of a bind_broadcasts() call. With `subclasses`, a save of a model that inherits this one is a save of its
+    object.
 
     Nothing is refused here: problems() tells what is wrong.
     """
 
-    def __init__(self, model: type[Model], *, place: str | None = None, **given: Any) -> None:
+    def __init__(
+        self,
+        model: type[Model],
+        face: Face,
+        *,
+        name: str | None = None,
+        prefix: str = "",
+        place: str | None = None,
+        subclasses: bool = False,
+        default: type | None = None,
+    ) -> None:
         self.model = model
+        self.face = face
+        self.name = name
+        self._default = default
+        self.prefix = prefix
         self.place = place
-        self._given = given
-        self.channel: Callable[[Any], Any] = _function(given["channel"])
-        self.template_name: Callable[[Any], str | Iterable[str] | None] = _function(given["template_name"])
-        self.target: Callable[[Any], str | None] = _function(given["target"])
-        self.mode: Callable[[Any], str] = _function(given["mode"])
-        self.created: Callable[[Any], Fragment] = _function(given["created"], self.render)
-        self.updated: Callable[[Any], Fragment] = _function(given["updated"], self.render)
+        self.subclasses = subclasses
+        self.channel: Callable[[Any], Any] = _function(face.channel)
+        self.template_name: Callable[[Any], str | Iterable[str] | None] = _function(face.template_name)
+        self.target: Callable[[Any], str | None] = _function(face.target)
+        self.mode: Callable[[Any], str] = _function(face.mode)
+        self.created: Hook = _function(face.created, self.render)
+        self.updated: Hook = _function(face.updated, self.render)
         # An empty string removes the element.
-        self.deleted: Callable[[Any], Fragment] = _function(given["deleted"], lambda instance: "")
-        self.fields = columns(model, given["fields"])
-        self.select_related = _strings(given["select_related"])
-        self.exclude_sender = bool(given["exclude_sender"])
+        self.deleted: Hook = _function(face.deleted, lambda instance: "")
+        # None for an object that is always shown.
+        self.shown = face.shown
+        self.fields = columns(model, face.fields)
+        self.moves = columns(model, face.moves) or ()
+        # The fields whose values in the database are kept: dirty ones are broadcast, and former ones name channels.
+        self.tracked = tuple(dict.fromkeys((*(self.fields or ()), *self.moves)))
+        self.select_related = _strings(face.select_related)
+        self.exclude_sender = bool(face.exclude_sender)
+        self.refreshes = bool(face.refreshes)
+        self.limit = face.limit if isinstance(face.limit, int) else None
+        # The fields of relations to objects whose saves are news for those of the model.
+        self.touches = tuple(face.touches) if isinstance(face.touches, Mapping) else ()
+
+    @property
+    def is_attributes(self) -> bool:
+        """Tell whether the options are the attributes and methods of a subclass of BroadcastOnSave."""
+        return self.prefix == ATTRIBUTES
 
     @property
     def is_bound(self) -> bool:
-        """Tell whether bind_broadcasts() made them, and not BroadcastOnSave."""
+        """Tell whether bind_broadcasts() made them."""
         return self.place is not None
 
     def name_of(self, option: str) -> str:
         """Return an option's name where the project wrote it, for messages."""
-        return option if self.is_bound else f"broadcast_{option}"
+        return f"{self.prefix}{option}"
 
     def written(self, option: str) -> Any:
         """Return an option as the project wrote it: the argument, or what the class has under that name now."""
-        return self._given[option] if self.is_bound else getattr(self.model, self.name_of(option))
+        return getattr(self.model, self.name_of(option)) if self.is_attributes else getattr(self.face, option)
+
+    def renders(self, hook: str) -> bool:
+        """Tell whether a hook is the default one, which renders the template, or removes a deleted object."""
+        if not self.is_attributes:
+            return getattr(self.face, hook) is None
+        return self.written(hook) is getattr(self._default, self.name_of(hook), None)
+
+    def echo(self) -> "Options":
+        """Return the face without new objects, for a child that has put its own element in the same place."""
+        options = copy(self)
+        options.created = lambda instance: None
+        options.target = lambda instance: None
+        return options
 
     def template_names(self, instance: Model) -> Sequence[str]:
         """Return the templates of which the first that exists is rendered."""

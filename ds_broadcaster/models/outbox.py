@@ -1,12 +1,10 @@
-"""The outbox: changes wait for the commit, are merged, and are sent in one go."""
+"""The outbox: changes are sent after their commit, in one go."""
 
 import logging
-import sys
-from collections.abc import Mapping, Sequence
-from contextvars import Context, copy_context
-from itertools import count
+from collections.abc import Collection, Iterable, Sequence
+from contextvars import copy_context
+from functools import partial
 from typing import Any
-from weakref import ref
 
 from django.db import transaction
 from django.db.models import Model
@@ -16,159 +14,83 @@ from ..brokers import Event
 from ..exceptions import BrokerUnavailable
 from ..ids import key_of
 from ..sending import waiting
-from ..streams.tabs import current_tab, facts_of
-from .dirty_fields import mark_dirty, note_saved
+from ..sse import REFRESH
+from ..streams.tabs import facts_of, refresh_facts
+from .changes import RELATED, Change, as_parent, copy_of, is_child, log_failure, merged
+from .dirty_fields import former_values, mark_dirty, note_saved
 from .options import Options, channels_of
-from .rendering import CREATED, DELETED, UPDATED, UPSERT, render_change
+from .rendering import CREATED, DELETED, UPDATED, Told, render_change
+from .touches import FETCH_SIZE, expanded
 
 logger = logging.getLogger("ds_broadcaster")
-
-# Objects of one model that one query fetches again; SQLite used to stop at 999 parameters.
-FETCH_SIZE = 500
 
 # Events and bytes that are published in one batch: the broker does nothing else meanwhile.
 BATCH_EVENTS, BATCH_BYTES = 100, 1 << 20
 
-_PENDING = "_ds_broadcaster_pending"
-
-
-class Change:
-    """One change of one object, and its own on_commit() callback.
-
-    Each change is a callback of its own because that alone tells which changes a savepoint's rollback took back:
-    Django then drops the only strong reference to them. So the connection keeps weak references, and the first change
-    that is called takes all later ones that are still alive with it. Earlier ones that were not called stay: they
-    belong to a transaction that has not ended, such as the one that a TestCase wraps around its tests.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "channels",
-        "context",
-        "instance",
-        "kind",
-        "number",
-        "options",
-        "pending",
-        "saved",
-        "sent",
-        "tab",
-        "using",
-    )
-
-    def __init__(
-        self, options: Options, instance: Model, using: str, kind: str, channels: tuple[str, ...] | None = None
-    ) -> None:
-        self.options = options
-        self.instance = instance
-        self.using = using
-        self.kind = kind
-        # None until it is sent, except for deletions.
-        self.channels = channels
-        # The context of the save, where the transaction goes on: another language may be active at its end. To copy
-        # all of it takes less time than to ask Django for the language.
-        self.context: Context | None = None
-        self.tab = current_tab() if options.exclude_sender else None
-        # The caller's instance, and the values that the database holds after the commit.
-        self.saved: tuple[Model, Mapping[str, Any]] | None = None
-        self.number = -1
-        self.sent = False
-
-    def wait(self, connection: Any) -> None:
-        """Wait for the commit of the connection's transaction."""
-        # Later changes of the instance are not saved, or are changes of their own.
-        self.instance = copy_of(self.instance)
-        self.context = copy_context()
-        self.pending = pending_of(connection)
-        self.pending.add(self)
-        connection.on_commit(self)
-
-    def __call__(self) -> None:
-        if self.sent:
-            return
-        survivors = self.pending.take(self)
-        for change in survivors:
-            change.sent = True
-            if change.saved is not None:
-                note_saved(*change.saved)
-        flush(survivors)
-
-
-class Pending:
-    """The changes that wait for a connection's commits, in their order, while Django holds them."""
-
-    def __init__(self) -> None:
-        self._references: list[ref[Change]] = []
-        self._numbers = count()
-        self._enough = 64
-
-    def add(self, change: Change) -> None:
-        """Add a change as the last one."""
-        change.number = next(self._numbers)
-        self._references.append(ref(change))
-        if len(self._references) > self._enough:
-            # The references to changes that were rolled back are still there.
-            self._references = [each for each in self._references if each() is not None]
-            self._enough = 2 * len(self._references) + 64
-
-    def take(self, first: Change) -> list[Change]:
-        """Remove and return a change and those after it."""
-        alive = self.alive()
-        self._references = [ref(change) for change in alive if change.number < first.number]
-        return [change for change in alive if change.number >= first.number]
-
-    def alive(self) -> list[Change]:
-        """Return the changes that were not rolled back."""
-        return [change for each in self._references if (change := each()) is not None]
-
-
-def pending_of(connection: Any) -> Pending:
-    """Return the changes that wait for the commits of a connection."""
-    pending: Pending | None = getattr(connection, _PENDING, None)
-    if pending is None:
-        pending = Pending()
-        setattr(connection, _PENDING, pending)
-    return pending
-
 
 def enqueue(
-    options: Options,
+    faces: Iterable[Options],
     instance: Model,
     using: str,
     kind: str,
-    values: dict[str, Any] | None,
+    values: dict[str, Any] | None = None,
+    update_fields: Collection[str] | None = None,
     channels: tuple[str, ...] | None = None,
 ) -> list[Change]:
-    """Queue a change for its commit; outside of transactions return it instead, unless it has no channel.
+    """Queue a change of an object in each face for its commit; outside of transactions return them instead.
 
-    `values` are those of the fields that are broadcast, for options that name some.
+    `values` are those of the tracked fields, `update_fields` those of the save, and `channels` where they are known.
+    Errors are logged.
     """
     connection = transaction.get_connection(using)
-    if connection.in_atomic_block:
-        change = Change(options, instance, using, kind, channels)
+    # Otherwise it is saved already, even where the project ends transactions by hand: on_commit() would raise there.
+    is_waiting = connection.in_atomic_block
+    changes = []
+    for options in faces:
+        try:
+            seen = _as_seen(options, instance, is_copy=is_waiting)
+            names = channels
+            if not is_waiting and channels is None and not is_stale(options, instance):
+                names = channels_of(options.channel(seen))
+            former = _former(options, instance, update_fields) if options.moves and kind is UPDATED else ()
+            if is_waiting or names != () or former:
+                change = Change(options, seen, using, kind, names)
+                change.former = former
+                changes.append(change)
+        except Exception:
+            log_failure(options, instance, kind)
+    if not is_waiting:
         if values:
-            mark_dirty(instance, values)
-            change.saved = (instance, values)
-        change.wait(connection)
-        return []
-    # Saved already, even where the project ends transactions by hand: on_commit() would raise there.
+            note_saved(instance, values)
+        return changes
     if values:
-        note_saved(instance, values)
-    if channels is None and not is_stale(options, instance):
-        channels = channels_of(options.channel(instance))
-    return [] if channels == () else [Change(options, instance, using, kind, channels)]
+        mark_dirty(instance, values)
+    context = copy_context()
+    for change in changes:
+        if values:
+            change.saved, values = (instance, values), None
+        change.wait(connection, context, flush)
+    return []
 
 
-def copy_of(instance: Model) -> Model:
-    """Return a copy of the instance, with the related objects it has loaded."""
-    copy = type(instance).__new__(type(instance))
-    copy.__dict__.update(instance.__dict__)
-    state = type(instance._state)()
-    state.__dict__.update(instance._state.__dict__)
-    # ModelState.__del__() empties its cache.
-    state.fields_cache = instance._state.fields_cache.copy()
-    copy._state = state
-    return copy
+def _as_seen(options: Options, instance: Model, *, is_copy: bool) -> Model:
+    """Return the object as a face takes it: a child as an object of the model that has the face."""
+    if type(instance) is not options.model and is_child(instance, options.model):
+        return as_parent(instance, options.model)
+    return copy_of(instance) if is_copy else instance
+
+
+def _former(
+    options: Options, instance: Model, update_fields: Collection[str] | None
+) -> tuple[tuple[Model, tuple[str, ...]], ...]:
+    """Return the object as it was before it moved, with its channels; nothing where it did not move."""
+    values = former_values(options.moves, instance, update_fields)
+    if not values:
+        return ()
+    former = _as_seen(options, instance, is_copy=True)
+    for attribute, value in values.items():
+        setattr(former, attribute, value)  # A relation forgets what it has loaded.
+    return ((former, channels_of(options.channel(former))),)
 
 
 class _Batches:
@@ -225,12 +147,18 @@ def flush(changes: list[Change]) -> None:
     try:
         if outer is not None:
             outer()  # A hook saves something: changes from before it go first.
+        changes = expanded(changes)
         if len(changes) > 1:
             changes = merged(changes)
         refetch(changes)
+        told = Told() if len(changes) > 1 else None
+        refreshed: dict[str, str | None] = {}
         for number, change in enumerate(changes):
             try:
-                events = _events(change)
+                if change.options.refreshes or change.kind is RELATED:
+                    _refresh(change, refreshed)
+                    continue
+                events = _events(change, told)
             except Exception:
                 log_failure(change.options, change.instance, change.kind)
                 continue
@@ -242,6 +170,10 @@ def flush(changes: list[Change]) -> None:
                 batches.add(number, events)
                 if batches.has_given_up:
                     return
+        if refreshed:
+            batches = batches or _Batches(changes)
+            events = [Event(name, REFRESH, refresh_facts(tab)) for name, tab in refreshed.items()]
+            batches.add(len(changes) - 1, events)
         if batches is not None:
             batches.publish()
     except Exception:
@@ -250,31 +182,11 @@ def flush(changes: list[Change]) -> None:
         waiting.publish = outer
 
 
-def merged(changes: Sequence[Change]) -> list[Change]:
-    """Return the changes that are left when only the last state of each element counts."""
-    left: dict[tuple[Any, ...], Change] = {}
-    removed = set()
-    for change in changes:
-        element = (change.using, change.instance._meta.concrete_model, str(key_of(change.instance)))
-        before = left.get(element)
-        if change.kind is DELETED:
-            left.pop(element, None)
-            removed.add(element)
-            left[(*element, change.channels)] = change
-        elif before is not None:
-            if before.kind is CREATED or change.kind is not before.kind:
-                change.kind = CREATED if before.kind is CREATED else UPSERT
-            left[element] = change
-        elif change.kind is not UPDATED or element not in removed:
-            left[element] = change
-    return list(left.values())
-
-
 def refetch(changes: list[Change]) -> None:
     """Fetch stale instances again, with one query a model, and drop the changes of deleted ones."""
     wanted: dict[tuple[Any, ...], list[Change]] = {}
     for change in changes:
-        if change.kind is not DELETED and is_stale(change.options, change.instance):
+        if change.kind not in (DELETED, RELATED) and not change.is_fresh and is_stale(change.options, change.instance):
             key = (type(change.instance), change.using, change.options.select_related)
             wanted.setdefault(key, []).append(change)
     for (model, using, joins), stale in wanted.items():
@@ -307,25 +219,44 @@ def is_stale(options: Options, instance: Model) -> bool:
     return any([hasattr(value, "resolve_expression") for value in instance.__dict__.values()])  # noqa: C419
 
 
-def _events(change: Change) -> list[Event]:
-    channels = change.channels
-    if channels is None:
-        channels = channels_of(change.options.channel(change.instance))
+def _channels(change: Change) -> tuple[str, ...]:
+    return channels_of(change.options.channel(change.instance)) if change.channels is None else change.channels
+
+
+def _refresh(change: Change, refreshed: dict[str, str | None]) -> None:
+    """Add the channels of a change to those that are refreshed, with the tab that is left out."""
+    former = [name for _, names in change.former for name in names]
+    for channel in (*_channels(change), *former):
+        # A tab that made one of the changes does not know of the others.
+        is_same = refreshed.setdefault(channel, change.tab) == change.tab
+        refreshed[channel] = change.tab if is_same else None
+
+
+def _events(change: Change, told: Told | None) -> list[Event]:
+    channels = _channels(change)
+    if not change.former:
+        return _send(change, change.instance, change.kind, channels, told)
+    events: list[Event] = []
+    stayed: set[str] = set()
+    left = set(channels)
+    for former, names in change.former:
+        stayed.update(names)
+        events += _send(change, former, DELETED, [name for name in names if name not in left], told)
+        left.update(names)
+    if change.kind is not UPDATED:
+        return events + _send(change, change.instance, change.kind, channels, told)
+    events += _send(change, change.instance, UPDATED, [name for name in channels if name in stayed], told)
+    return events + _send(change, change.instance, CREATED, [name for name in channels if name not in stayed], told)
+
+
+def _send(change: Change, instance: Model, kind: str, channels: Sequence[str], told: Told | None) -> list[Event]:
+    if channels and told is not None:
+        channels = told.news_for(change.options, instance, kind, channels)
     if not channels:
         return []
     events: list[Event] = []
-    for payload in render_change(change.options, change.instance, change.kind, change.context):
+    tell = None if told is None else partial(told.note, change.options, instance, channels)
+    for payload in render_change(change.options, instance, kind, change.context, tell):
         facts = facts_of(payload, change.tab)  # Once for all channels, of which there may be thousands.
         events += [Event(channel, payload, facts) for channel in channels]
     return events
-
-
-def log_failure(options: Options, instance: Model, kind: str) -> None:
-    """Log the exception that is being handled: it must not break the save."""
-    error = sys.exception()
-    try:
-        template = ", ".join(options.template_names(instance))
-    except Exception:
-        template = "unknown"
-    label, pk = instance._meta.label, instance.pk
-    logger.error("%s %r was %s, but not broadcast (template: %s).", label, pk, kind, template, exc_info=error)

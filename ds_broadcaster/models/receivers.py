@@ -5,12 +5,15 @@ from typing import Any
 
 from django.db import router, transaction
 from django.db.models import Model, QuerySet
-from django.db.models.signals import post_init, post_save, pre_delete, pre_save
+from django.db.models.signals import class_prepared, post_init, post_save, pre_delete, pre_save
 
 from ..ids import has_key
+from .changes import log_failure
 from .dirty_fields import forget_saved, is_dirty, mark_dirty, note_saved, tracked_values
-from .options import Options, channels_of, registered
-from .outbox import enqueue, flush, log_failure
+from .options import Options, channels_of, lineage
+from .outbox import enqueue, flush
+from .registry import Faces, declare, declared, registered, resolve, withdraw
+from .relations import cover_relations, forget_relations, is_shown, touch, watch_relations
 from .rendering import CREATED, DELETED, UPDATED, UPSERT
 from .suppress import is_suppressed
 
@@ -20,27 +23,49 @@ _UID = "ds_broadcaster.saves"
 _KNOWN = "broadcast_known"
 
 
-def watch(model: type[Model], options: Options) -> None:
-    """Broadcast the saves and deletions of a model from now on."""
-    # Receivers of this one sender: a save of another model costs nothing.
-    registered[model] = options
-    post_save.connect(_saved, sender=model, dispatch_uid=_UID)
-    pre_delete.connect(_deleting, sender=model, dispatch_uid=_UID)
-    if options.fields is not None:
-        post_init.connect(_loaded, sender=model, dispatch_uid=_UID)
-        pre_save.connect(_saving, sender=model, dispatch_uid=_UID)
+def watch(*options: Options) -> None:
+    """Broadcast the saves and deletions of a model from now on, in each of these faces."""
+    for model in dict.fromkeys(model for each in options for model in declare(each)):
+        _connect(model)
 
 
 def unwatch(model: type[Model]) -> None:
     """Undo watch()."""
-    registered.pop(model, None)
-    for signal in (post_save, pre_delete, post_init, pre_save):
-        signal.disconnect(sender=model, dispatch_uid=_UID)
+    for each in withdraw(model):
+        _connect(each)
+    forget_relations()
+
+
+def _connect(model: type[Model]) -> None:
+    faces = resolve(model)
+    # Receivers of this one sender: a save of another model costs nothing.
+    for signal, receiver, is_wanted in (
+        (post_save, _saved, faces),
+        (pre_delete, _deleting, faces and faces.of_deletions),
+        (post_init, _loaded, faces and faces.tracked),
+        (pre_save, _saving, faces and faces.tracked),
+    ):
+        if is_wanted:
+            signal.connect(receiver, sender=model, dispatch_uid=_UID)
+        else:
+            signal.disconnect(sender=model, dispatch_uid=_UID)
+    if faces:
+        watch_relations(model)
+
+
+def _prepared(sender: type[Model], **kwargs: Any) -> None:
+    """Cover a proxy or a child that is defined after its model was bound."""
+    if any(each in declared for each in lineage(sender)[1:]):
+        _connect(sender)
+    cover_relations(sender)
+
+
+class_prepared.connect(_prepared, dispatch_uid="ds_broadcaster.inherited")
 
 
 def _loaded(sender: type[Model], instance: Model, **kwargs: Any) -> None:
-    if options := registered.get(sender):
-        note_saved(instance, tracked_values(options, instance))
+    if faces := registered.get(sender):
+        note_saved(instance, tracked_values(faces.tracked, instance))
 
 
 def _saving(instance: Model, **kwargs: Any) -> None:
@@ -58,21 +83,28 @@ def _saved(
     update_fields: Collection[str] | None,
     **kwargs: Any,
 ) -> None:
-    options = registered[sender]
+    faces = registered[sender]
     kind = CREATED if created else UPDATED
+    reached = faces.of_creations if created else faces.of_saves
     try:
         mark_known(instance)
-        if options.fields is not None and not created and not is_dirty(options, instance, update_fields):
-            return
-        values = tracked_values(options, instance, update_fields) if options.fields else None
+        if faces.tracked and not created:
+            reached = tuple(each for each in reached if _is_news(each, instance, update_fields))
+            if not reached:
+                return
+        values = tracked_values(faces.tracked, instance, update_fields) if faces.tracked else None
         if raw or is_suppressed(sender):
             if values:
                 _track(instance, values, using)
             return
-        if due := enqueue(options, instance, using, kind, values):
+        if due := enqueue(reached, instance, using, kind, values, update_fields):
             flush(due)
     except Exception:
-        log_failure(options, instance, kind)
+        log_failure(reached[0], instance, kind)
+
+
+def _is_news(options: Options, instance: Model, update_fields: Collection[str] | None) -> bool:
+    return options.fields is None or is_dirty(options.tracked, instance, update_fields)
 
 
 def _track(instance: Model, values: dict[str, Any], using: str) -> None:
@@ -83,15 +115,17 @@ def _track(instance: Model, values: dict[str, Any], using: str) -> None:
 
 
 def _deleting(sender: type[Model], instance: Model, using: str, **kwargs: Any) -> None:
-    options = registered[sender]
-    try:
-        if is_suppressed(sender):
-            return
-        # After the deletion neither the object nor its relations can name the channels.
-        if due := enqueue(options, instance, using, DELETED, None, channels_of(options.channel(instance))):
-            flush(due)
-    except Exception:
-        log_failure(options, instance, DELETED)
+    faces = registered[sender].of_deletions
+    for options in faces:
+        try:
+            if is_suppressed(sender):
+                return
+            # After the deletion neither the object nor its relations can name the channels.
+            channels = channels_of(options.channel(instance))
+            if due := enqueue((options,), instance, using, DELETED, None, channels=channels):
+                flush(due)
+        except Exception:
+            log_failure(options, instance, DELETED)
 
 
 # Without signals
@@ -113,31 +147,36 @@ def broadcast_saved(objects: Model | Iterable[Model], *, created: bool | None = 
     if created is None and isinstance(objects, QuerySet):
         created = False
     due = []
-    for options, instance in found:
+    for faces, instance in found:
+        using = router.db_for_write(type(instance), instance=instance)
+        if is_shown(type(instance)) and not is_suppressed(type(instance)):
+            touch(instance, using)
+        if faces is None:
+            continue
         if created is not None:
             kind = CREATED if created else UPDATED
         elif is_known(instance):
             kind = UPDATED
         else:
             # Only BroadcastOnSave marks objects when they are loaded.
-            kind = UPSERT if options.is_bound else CREATED
+            kind = UPSERT if faces.of_saves[0].is_bound else CREATED
         mark_known(instance)
         if is_suppressed(type(instance)):
             continue
-        using = router.db_for_write(type(instance), instance=instance)
+        reached = faces.of_creations if kind is CREATED else faces.of_saves
         try:
-            values = tracked_values(options, instance) if options.fields else None
-            due += enqueue(options, instance, using, kind, values)
+            values = tracked_values(faces.tracked, instance) if faces.tracked else None
+            due += enqueue(reached, instance, using, kind, values)
         except Exception:
-            log_failure(options, instance, kind)
+            log_failure(reached[0], instance, kind)
     flush(due)
 
 
-def _checked(instance: Any) -> Options:
+def _checked(instance: Any) -> Faces | None:
     if not isinstance(instance, Model):
         raise TypeError(f"broadcast_saved takes model instances, not {type(instance).__name__} ({instance!r}).")
-    options = registered.get(type(instance))
-    if options is None:
+    faces = registered.get(type(instance))
+    if faces is None and not is_shown(type(instance)):
         name = type(instance).__name__
         raise TypeError(
             f"{name} is not broadcast: write `class {name}(BroadcastOnSave)`, or bind_broadcasts({name}, channel=...)."
@@ -147,7 +186,7 @@ def _checked(instance: Any) -> Options:
             f"{instance!r} has no primary key: save it first, and where bulk_create() does not return the keys, "
             "fetch the objects and pass them with created=True."
         )
-    return options
+    return faces
 
 
 def mark_known(instance: Model) -> None:

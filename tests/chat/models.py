@@ -153,12 +153,21 @@ class Silent(BroadcastOnSave):
         return None
 
 
+class Label(models.Model):
+    name = models.CharField(max_length=20)
+
+    def __str__(self):
+        return self.name
+
+
 class Note(models.Model):
     """Not broadcast by itself: tests bind it."""
 
     text = models.TextField(default="")
     extra = models.TextField(default="")
     room = models.ForeignKey(Room, models.CASCADE, null=True)
+    labels = models.ManyToManyField(Label)
+    friends = models.ManyToManyField("self")
 
     def __str__(self):
         return self.text

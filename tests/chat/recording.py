@@ -39,6 +39,9 @@ class Recording:
         self.attempts += 1
         if self.fails is not None:
             raise self.fails
+        if facts.is_refresh:
+            self.events.append(Sent(channel, "refresh", "", None, None, "", facts.exclude))
+            return len(self.events)
         for event in SSEParser().feed(make_frame("1", payload).data):
             assert isinstance(event, Event)
             args = event.args

@@ -8,12 +8,12 @@ from django.http import JsonResponse
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
-from ds_broadcaster.models.options import registered
+from ds_broadcaster.models.registry import registered
 from tests.chat.models import Message, Room
 from tests.project import urls
 
 # Leave out the tab that a request names.
-registered[Message].exclude_sender = True
+registered[Message].of_saves[0].exclude_sender = True
 
 
 @csrf_exempt

@@ -4,6 +4,8 @@ import logging
 
 import pytest
 
+from ds_broadcaster import bind_broadcasts
+from ds_broadcaster.models.bind import unbind_broadcasts
 from tests.chat.models import Job, Room
 from tests.chat.recording import record
 
@@ -45,3 +47,17 @@ def template(settings):
         }
     ]
     return sources
+
+
+@pytest.fixture
+def bind():
+    """bind_broadcasts(), undone after the test."""
+    bound = []
+
+    def bind(model, **options):
+        bound.append(model)
+        bind_broadcasts(model, **options)
+
+    yield bind
+    for model in bound:
+        unbind_broadcasts(model)

@@ -22,8 +22,8 @@ from django.utils.translation import gettext_lazy
 
 from ds_broadcaster import BroadcastOnSave, BrokerUnavailable, EventTooLarge, broadcast_saved
 from ds_broadcaster.models import outbox
-from ds_broadcaster.models.options import registered
 from ds_broadcaster.models.receivers import unwatch, watch
+from ds_broadcaster.models.registry import declared
 from ds_broadcaster.streams.tabs import serving
 from tests.chat import models as module
 from tests.chat.models import Article, Job, Letter, LoudMessage, Message, Reply, Room, Seat, Silent
@@ -54,8 +54,9 @@ def test_updated_object_replaces_the_element_with_its_id(sent, room):
 
 
 def test_deleted_object_is_removed_without_rendering(sent, room, template):
-    template["chat/_message.html"] = ""
+    template["chat/_message.html"] = "<p>"
     message = Message.objects.create(room=room, text="hello")
+    sent.take()
     del template["chat/_message.html"]
     pk = message.pk
     message.delete()
@@ -295,10 +296,10 @@ def test_object_deleted_before_it_is_fetched_is_skipped(sent, room, errors):
 
     post_save.connect(take_away, sender=Reply)
     # Receivers are called in order: the one that takes the object away must come first.
-    rules = registered[Reply]
+    faces = declared[Reply]
     try:
         unwatch(Reply)
-        watch(Reply, rules)
+        watch(*faces)
         Reply.objects.create(message=message, text="")
     finally:
         post_save.disconnect(take_away, sender=Reply)
@@ -350,7 +351,7 @@ def test_save_of_a_child_is_one_broadcast_and_its_deletion_one_for_each_table(se
 
 
 def test_tab_that_made_the_change_is_left_out(sent, monkeypatch, rf):
-    monkeypatch.setattr(registered[Job], "exclude_sender", True)
+    monkeypatch.setattr(declared[Job][0], "exclude_sender", True)
     with serving(rf.get("/", {"datastar": '{"broadcastTab": "tab-12345678"}'})):
         job = Job.objects.create()
     job.save()
@@ -371,7 +372,7 @@ def test_attribute_excludes_the_tab():
         class Meta:
             app_label = "chat"
 
-    assert registered[Shy].exclude_sender
+    assert declared[Shy][0].exclude_sender
 
 
 # Other models, migrations, reloading

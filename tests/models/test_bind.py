@@ -11,26 +11,12 @@ from django.test.utils import isolate_apps
 
 from ds_broadcaster import BroadcastOnSave, bind_broadcasts, broadcast_saved
 from ds_broadcaster.models.bind import unbind_broadcasts
-from ds_broadcaster.models.checks import check_models, check_options
-from ds_broadcaster.models.options import registered
+from ds_broadcaster.models.checks import check_model, check_models
+from ds_broadcaster.models.registry import declared, registered
 from ds_broadcaster.streams.tabs import serving
 from tests.chat.models import LongNote, LoudMessage, Message, Note, Room, StickyNote, UrgentNote
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def bind(monkeypatch):
-    """bind_broadcasts(), undone after the test."""
-    bound = []
-
-    def bind(model, **options):
-        bound.append(model)
-        bind_broadcasts(model, **options)
-
-    yield bind
-    for model in bound:
-        unbind_broadcasts(model)
 
 
 def test_bound_model_is_broadcast_like_a_subclass(sent, bind):
@@ -145,7 +131,7 @@ def test_proxy_that_is_defined_later_is_covered(bind):
             proxy = True
 
     try:
-        assert registered[Later] is registered[Note]
+        assert registered[Later] == registered[Note]
         assert not {Child, ChildsProxy} & registered.keys()
     finally:
         unbind_broadcasts(Note)
@@ -195,7 +181,7 @@ def test_proxy_that_inherits_the_mixin_keeps_its_own_options(bind):
             app_label = "chat"
             proxy = True
 
-    assert [registered[each].model for each in (Before, Later)] == [Before, Later]
+    assert [registered[each].of_saves[0].model for each in (Before, Later)] == [Before, Later]
 
 
 @isolate_apps("tests.chat")
@@ -248,15 +234,25 @@ def test_unbound_model_is_silent_and_costs_nothing(sent):
 # Mistakes
 
 
-def test_model_is_bound_once(bind):
-    bind(Note, channel="a")
-    first = registered[Note].place
-    with pytest.raises(ImproperlyConfigured) as caught:
-        bind_broadcasts(Note, channel="b")
+@pytest.mark.parametrize("name, what", [(None, ""), ("row", " as 'row'")])
+def test_model_is_bound_once_under_a_name(name, what):
+    bind_broadcasts(Note, channel="a", name=name)
+    try:
+        first = declared[Note][0].place
+        with pytest.raises(ImproperlyConfigured) as caught:
+            bind_broadcasts(Note, channel="b", name=name)
+    finally:
+        unbind_broadcasts(Note)
     text = str(caught.value)
-    assert text.startswith(f"chat.Note is bound twice, at {first} and at {__file__}:")
-    assert text.endswith(": bind a model once.")
+    assert text.startswith(f"chat.Note is bound twice{what}, at {first} and at {__file__}:")
+    assert text.endswith(': give one of them another name, such as name="row".')
     assert first.startswith(f"{__file__}:")
+
+
+@pytest.mark.parametrize("name", [7, "", ["row"]])
+def test_name_is_a_string(name):
+    with pytest.raises(TypeError, match="name must be a string that tells this binding from others"):
+        bind_broadcasts(Note, channel="a", name=name)
 
 
 @pytest.mark.parametrize("model", [Message, LoudMessage])
@@ -362,7 +358,7 @@ def test_channel_may_be_an_instance_several_names_or_none(sent, bind):
 
 def test_checks_report_mistakes_that_only_a_loaded_project_shows(bind):
     bind(Group, channel="a", select_related=["user"], exclude_sender=True)
-    found = check_options(registered[Group])
+    found = check_model(Group)
     assert [each.id.removeprefix("ds_broadcaster.") for each in found] == ["E011", "E015", "W010"]
     assert check_models() == found
     assert found[0].hint == (
@@ -371,7 +367,7 @@ def test_checks_report_mistakes_that_only_a_loaded_project_shows(bind):
 
 
 def test_checks_report_a_binding_once_and_not_for_each_proxy(bind):
-    bind(Note, channel="a", exclude_sender=True)
+    bind(Note, channel="a", exclude_sender=True, subclasses=True)
     assert [(each.obj, each.id) for each in check_models()] == [(Note, "ds_broadcaster.W010")]
 
 

@@ -7,8 +7,8 @@ from django.db import models
 from django.test.utils import isolate_apps
 
 from ds_broadcaster import BroadcastOnSave
-from ds_broadcaster.models.checks import check_models, check_options
-from ds_broadcaster.models.options import registered
+from ds_broadcaster.models.checks import check_model, check_models
+from ds_broadcaster.models.registry import declared
 from tests.chat.models import Letter, LoudMessage, Message, Room
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -27,8 +27,8 @@ def checked(**attributes):
     }
     with isolate_apps("tests.chat"):
         model = type("Odd", (BroadcastOnSave,), {key: value for key, value in body.items() if value is not ...})
-        assert not registered[model].is_bound
-        found = check_options(registered[model])
+        assert not declared[model][0].is_bound
+        found = check_model(model)
         assert {each.obj for each in found} <= {model}
         assert all(isinstance(each, Warning if ".W" in each.id else Error) for each in found)
         return [(each.id.removeprefix("ds_broadcaster."), each.msg, each.hint) for each in found]
@@ -76,6 +76,7 @@ def test_missing_channel_is_an_error():
     "method, number",
     [
         ("broadcast_channel", "E010"),
+        ("broadcast_shown", "E016"),
         ("render_broadcast", "E016"),
         ("broadcast_created", "E016"),
         ("broadcast_updated", "E016"),
@@ -89,7 +90,15 @@ def test_value_instead_of_a_method_is_an_error(method, number):
 
 
 @pytest.mark.parametrize(
-    "hook", ["broadcast_channel", "render_broadcast", "broadcast_created", "broadcast_updated", "broadcast_deleted"]
+    "hook",
+    [
+        "broadcast_channel",
+        "broadcast_shown",
+        "render_broadcast",
+        "broadcast_created",
+        "broadcast_updated",
+        "broadcast_deleted",
+    ],
 )
 def test_async_hook_is_an_error(hook):
     async def awaited(self):
@@ -139,8 +148,8 @@ def test_lone_strings_do_not_break_saves():
             app_label = "chat"
 
     # All changes are broadcast, and the relation is fetched.
-    assert registered[Odd].fields is None
-    assert registered[Odd].select_related == ("room",)
+    assert declared[Odd][0].fields is None
+    assert declared[Odd][0].select_related == ("room",)
 
 
 def test_right_attributes_are_not_reported(settings):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ds_broadcaster import BrokerUnavailable, broadcast
 from ds_broadcaster.models import outbox
-from ds_broadcaster.models.outbox import pending_of
+from ds_broadcaster.models.changes import pending_of
 from tests.chat.models import Article, Job, LoudMessage, Message, Reply, Room, Silent
 from tests.chat.recording import Page, record
 

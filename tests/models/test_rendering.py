@@ -3,10 +3,12 @@
 from datetime import UTC, datetime
 
 import pytest
+from django.db import transaction
 from django.test import override_settings
 from django.utils import timezone, translation
 from pydantic import BaseModel
 
+from ds_broadcaster import broadcast_saved
 from ds_broadcaster.models.rendering import guarded
 from tests.chat.models import Article, Job, Letter, LoudMessage, Message, Room
 
@@ -65,11 +67,11 @@ def test_template_name_may_be_a_list_to_choose_from(sent, room, template, monkey
     assert sent.texts() == ["some"]
 
 
-def test_template_that_renders_nothing_sends_nothing(sent, room, template):
+def test_template_that_renders_nothing_removes_the_element(sent, room, template):
     template["chat/_message.html"] = "{% if object.likes %}liked{% endif %}\n"
     message = Message.objects.create(room=room, text="")
     message.save()
-    assert sent.take() == []
+    assert sent.shapes() == [("remove", f"#chat-message-{message.pk}")] * 2
 
 
 def test_rendering_is_in_the_language_of_the_save(sent, room):
@@ -133,18 +135,31 @@ def test_hooks_say_what_is_sent(sent, hooks, hook, answer, expected):
     assert [(event.type, event.html or event.signals) for event in sent.take()] == expected
 
 
-def test_empty_string_sends_nothing_for_a_save_and_removes_a_deleted_object(sent, hooks):
-    hooks.update(created="", updated="", deleted=("", {"gone": True}))
+@pytest.mark.parametrize("hook", ["created", "updated", "deleted"])
+@pytest.mark.parametrize("answer", ["", ("", {"gone": True})])
+def test_empty_string_removes_the_element(sent, hooks, hook, answer):
+    hooks.update(created=None, updated=None, deleted=None)
+    hooks[hook] = answer
     job = Job.objects.create()
-    job.save()
-    assert sent.take() == []
     key = job.pk
+    job.save()
     job.delete()
+    signals = [(None, None, '{"gone":true}')] if isinstance(answer, tuple) else []
     events = sent.take()
     assert [(event.mode, event.selector, event.signals) for event in events] == [
         ("remove", f"#chat-job-{key}", ""),
-        (None, None, '{"gone":true}'),
+        *signals,
     ]
+
+
+def test_object_that_may_be_shown_is_removed_once(sent, hooks):
+    hooks.update(created="", updated="")
+    job = Job.objects.create()
+    sent.take()
+    with transaction.atomic():
+        job.save()
+        broadcast_saved(job, created=True)
+    assert [event.mode for event in sent.take()] == ["remove"]
 
 
 def test_deleted_hook_sees_the_key_of_the_object(sent, hooks):

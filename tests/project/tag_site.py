@@ -13,7 +13,7 @@ from django.urls import include, path
 from django.views.decorators.csrf import csrf_exempt
 
 from ds_broadcaster import BroadcastChannelView, bind_broadcasts, broadcast
-from ds_broadcaster.models.options import registered
+from ds_broadcaster.models.registry import registered
 from ds_broadcaster.sse import farewell
 from ds_broadcaster.streams.requests import is_recheck
 from ds_broadcaster.streams.tabs import tab_of
