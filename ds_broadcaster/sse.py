@@ -67,7 +67,8 @@ class Facts(NamedTuple):
 
     `exclude` is the id of the tab that does not get the event. One that `is_transient` reaches the clients that are
     connected, and is in no history; a newer one of the same `key` takes its place for slow clients. What an event
-    `replaces` names what it says the whole of: an earlier event of the history with the same name is superfluous.
+    `replaces` names what it says the whole of: an earlier event of the history with the same name is superfluous. See
+    compaction.py.
 
     An event that `is_refresh` has no content of its own: clients whose view can render a snapshot get one in its place.
     With `is_audience` its payload is a template for each audience, which is never sent as it is.
@@ -86,7 +87,7 @@ PLAIN = Facts()
 
 
 class Frame(NamedTuple):
-    """An event in its place: bytes that begin with its id, and its facts."""
+    """An event in its place: bytes that begin with its id, unless it is transient, and its facts."""
 
     data: bytes
     facts: Facts = PLAIN
@@ -285,9 +286,11 @@ def check_size(payload: bytes, limit: int) -> bytes:
 
 
 def data_for(frame: Frame, tab: str | None) -> bytes:
-    """Return what a tab gets of a frame: all of it, or the id alone."""
+    """Return what a tab gets of a frame: all of it, or the id alone, which a transient event does not have."""
     if not (is_left_out(frame, tab) or frame.facts.is_audience):
         return frame.data
+    if frame.facts.is_transient:
+        return b""
     return frame.data[: frame.data.index(b"\n") + 1] + b"\n"
 
 
@@ -318,7 +321,9 @@ def farewell(element: str | None) -> bytes:
 
 
 def make_frame(event_id: str, payload: bytes, facts: Facts = PLAIN) -> Frame:
-    """Return the frame of an encoded event: its id comes first."""
+    """Return the frame of an encoded event: its id comes first, unless it is transient."""
+    if facts.is_transient:
+        return Frame(payload, facts)
     return Frame(b"id: %b\n%b" % (event_id.encode(), payload), facts)
 
 

@@ -12,7 +12,7 @@ LONGEST = 500
 
 # From the ground up. A room is a package or a module of the top level; "" is the package itself.
 FLOORS = [
-    {"asgi_servers", "conf", "exceptions", "ids", "log", "present", "signals", "sse", "tally", "twins"},
+    {"asgi_servers", "compaction", "conf", "exceptions", "ids", "log", "present", "signals", "sse", "tally", "twins"},
     {"brokers"},
     {"checks", "hub", "testing"},
     {"streams"},

@@ -2,15 +2,17 @@
 
 import math
 import tracemalloc
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from ds_broadcaster.compaction import CONTAINER, NOTHING, REFRESH, SIGNALS
 from ds_broadcaster.conf import History
 from ds_broadcaster.exceptions import Gap
-from ds_broadcaster.log import FRAME_OVERHEAD, HELD, READ_BYTES, Log, drop_oldest
+from ds_broadcaster.log import FACTS_OVERHEAD, _NONE, FRAME_OVERHEAD, HELD, READ_BYTES, TRANSIENT_AGE, Log, drop_oldest
 from ds_broadcaster.sse import PLAIN, Facts, Frame
 from tests.fakes import FACTOR
 
@@ -18,40 +20,90 @@ positions = st.integers(0, 60)
 TABS = ("tab-number-1", "tab-number-2")
 
 
+class Kept(NamedTuple):
+    """An event of the model."""
+
+    sequence: int
+    frame: Frame
+    at: float
+
+    @property
+    def is_transient(self):
+        return self.frame.facts.is_transient
+
+    @property
+    def size(self):
+        facts = self.frame.facts
+        return len(self.frame.data) + FRAME_OVERHEAD + (FACTS_OVERHEAD if facts not in (PLAIN, Facts(replaces="")) else 0)
+
+
+def is_superfluous(earlier, later, between):
+    """Tell by the definition whether one event makes another superfluous, given those between them."""
+    one, other = earlier.frame.facts, later.frame.facts
+    if not other.replaces or one.replaces != other.replaces or other.exclude not in (None, one.exclude):
+        return False
+    names = [each.frame.facts.replaces for each in between]
+    if other.replaces.startswith(REFRESH):
+        return True
+    if other.replaces.startswith(CONTAINER):
+        return all(name == other.replaces or (name and name.startswith((SIGNALS, REFRESH))) for name in names)
+    return None not in names
+
+
 class LogMachine(RuleBasedStateMachine):
-    """`model` holds (sequence, frame, time) of all that was appended, and `dropped` how many of them are gone."""
+    """`appended` holds the whole history, and `kept` all that the log should have."""
 
     def __init__(self):
         super().__init__()
-        self.begin = 5
+        self.begin = self.floor = 5
         self.log = Log(self.begin)
-        self.model = []
-        self.dropped = 0
+        self.appended = []
+        self.kept = []
         self.now = 100.0
 
-    @property
-    def kept(self):
-        return self.model[self.dropped :]
-
-    @property
-    def floor(self):
-        return self.model[self.dropped - 1][0] if self.dropped else self.begin
-
     def after(self, cursor):
-        return [(sequence, frame) for sequence, frame, _ in self.kept if sequence > cursor]
+        return [each for each in self.kept if each.sequence > cursor]
+
+    def append(self, step, size, pause, facts):
+        self.now += pause
+        sequence = self.log.last + step
+        new = Kept(sequence, Frame(b"%d:" % sequence + b"x" * size, facts), self.now)
+        assert self.log.append(sequence, new.frame, self.now) is True
+        if facts.is_transient:
+            self.kept = [
+                each for each in self.kept if facts.key is None or each.frame.facts.key != facts.key
+            ]
+        else:
+            for number, earlier in enumerate(self.appended):
+                if earlier in self.kept and is_superfluous(earlier, new, self.appended[number + 1 :]):
+                    self.kept.remove(earlier)
+            self.appended.append(new)
+        self.kept.append(new)
 
     @rule(
         step=st.integers(1, 5),
         size=st.integers(0, 40),
         pause=st.sampled_from([0.0, 0.5, 2.0]),
         exclude=st.sampled_from([None, None, *TABS]),
+        replaces=st.sampled_from([None, NOTHING, "e:1", "e:2", "c:1", "c:2", "s:1"]),
     )
-    def append(self, step, size, pause, exclude):
-        self.now += pause
-        sequence = self.log.last + step
-        frame = Frame(b"%d:" % sequence + b"x" * size, PLAIN if exclude is None else Facts(exclude))
-        assert self.log.append(sequence, frame, self.now) is True
-        self.model.append((sequence, frame, self.now))
+    def append_to_the_history(self, step, size, pause, exclude, replaces):
+        facts = Facts(exclude, replaces=replaces)
+        self.append(step, size, pause, PLAIN if facts == PLAIN else facts)
+
+    @rule(step=st.integers(1, 5), exclude=st.sampled_from([None, *TABS]))
+    def refresh(self, step, exclude):
+        self.append(step, 0, 0.0, Facts(exclude, replaces=REFRESH, is_refresh=True))
+
+    @rule(
+        step=st.integers(1, 5),
+        size=st.integers(0, 40),
+        pause=st.sampled_from([0.0, 0.5]),
+        exclude=st.sampled_from([None, *TABS]),
+        key=st.sampled_from([None, "a", "b"]),
+    )
+    def append_what_is_transient(self, step, size, pause, exclude, key):
+        self.append(step, size, pause, Facts(exclude, is_transient=True, key=key))
 
     @rule(back=st.integers(0, 20))
     def append_what_is_here_already(self, back):
@@ -60,33 +112,49 @@ class LogMachine(RuleBasedStateMachine):
     @rule(
         max_events=st.integers(1, 8),
         max_age=st.sampled_from([0.5, 2.0, 3.0, 100.0]),
-        max_bytes=st.integers(1, 1500),
+        max_bytes=st.integers(1, 3000),
         held=st.just(math.inf) | positions,
         floor=st.just(0) | positions,
+        is_waited_for=st.booleans(),
     )
-    def trim(self, max_events, max_age, max_bytes, held, floor):
+    def trim(self, max_events, max_age, max_bytes, held, floor, is_waited_for):
         self.now += 0.5
         limits = History(max_events=max_events, max_age=max_age, max_bytes=max_bytes)
         before = self.log.size
-        freed = self.log.trim(limits, self.now, held, floor)
-        while self.kept:
-            sequence, _, appended_at = self.kept[0]
-            size = sum(len(frame.data) + FRAME_OVERHEAD for _, frame, _ in self.kept)
-            too_much = len(self.kept) > max_events or size > max_bytes or self.now - appended_at >= max_age
+        freed = self.log.trim(limits, self.now, held, floor, is_waited_for=is_waited_for)
+        while transient := [each for each in self.kept if each.is_transient]:
+            too_much = len(transient) > max_events or sum(each.size for each in transient) > max_bytes
+            if not too_much and (is_waited_for or self.now - transient[0].at < TRANSIENT_AGE):
+                break
+            self.kept.remove(transient[0])
+        while lasting := [each for each in self.kept if not each.is_transient]:
+            sequence, _, appended_at = lasting[0]
+            size = sum(each.size for each in lasting)
+            too_much = len(lasting) > max_events or size > max_bytes or self.now - appended_at >= max_age
             if not (too_much or sequence <= floor) or (sequence > held and size <= HELD * max_bytes):
                 break
-            self.dropped += 1
+            self.forget(sequence)
         assert freed == before - self.log.size
+
+    def forget(self, until):
+        gone = [each for each in self.kept if each.sequence <= until]
+        self.kept = self.kept[len(gone) :]
+        self.floor = max([self.floor, *(each.sequence for each in gone if not each.is_transient)])
 
     @precondition(lambda self: self.kept)
     @rule(data=st.data())
     def drop(self, data):
         count = data.draw(st.integers(0, len(self.kept)))
         before = self.log.size
-        assert self.log.drop(count) == before - sum(
-            len(frame.data) + FRAME_OVERHEAD for _, frame, _ in self.kept[count:]
-        )
-        self.dropped += count
+        freed = self.log.drop(count)
+        if count:
+            self.forget(self.kept[count - 1].sequence)
+        assert freed == before - sum(each.size for each in self.kept)
+
+    @rule()
+    def drop_transients(self):
+        self.log.drop_transients()
+        self.kept = [each for each in self.kept if not each.is_transient]
 
     @rule(cursor=positions, limit=st.integers(0, 120))
     def read(self, cursor, limit):
@@ -98,24 +166,26 @@ class LogMachine(RuleBasedStateMachine):
             return
         assert self.log.covers(cursor)
         expected = self.after(cursor)
-        assert self.log.after(cursor) == expected
+        assert [(sequence, frame.data) for sequence, frame in self.log.after(cursor)] == [
+            (each.sequence, each.frame.data) for each in expected
+        ]
         body, reached = self.log.read(cursor, limit)
-        taken = [(sequence, frame) for sequence, frame in expected if sequence <= reached]
-        assert body == b"".join(frame.data for _, frame in taken)
+        taken = [each for each in expected if each.sequence <= reached]
+        assert body == b"".join(each.frame.data for each in taken)
         if not expected:
             assert (body, reached) == (b"", cursor)
         else:
-            assert reached == taken[-1][0]
+            assert reached == taken[-1].sequence
             assert len(taken) == 1 or len(body) <= limit
             rest = expected[len(taken) :]
-            assert not rest or len(body) + len(rest[0][1].data) > limit, "more would have fitted"
+            assert not rest or len(body) + len(rest[0].frame.data) > limit, "more would have fitted"
 
     @rule(cursor=positions)
     def read_in_steps_to_the_end(self, cursor):
         if cursor >= self.floor:
-            expected = b"".join(frame.data for _, frame in self.after(cursor))
+            expected = b"".join(each.frame.data for each in self.after(cursor))
             read = b""
-            for _ in range(len(self.model) + 1):
+            for _ in range(len(self.kept) + 1):
                 body, cursor = self.log.read(cursor, 30)
                 read += body
                 if not body:
@@ -125,17 +195,37 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(cursor=positions, tab=st.sampled_from(TABS))
     def ask_for_what_a_tab_does_not_get(self, cursor, tab):
-        expected = any(frame.facts.exclude == tab for sequence, frame in self.after(cursor))
-        assert self.log.excludes(tab, cursor) == expected
+        expected = any(each.frame.facts.exclude == tab for each in self.after(cursor))
+        if expected:  # More than need be does no harm.
+            assert self.log.excludes(tab, cursor)
         assert not self.log.excludes(None, cursor)
+        assert self.log.has_transients(cursor) == any(each.is_transient for each in self.after(cursor))
+
+    @rule(cursor=positions)
+    def look_for_the_next_refresh(self, cursor):
+        refreshes = [each for each in self.after(cursor) if each.frame.facts.is_refresh]
+        sequence, frame = self.log.next_stop(cursor)
+        if refreshes:
+            assert (sequence, frame) == (refreshes[0].sequence, refreshes[0].frame)
+        else:
+            assert frame is None
 
     @invariant()
     def it_says_what_it_holds(self):
         assert len(self.log) == len(self.kept)
         assert self.log.floor == self.floor
-        assert self.log.last == (self.model[-1][0] if self.model else self.begin)
-        assert self.log.size == sum(len(frame.data) + FRAME_OVERHEAD for _, frame, _ in self.kept)
-        assert self.log.oldest() == (self.kept[0][0] if self.kept else math.inf)
+        appended = [each.sequence for each in self.appended if each.frame.facts.is_refresh]
+        assert self.log.refreshed_at == max(appended, default=0)
+        assert self.log.size == sum(each.size for each in self.kept)
+        assert self.log.oldest() == (self.kept[0].sequence if self.kept else math.inf)
+
+    def teardown(self):
+        assert len(self.log._facts) <= len(self.kept)
+        self.log.drop(len(self.kept))
+        self.log.trim(History(), self.now)
+        assert not any((self.log._facts, self.log._excluding, self.log._keys, self.log._transients, self.log.size))
+        assert not any((self.log._refreshes, self.log._transient_size, _NONE))
+        assert self.log._wholes is None or not any((self.log._wholes._newest, self.log._wholes._excluding))
 
 
 def test_log_is_a_list_that_forgets_its_beginning():
@@ -193,13 +283,19 @@ def test_limits_hold_at_their_very_value():
     assert log.oldest() == 3
 
 
-def test_size_is_about_what_the_memory_is():
+def frame_of(sequence, facts):
+    own = facts._replace(replaces=f"e:{sequence}") if facts.replaces else facts._replace() if facts != PLAIN else PLAIN
+    return Frame(b"%08d" % sequence + b"x" * 200, own)
+
+
+@pytest.mark.parametrize("facts", [PLAIN, Facts(is_transient=True), Facts(replaces="e:")], ids=["none", "transient", "name"])
+def test_size_is_about_what_the_memory_is(facts):
     log = Log()
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
         for sequence in range(1, 2001):
-            log.append(sequence + 10_000, Frame(b"%08d" % sequence + b"x" * 200), 1000.0 + sequence)
+            log.append(sequence + 10_000, frame_of(sequence, facts), 1000.0 + sequence)
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

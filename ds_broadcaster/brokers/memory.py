@@ -85,16 +85,8 @@ class MemoryBroker(Broker):
             now = self._clock()
             self._sequence = sequence = self._sequence + 1
             frame = make_frame(format_id(self.epoch, sequence), payload, facts)
-            log = self._logs.get(channel)
-            if log is None:
-                log = self._logs[channel] = Log(self._forgotten)
-                self._size += LOG_OVERHEAD
-            before = log.size
-            log.append(sequence, frame, now)
-            log.trim(self.limits, now)
-            self._size += log.size - before
-            if self._size > self.limits.max_total_bytes:
-                self._cut()
+            if not facts.is_transient:
+                self._keep(channel, sequence, frame, now)
             for receiver in self._receivers:
                 receiver.deliver(channel, sequence, frame)
             receivers = self._receivers
@@ -210,6 +202,18 @@ class MemoryBroker(Broker):
 
     async def unsubscribe(self, receiver: Receiver, channel: str) -> None:
         pass
+
+    def _keep(self, channel: str, sequence: int, frame: Frame, now: float) -> None:
+        log = self._logs.get(channel)
+        if log is None:
+            log = self._logs[channel] = Log(self._forgotten)
+            self._size += LOG_OVERHEAD
+        before = log.size
+        log.append(sequence, frame, now)
+        log.trim(self.limits, now)
+        self._size += log.size - before
+        if self._size > self.limits.max_total_bytes:
+            self._cut()
 
     def _fresh_log(self, channel: str, now: float | None = None) -> Log | None:
         """Return a channel's log, trimmed to the limits."""

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from ..conf import History
 from ..exceptions import BrokerUnavailable, Gap
-from ..log import CUT_TO, FRAME_OVERHEAD, Log, drop_oldest
+from ..log import CUT_TO, Log, drop_oldest
 from ..sse import Frame
 from .channel import Channel, PresenceCallback
 from .connections import Connection
@@ -76,9 +76,12 @@ class Channels:
 
     def append(self, channel: Channel[Connection], sequence: int, frame: Frame, now: float) -> bool:
         """Add an event to a channel's log; return False for one that is already there."""
+        log = channel.log
+        if log is None:
+            return False
+        before = log.size
         is_new = channel.append(sequence, frame, now)
-        if is_new:
-            self._size += len(frame.data) + FRAME_OVERHEAD
+        self._size += log.size - before
         return is_new
 
     def pump(self, channels: Iterable[Channel[Connection]]) -> None:
@@ -101,7 +104,13 @@ class Channels:
         channel.chunks.clear()
         log = channel.log
         if log is not None:
-            self._size -= log.trim(self.limits, self._loop.time(), channel.held(), self._floor(channel.name))
+            self._size -= log.trim(
+                self.limits,
+                self._loop.time(),
+                channel.held(),
+                self._floor(channel.name),
+                is_waited_for=bool(channel.blocked),
+            )
 
     def retire(self, channel: Channel[Connection]) -> None:
         """Forget a channel without connections, once its graces are over and the other processes know its roster."""

@@ -106,6 +106,7 @@ class Connection:
         "granted",
         "is_present",
         "meta",
+        "opened",
         "presence_at",
         "recheck",
         "refresh",
@@ -126,6 +127,7 @@ class Connection:
         self.channels: tuple[Channel[Connection], ...] = ()
         self.cursor = 0
         self.granted = 0  # No command from before this sequence concerns the stream.
+        self.opened = 0  # No transient event from before this sequence is for the client.
         self.tab: str | None = None
         self.element: str | None = None
         self.can_refresh = False
@@ -188,9 +190,9 @@ class Connection:
             while True:
                 is_bare = self.refresh is not None and bool(self.refresh.owed)
                 if closing is None:
-                    chunk = next_chunk(self.channels, self.cursor, self.presence_at, self.tab, is_bare)
+                    chunk = next_chunk(self.channels, self.cursor, self.presence_at, self.tab, is_bare, self.opened)
                 else:
-                    chunk = chunk_until(closing.until, self.channels, self.cursor, self.tab, is_bare)
+                    chunk = chunk_until(closing.until, self.channels, self.cursor, self.tab, is_bare, self.opened)
                 if chunk is None:
                     break
                 if chunk.stop is not None and self._stops_at(chunk.stop):
@@ -199,7 +201,7 @@ class Connection:
                     continue
                 self.cursor = chunk.cursor
                 self.presence_at = chunk.presence_at
-                if not self._write(chunk):
+                if chunk.body and not self._write(chunk):  # Transient events of others leave nothing to write.
                     return
                 if not chunk.more:
                     break

@@ -331,7 +331,7 @@ class Hub:
             raise Gap("The broker has begun anew meanwhile.")
         if connection.closing is not None:
             return b""
-        connection.cursor = missed.cursor
+        connection.cursor, connection.opened = missed.cursor, max(self._head.sequence, grant.granted)
         if missed.cursor < begin:
             # More than one client may hold: it returns for the rest.
             connection.end(clean=False, until=missed.cursor)

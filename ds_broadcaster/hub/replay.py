@@ -20,20 +20,26 @@ RETRY = (1000, 2000)
 
 
 def next_chunk(
-    channels: tuple[Channel[Any], ...], cursor: int, presence_at: float, tab: str | None, is_bare: bool = False
+    channels: tuple[Channel[Any], ...],
+    cursor: int,
+    presence_at: float,
+    tab: str | None,
+    is_bare: bool = False,
+    opened: int = 0,
 ) -> Chunk | None:
     """Return what a client at this place gets next, None when it is caught up; raises Gap.
 
-    Where it `is_bare` it has no ids, and leaves the client's own cursor where it is.
+    Where it `is_bare` it has no ids, and leaves the client's own cursor where it is. Transient events up to the
+    sequence `opened` are not for this client.
     """
     if len(channels) > 1:
-        return _merged(channels, cursor, presence_at, tab, is_bare)
+        return _merged(channels, cursor, presence_at, tab, is_bare, opened)
     channel = channels[0]
     log = channel.log
     if log is None or (cursor >= log.last and presence_at >= channel.presence_at):
         return None
-    if log.excludes(tab, cursor):
-        return _merged(channels, cursor, presence_at, tab, is_bare)
+    if log.excludes(tab, cursor) or (cursor < opened and log.has_transients(cursor)):
+        return _merged(channels, cursor, presence_at, tab, is_bare, opened)
     place = (cursor, presence_at, is_bare)
     chunk = channel.chunks.get(place)
     if chunk is None:
@@ -61,10 +67,10 @@ def _stop_chunk(stop: Stop, presence_at: float, last: int, is_bare: bool) -> Chu
 
 
 def chunk_until(
-    until: int, channels: tuple[Channel[Any], ...], cursor: int, tab: str | None, is_bare: bool
+    until: int, channels: tuple[Channel[Any], ...], cursor: int, tab: str | None, is_bare: bool, opened: int = 0
 ) -> Chunk | None:
     """Return the next of a client's last events: those up to the sequence `until`, without presence; raises Gap."""
-    return _merged(channels, cursor, math.inf, tab, is_bare, until)
+    return _merged(channels, cursor, math.inf, tab, is_bare, opened, until)
 
 
 def _merged(
@@ -73,6 +79,7 @@ def _merged(
     presence_at: float,
     tab: str | None,
     is_bare: bool,
+    opened: int,
     until: float = math.inf,
 ) -> Chunk | None:
     """Return a chunk of one client's own: events of its channels in the order of their ids."""
@@ -83,7 +90,8 @@ def _merged(
     for channel in channels:
         if channel.log is not None and cursor < min(channel.log.last, until):
             for sequence, frame in channel.log.after(cursor):
-                waiting.append((sequence, data_for(frame, tab)))
+                is_past = frame.facts.is_transient and sequence <= opened
+                waiting.append((sequence, b"" if is_past else data_for(frame, tab)))
                 if frame.facts.is_refresh and not is_left_out(frame, tab):
                     stops[sequence] = Stop(channel.name, sequence, frame)
         if presence_at < channel.presence_at:

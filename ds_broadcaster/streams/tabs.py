@@ -16,11 +16,14 @@ from django.urls import NoReverseMatch, reverse
 
 from ..conf import Settings, get_settings
 from ..ids import plain, single_line
+from ..compaction import NOTHING, REFRESH, replaces_of
 from ..sse import PLAIN, Facts, check_size
 
 # The name of the signal, and of the form field, for a tab's id.
 TAB = "broadcastTab"
 
+# The facts of most events, one object for all of them.
+_USUAL = {None: PLAIN, NOTHING: Facts(replaces=NOTHING)}
 # Characters. The key of a transient event names what moves, such as "cursor-7".
 MAX_KEY_LENGTH = 200
 # The URL at which a page tells that it closes.
@@ -110,9 +113,10 @@ def facts_of(
             raise ValueError(f"key={key!r} is for transient events: write transient=True beside it.")
         if not 0 < len(key) <= MAX_KEY_LENGTH:
             raise ValueError(f"key must have 1 to {MAX_KEY_LENGTH} characters, got {len(key)}.")
-    elif tab is None and not transient:
-        return PLAIN
-    return Facts(exclude=tab, is_transient=bool(transient), key=key)
+    if transient:
+        return Facts(exclude=tab, is_transient=True, key=key)
+    replaces = replaces_of(payload)
+    return _USUAL.get(replaces) or Facts(replaces=replaces) if tab is None else Facts(exclude=tab, replaces=replaces)
 
 
 def audience_facts(
@@ -126,12 +130,12 @@ def audience_facts(
         raise ValueError("audience=True renders without a request, which is one viewer's: leave request out.")
     if transient or key is not None:
         raise ValueError("A template for audiences cannot be transient: render it, and send it with elements().")
-    return facts_of(payload, exclude)._replace(is_refresh=True, is_audience=True)
+    return facts_of(payload, exclude)._replace(replaces=None, is_refresh=True, is_audience=True)
 
 
 def refresh_facts(exclude: HttpRequest | str | None) -> Facts:
     """Return the facts of a refresh; raises what excluded() does."""
-    return Facts(exclude=excluded(exclude), is_refresh=True)
+    return Facts(exclude=excluded(exclude), replaces=REFRESH, is_refresh=True)
 
 
 def _read(request: HttpRequest) -> str | None:

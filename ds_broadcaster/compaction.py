@@ -1,0 +1,272 @@
+"""Which events say the whole of something, so that an earlier event which said it is superfluous: see replaces_of()."""
+
+import json
+import re
+from hashlib import blake2b
+from typing import Any, TypeVar
+
+from .sse import Facts
+
+T = TypeVar("T")
+
+# What Facts.replaces may be beside None, by its beginning. CONTAINER is an element with elements of their own inside.
+ELEMENT = "e:"
+CONTAINER = "c:"
+SIGNALS = "s:"
+REFRESH = "r:"
+# Says the whole of nothing, and changes only what it names by id.
+NOTHING = ""
+
+# Characters. What is longer is hashed.
+LONGEST = 64
+
+_ID_SELECTOR = re.compile(r"#(-?[A-Za-z_][\w-]*)", re.ASCII)
+_PLACES = frozenset({"append", "prepend", "before", "after"})
+_WHOLE = frozenset({"outer", "inner", "replace", "remove"})
+
+# HTML that does more than to stand there: it runs code when it appears, sets signals, or withstands a morph.
+_MAY_ACT = ("data-", "<script", "<iframe", "<object", "<embed", "onload", "onerror")
+_ACTS = re.compile(
+    r"<(?:script|iframe|object|embed)|[\s\"'/]on(?:load|error)\s*=|"
+    r"data-(?:\w+-)?(?:signals|json-signals|init|effect|computed|bind|ref|indicator|persist|query-string|animate|ignore|"
+    r"preserve|scope|on-(?:load|interval|intersect|signal-patch|raf|resize))(?![a-z0-9])"
+)
+_HAS_ID = re.compile(r"[\s\"'/]id\s*=", re.IGNORECASE)
+_OWN_ID = re.compile(r"""(?:^|[\s"'])id\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.IGNORECASE)
+_TOKEN = re.compile(r"""<(?:!--.*?-->|(/?)([a-zA-Z][^\s/>]*)((?:[^>"']|"[^"]*"|'[^']*')*+)>|)""", re.DOTALL)
+
+_VOID = frozenset("area base br col embed hr img input link meta param source track wbr".split())
+_RAW = frozenset("style textarea title".split())
+_FOREIGN = frozenset({"svg", "math"})
+# A parser closes an open `p` before these.
+_BLOCKS = frozenset(
+    "address article aside blockquote center details dialog dir div dl fieldset figcaption figure footer form h1 h2 h3 h4 "
+    "h5 h6 header hgroup hr main menu nav ol p pre search section summary table ul li dd dt".split()
+)
+# And one of these before another of them.
+_NOT_NESTED = frozenset("a button form nobr option optgroup h1 h2 h3 h4 h5 h6".split())
+_LISTED = {"li": {"ul", "ol", "menu"}, "dt": {"dl"}, "dd": {"dl"}}
+# A parser takes everything else out of these.
+_PARTS = {
+    "table": {"caption", "colgroup", "thead", "tbody", "tfoot", "tr"},
+    "thead": {"tr"},
+    "tbody": {"tr"},
+    "tfoot": {"tr"},
+    "tr": {"td", "th"},
+}
+_NEVER_INSIDE = frozenset("html head body frameset plaintext".split())
+# Emptied, these have no ids inside; what was in them may be elsewhere by then.
+_HOLDERS = frozenset(
+    "ul ol dl menu table thead tbody tfoot tr select form fieldset main section article aside nav".split()
+)
+
+
+def replaces_of(payload: bytes) -> str | None:
+    """Return the name of what an encoded event says the whole of: an earlier event with the same name is superfluous.
+
+    The name is that of an element and a mode ("outer", "inner", "replace" or "remove"), or of a set of signals' paths.
+    A client that gets the later event alone ends with the same page, in spite of the events between, because until then
+    its page differs in no more than that element's inside, or those signals, and nothing between the two looks there:
+
+    - the element is the only one of the HTML and has an id, or the selector is an id; so it stays where it is. HTML
+      with anything that code, a signal or a morph would notice has no name (None), and no event from before it is made
+      superfluous by one from after it. The same is true of selectors that are more than an id, for what they match may
+      depend on any element, and of everything else that is unknown here;
+    - an element with elements inside that have ids is a container: an event between may change one of those that was in
+      it, or is no longer. It replaces only the event next before it, signals aside. A removal does so too;
+    - an element that is sent without ids inside is taken to have had none before.
+
+    NOTHING is the name for events that leave the rest of the page alone, such as an append to "#messages".
+    """
+    if not payload.endswith(b"\n\n") or payload.count(b"\n\n") != 1:
+        return None
+    kind, *lines = payload[:-2].decode("utf-8", "replace").split("\n")
+    fields: dict[str, list[str]] = {}
+    for line in lines:
+        name, _, value = line.removeprefix("data: ").partition(" ")
+        fields.setdefault(name, []).append(value)
+    if kind == "event: datastar-patch-signals":
+        return _replaced_signals(fields)
+    if kind == "event: datastar-patch-elements":
+        return _replaced_element(fields)
+    return None
+
+
+def _replaced_signals(fields: dict[str, list[str]]) -> str | None:
+    if "onlyIfMissing" in fields:
+        return NOTHING
+    try:
+        signals = json.loads("\n".join(fields.get("signals", ())))
+        paths = _paths(signals)
+    except (ValueError, RecursionError):
+        return None
+    return NOTHING if paths is None else SIGNALS + _short("\0".join(sorted(paths)))
+
+
+def _paths(signals: Any, prefix: str = "") -> list[str] | None:
+    """Return the paths of all values, None where one of them is an object without any, which changes nothing."""
+    if not isinstance(signals, dict):
+        return [prefix]
+    found: list[str] = []
+    for name, value in signals.items():
+        inside = _paths(value, f"{prefix}\x01{name}")
+        if inside is None:
+            return None
+        found += inside
+    return found or None
+
+
+def _replaced_element(fields: dict[str, list[str]]) -> str | None:
+    html = "\n".join(fields.get("elements", ()))
+    mode = fields.get("mode", ["outer"])[0]
+    selector = fields.get("selector", [""])[0].strip()
+    match = _ID_SELECTOR.fullmatch(selector)
+    if _acts(html.lower()) or (selector and match is None and not (selector == "body" and mode in _PLACES)):
+        return None
+    if mode in _PLACES:
+        return NOTHING
+    target = match[1] if match is not None else None
+    if mode == "remove" and target is not None:
+        return CONTAINER + _short(f"{mode} {target}")
+    if mode == "inner" and target is not None:
+        is_container = not html.strip() or _HAS_ID.search(html) or re.search(r"<(?:li|d[td]|t[rdh]|option)\b", html, re.I)
+        return (CONTAINER if is_container else ELEMENT) + _short(f"{mode} {target}")
+    root = None if "namespace" in fields or mode not in _WHOLE else _root_of(html)
+    if root is None or target not in (None, root[1]):
+        return None
+    tag, own_id, inside = root
+    is_container = tag in _HOLDERS or _HAS_ID.search(html, inside)
+    return (CONTAINER if is_container else ELEMENT) + _short(f"{mode} {own_id}")
+
+
+def _acts(html: str) -> bool:
+    return any(each in html for each in _MAY_ACT) and _ACTS.search(html) is not None
+
+
+def _short(name: str) -> str:
+    if len(name) <= LONGEST and "\0" not in name:
+        return name
+    return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _root_of(html: str) -> tuple[str, str, int] | None:
+    """Return the tag and the id of the only element of HTML, and where its inside begins.
+
+    None where there may be several: what a parser would mend is in doubt.
+    """
+    found: tuple[str, str, int] | None = None
+    open_tags: list[str] = []
+    place = 0
+    for token in _TOKEN.finditer(html):
+        begin = token.start()
+        if begin < place:  # Inside of raw text.
+            continue
+        if (not open_tags or open_tags[-1] in _PARTS) and html[place:begin].strip():
+            return None
+        place = token.end()
+        slash, tag, attributes = token.groups()
+        if tag is None:  # A comment, or what is no tag.
+            if slash is None and open_tags and place - begin > 1:
+                continue
+            return None
+        tag = tag.lower()
+        if slash:
+            if not open_tags or open_tags.pop() != tag:
+                return None
+            continue
+        if not open_tags:
+            own = _OWN_ID.search(attributes)
+            if found is not None or own is None or tag in _NEVER_INSIDE:
+                return None
+            found = tag, own[1] or own[2] or own[3] or "", place
+            if not found[1] or "&" in found[1]:
+                return None
+        elif not _may_be_in(tag, open_tags):
+            return None
+        if tag in _VOID:
+            continue
+        if attributes.endswith("/"):
+            if tag not in _FOREIGN and _FOREIGN.isdisjoint(open_tags):
+                return None
+            continue
+        if tag in _RAW:
+            end = html.lower().find(f"</{tag}>", place)
+            if end < 0:
+                return None
+            place = end + len(tag) + 3
+            continue
+        open_tags.append(tag)
+    # A parser closes the only element at the end, if need be.
+    if open_tags:
+        return found if found is not None and place == found[2] else None
+    return None if html[place:].strip() else found
+
+
+def _may_be_in(tag: str, open_tags: list[str]) -> bool:
+    parts = _PARTS.get(open_tags[-1])
+    if parts is not None or tag in _NEVER_INSIDE:
+        return parts is not None and tag in parts
+    if (tag in _BLOCKS and "p" in open_tags) or (tag in _NOT_NESTED and not _NOT_NESTED.isdisjoint(open_tags)):
+        return False
+    if tag in _LISTED:
+        for outer in reversed(open_tags):
+            if outer in _LISTED[tag]:
+                return True
+            if outer in _LISTED:
+                return False
+    return True
+
+
+class Wholes:
+    """The events of a history that a later one may make superfluous: the newest of each name, and of each tab left out."""
+
+    __slots__ = ("_container", "_excluding", "_newest")
+
+    def __init__(self) -> None:
+        self._newest: dict[str, int] = {}
+        self._excluding: dict[str, dict[str, int]] = {}
+        # The name of the newest event about elements, if that is a container.
+        self._container = ""
+
+    def note(self, sequence: int, facts: Facts) -> list[int]:
+        """Note the next event, and return the sequences of those that it makes superfluous.
+
+        An event that leaves out a tab replaces only what left out the same tab.
+        """
+        replaces, tab = facts.replaces, facts.exclude
+        if replaces is None:
+            if self._newest or self._excluding:
+                self._newest = _refreshes(self._newest)
+                self._excluding = _refreshes(self._excluding)
+            return []
+        if not replaces.startswith((SIGNALS, REFRESH)):
+            if self._container and self._container != replaces:
+                self._newest.pop(self._container, None)
+                self._excluding.pop(self._container, None)
+            self._container = replaces if replaces.startswith(CONTAINER) else ""
+        if replaces == NOTHING:
+            return []
+        excluding = self._excluding.get(replaces, {})
+        if tab is not None:
+            found = [excluding[tab]] if tab in excluding else []
+            self._excluding.setdefault(replaces, excluding)[tab] = sequence
+        else:
+            found = list(self._excluding.pop(replaces, {}).values())
+            if replaces in self._newest:
+                found.append(self._newest[replaces])
+            self._newest[replaces] = sequence
+        return found
+
+    def forget(self, sequence: int, facts: Facts) -> None:
+        """Forget an event that is no longer in the history."""
+        name, tab = facts.replaces or "", facts.exclude
+        newest: dict[Any, int] = self._newest if tab is None else self._excluding.get(name, {})
+        place = name if tab is None else tab
+        if newest.get(place) == sequence:
+            del newest[place]
+            if not newest and tab is not None:
+                del self._excluding[name]
+
+
+def _refreshes(newest: dict[str, T]) -> dict[str, T]:
+    return {name: each for name, each in newest.items() if name.startswith(REFRESH)}
