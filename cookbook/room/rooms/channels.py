@@ -3,7 +3,7 @@
 from django.template.loader import render_to_string
 from django.utils.functional import cached_property
 
-from ds_broadcaster import BroadcastChannelView
+from ds_broadcaster import BroadcastChannelView, broadcast
 
 from . import live
 from .models import Room
@@ -11,12 +11,12 @@ from .models import Room
 
 # section: home
 class HomeChannel(BroadcastChannelView):
-    """The list of rooms: changes for everyone, and changes to the user's own list."""
+    """The list of rooms, which each refresh renders for each viewer: their own rooms, in the order of now."""
 
     url_path = "rooms/"
 
     def channel_name(self):
-        return ["rooms", f"home-{self.request.user.pk}"]
+        return "rooms"
 
     def render_snapshot(self):
         return render_to_string("rooms/_cards.html", {"cards": live.cards(self.request.user)})
@@ -40,18 +40,17 @@ class RoomChannel(BroadcastChannelView):
         return self.room is not None and self.room.is_open_to(self.request.user)
 
     def render_presence(self, user_ids):
-        """Show the members and who of them is here, and hide the pointers of those who left."""
+        """Show who of the members is here and who is away, and hide the pointers of all others."""
         if self.room is None or self.channel != self.room.channel:
             return None
-        return render_to_string("rooms/_presence.html", live.roster(self.room, user_ids))
+        return render_to_string("rooms/_presence.html", live.roster(self.room, self.present))
 
     def render_snapshot(self):
         """Return the messages, for a page that was away too long or during a restart of the server."""
         return render_to_string("rooms/_messages.html", {"messages": self.room.history()})
 
     def on_join(self, user_id):
-        if self.room is not None and self.channel == self.room.channel:
-            live.show_count(self.room)
+        broadcast.refresh("rooms")  # Each card has the number of people in its room.
 
     on_leave = on_join
 

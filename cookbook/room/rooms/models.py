@@ -7,15 +7,24 @@ from django.utils import timezone
 from django.utils.functional import cached_property
 
 from ds_broadcaster import BroadcastOnSave, broadcast
+from ds_broadcaster.models import Face
 
 User = settings.AUTH_USER_MODEL
 
 
-class Room(models.Model):
+# section: room
+class Room(BroadcastOnSave):
     name = models.CharField(max_length=40)
     topic = models.CharField(max_length=100, blank=True)
     owner = models.ForeignKey(User, models.CASCADE, related_name="owned_rooms")
     members = models.ManyToManyField(User, through="Membership", related_name="rooms")
+
+    broadcast_refreshes = True
+
+    def broadcast_channel(self):
+        return "rooms"
+
+    # end: room
 
     def __str__(self):
         return self.name
@@ -29,9 +38,9 @@ class Room(models.Model):
         return f"room-{self.pk}-user-{user_id}"
 
     @property
-    def here(self):
-        """The number of people in the room now, regardless of how many tabs each has open."""
-        return len(set(broadcast.get_users(self.channel)))
+    def people(self):
+        """The number of people in the room now, those who are away too."""
+        return len(broadcast.get_presence(self.channel))
 
     def is_open_to(self, user):
         return self.memberships.filter(user=user.pk, kicked=False).exists()
@@ -44,17 +53,12 @@ class Room(models.Model):
         return messages
 
 
-# section: membership
 class Membership(BroadcastOnSave):
-    """A user's membership in a room, shown as a card on their list of rooms."""
-
     room = models.ForeignKey(Room, models.CASCADE, related_name="memberships")
     user = models.ForeignKey(User, models.CASCADE, related_name="memberships")
     kicked = models.BooleanField(default=False)
 
-    broadcast_template_name = "rooms/_card.html"
-    broadcast_target, broadcast_mode = "#rooms", "prepend"
-    broadcast_select_related = ("room__owner",)
+    broadcast_refreshes = True
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=("room", "user"), name="one_membership_each"),)
@@ -63,10 +67,7 @@ class Membership(BroadcastOnSave):
         return f"{self.user} in {self.room}"
 
     def broadcast_channel(self):
-        return f"home-{self.user_id}"
-
-
-# end: membership
+        return "rooms"
 
 
 # section: message
@@ -78,6 +79,7 @@ class Message(BroadcastOnSave):
 
     broadcast_target = "#messages"  # the template is rooms/_message.html
     broadcast_select_related = ("author",)
+    broadcast_faces = (Face(channel="rooms", refreshes=True),)  # in the list of rooms, those with news come first
 
     def __str__(self):
         return self.text[:40]

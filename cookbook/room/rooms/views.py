@@ -6,7 +6,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 from pydantic import ValidationError
 
-from ds_broadcaster import broadcast, broadcast_saved, suppress_broadcasts
+from ds_broadcaster import broadcast, suppress_broadcasts
 
 from . import live
 from .channels import HomeChannel, RoomChannel  # noqa: F401  (served under events/)
@@ -70,7 +70,6 @@ def create_room(request):
     form.instance.owner = request.user
     room = form.save()
     room.members.set(User.objects.filter(username__in=PEOPLE))
-    broadcast_saved(room.memberships.all(), created=True)  # set() creates them in bulk, which sends no signals
     return redirect("room", room.pk)
 
 
@@ -95,9 +94,9 @@ def room(request, pk):
     room = Room.objects.filter(pk=pk).first()
     if room is None or not room.is_open_to(request.user):
         return render(request, "rooms/closed.html", status=403)
-    here = {*broadcast.get_users(room.channel), request.user.pk}
     context = {"messages": room.history(), "second_window": second_window(request)}
-    return render(request, "rooms/room.html", context | live.roster(room, here))
+    context |= live.roster(room, broadcast.get_presence(room.channel), viewer_id=request.user.pk)
+    return render(request, "rooms/room.html", context)
 
 
 def open_room(request, pk):
