@@ -37,6 +37,8 @@ from .streams.tabs import audience_facts, facts_of, refresh_facts
 from .twins import has_async_twin
 
 if TYPE_CHECKING:
+    from django.utils.functional import Promise
+
     from .sending import ChannelLike, Channels
 
     Signals = Mapping[str, Any] | BaseModel
@@ -238,12 +240,12 @@ class Broadcaster:
         await self._sender.asend(channel, payload, facts_of(payload, exclude))
 
     @has_async_twin
-    def redirect(self, channel: "Channels", url: str, *, exclude: "Exclude" = None) -> None:
+    def redirect(self, channel: "Channels", url: "str | Promise", *, exclude: "Exclude" = None) -> None:
         """Have every page on the channel go to a URL: a path of the site or an http(s) address."""
         payload = encode_redirect(url)
         self._sender.send(channel, payload, facts_of(payload, exclude))
 
-    async def aredirect(self, channel: "Channels", url: str, *, exclude: "Exclude" = None) -> None:
+    async def aredirect(self, channel: "Channels", url: "str | Promise", *, exclude: "Exclude" = None) -> None:
         """See redirect()."""
         payload = encode_redirect(url)
         await self._sender.asend(channel, payload, facts_of(payload, exclude))

@@ -4,7 +4,7 @@ from typing import Any, assert_type
 
 from django.contrib.auth.mixins import LoginRequiredMixin
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
-from django.urls import path
+from django.urls import path, reverse_lazy
 from pydantic import BaseModel
 
 from ds_broadcaster import BroadcastChannelView, Present, broadcast
@@ -82,8 +82,8 @@ def send(request: HttpRequest, message: Message) -> HttpResponse:
     broadcast.elements(message, "<li></li>", "#list", "append", namespace="html", use_view_transition=True)
     broadcast.elements("room-1", "<li></li>", selector="#list", mode="append", exclude="a-tab-of-a-job")
     broadcast.remove("room-1", "#a", exclude=request)
-    broadcast.script("room-1", "console.log(1)", exclude=request)
-    broadcast.redirect(["room-1", "room-2"], "/rooms/")
+    broadcast.script("room-1", "start()", auto_remove=False, attributes={"type": "module"}, exclude=request)
+    broadcast.redirect(["room-1", "room-2"], reverse_lazy("room"))
     broadcast.dispatch("room-1", "moved", {"x": 1}, "#board", transient=True, key="cursor-7")
     broadcast.refresh(["room-1", "room-2"], exclude=request)
     broadcast.signals("room-1", {"count": 3}, only_if_missing=True)
