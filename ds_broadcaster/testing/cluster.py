@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from django.db import connections
 
-from ..brokers import LEASE, Broker, PresenceChange, PresenceDiff
+from ..brokers import LEASE, Broker, PresenceChange, PresenceDiff, PresenceStore
 from ..brokers.ledger import Ledger
 from ..ids import parse_id
 from .receiver import PATIENCE, RecordingReceiver
@@ -147,6 +147,17 @@ def between_processes(test: Callable[[C, Process, Process], Coroutine[Any, Any, 
 
     run.__name__, run.__qualname__, run.__doc__ = test.__name__, test.__qualname__, test.__doc__
     return on_loop(run)
+
+
+def with_parts(test: Callable[[C, Process, Process], Coroutine[Any, Any, None]]) -> Callable[[C], None]:
+    """Run a test of what a presence store knows of a user beside the connections, where it keeps that."""
+
+    async def run(self: C, one: Process, other: Process) -> None:
+        if type(one.broker.presence).parts is not PresenceStore.parts:  # type: ignore[union-attr]
+            await test(self, one, other)
+
+    run.__name__, run.__qualname__, run.__doc__ = test.__name__, test.__qualname__, test.__doc__
+    return between_processes(run)
 
 
 def publish(broker: Broker, channel: str, payload: bytes = EVENT) -> int:

@@ -4,8 +4,9 @@ import asyncio
 from typing import Any
 from uuid import UUID
 
-from ..brokers import GONE, LEASE, PresenceChange, PresenceDiff, ProcessHoldings
-from .cluster import Cluster, Process, apart, between_processes, on_loop, publish
+from ..brokers import GONE, LEASE, PresenceChange, PresenceDiff, PresenceStore, ProcessHoldings
+from ..present import UserPart
+from .cluster import Cluster, Process, apart, between_processes, on_loop, publish, with_parts
 from .receiver import PRESENCE
 from .walk import WALKS, Walk
 
@@ -220,6 +221,95 @@ class PresenceContract(Cluster):
         diffs = [await each.tell() for each in (one, other, new)]
         assert [(diff.joined, diff.left, diff.is_settled) for diff in diffs] == [([], [], True)] * 3
 
+    # What is known of a user beside the number of connections.
+
+    @between_processes
+    async def test_user_of_several_processes_is_one_record(self, one: Process, other: Process) -> None:
+        """Whatever a store keeps: by default, the connections alone."""
+        await one.set_users("a", 1, 1)
+        await other.set_users("a", 2, 1)
+        records = {each.user_id: each for each in await one.broker.apresent("a")}
+        assert {user: (each.tabs, each.away) for user, each in records.items()} == {1: (3, False), 2: (1, False)}
+        assert await self.make_broker().apresent("empty") == []
+
+    @with_parts
+    async def test_what_a_process_says_of_a_user_is_kept(self, one: Process, other: Process) -> None:
+        """Its tabs, its metadata, and since when: types survive."""
+        user = UUID(int=7)
+        meta: dict[str, tuple[float, Any]] = {
+            "page": (5.5, {"name": "\u00fc \u2028 </script>", "numbers": [1, 2.5, None]})
+        }
+        part = UserPart(user, 1e9 + 0.125, False, ("one", "two"), ("three",), 2, meta)
+        one.receiver.said["a", user] = part
+        await one.set_users("a", user, user, user, user)
+        assert await apart(lambda: list(_store(other).parts("a"))) == [part]
+        assert await apart(lambda: list(_store(other).remote_parts(other.receiver, "a"))) == [part]
+        assert await apart(lambda: list(_store(one).remote_parts(one.receiver, "a"))) == []
+        assert await other.broker.ausers("a") == [user] * 4
+        await one.set_users("a")
+        assert await apart(lambda: list(_store(other).parts("a"))) == []
+
+    @with_parts
+    async def test_user_is_away_when_no_process_has_them_here(self, one: Process, other: Process) -> None:
+        """Each change is told once, and only of users who have joined and have not left."""
+
+        async def told(process: Process, connections: int, *, away: bool = False) -> list[str]:
+            process.receiver.said["a", 1] = UserPart(1, 1e9, away)
+            diff = await process.sync([PresenceChange("a", None, 0), PresenceChange("a", 1, connections)])
+            names = [name for name in ("joined", "left", "away", "back") if getattr(diff, name)]
+            assert all(list(getattr(diff, name)) == [("a", 1)] for name in names)
+            return names
+
+        await other.subscribe("a")
+        assert await told(one, 1) == ["joined"]
+        other.receiver.heard.clear()
+        assert await told(one, 0, away=True) == ["away"]
+        await other.receiver.hears("a", PRESENCE)
+        assert await told(one, 0, away=True) == []
+        assert await told(other, 1) == ["back"]
+        assert await told(one, 1) == []
+        assert await told(other, 0, away=True) == []
+        assert await told(one, 0, away=True) == ["away"]
+        assert await told(one, GONE) == []
+        assert await told(other, GONE) == ["left"]
+        # A user who comes is not back, whatever the process says.
+        assert await told(one, 0, away=True) == ["joined"]
+
+    @with_parts
+    async def test_user_has_been_there_since_the_first_of_their_processes(self, one: Process, other: Process) -> None:
+        """A page that is opened anew may be another process's; its user did not come a moment ago."""
+        for process, since in ((one, 1e9), (other, 2e9)):
+            process.receiver.said["a", 1] = UserPart(1, since)
+        assert not (await one.set_users("a", 1)).since
+        diff = await other.set_users("a", 1)
+        assert list(diff.since) == [("a", 1, 1e9)]
+        await one.set_users("a")
+        [part] = await apart(lambda: list(_store(one).parts("a")))
+        assert part.since == 1e9
+
+    @with_parts
+    async def test_dead_process_has_nobody_away(self, dying: Process, living: Process) -> None:
+        """What it said of them goes with its lease."""
+        dying.receiver.said["a", 1] = UserPart(1, 1e9, True)
+        diff = await dying.set_users("a", 1, 2, lease=0.05)
+        dying.broker.detach(dying.receiver)
+        await living.set_users("a", 2)
+        await _expire(diff, 0.05)
+        assert [part.user for part in await apart(lambda: list(_store(living).parts("a")))] == [2]
+        diff = await living.sync()
+        assert (diff.left, list(diff.away), list(diff.back)) == ([("a", 1)], [], [])
+
+    @with_parts
+    async def test_every_process_hears_of_a_tab_that_is_closed(self, one: Process, other: Process) -> None:
+        """The page's word reaches any of them, or one that serves no stream."""
+        for process in (one, other):
+            await process.subscribe("a")
+        await apart(self.make_broker().presence.tell_closed, UUID(int=7), "a-tab")  # type: ignore[union-attr]
+        for process in (one, other):
+            told = process.receiver.closed_tabs
+            await process.receiver.until(lambda told=told: told, "No tab was closed")  # type: ignore[misc]
+            assert told == [(UUID(int=7), "a-tab")]
+
     @between_processes
     async def test_joins_and_leaves_alternate_whatever_happens(self, one: Process, other: Process) -> None:
         """Random walks: users come and go, processes begin and die, several at once, and the store forgets."""
@@ -239,6 +329,11 @@ class PresenceContract(Cluster):
         await process.receiver.hears("a", last)
         if process.broker.presence is not None:
             await process.receiver.reaches(newest)
+
+
+def _store(process: Process) -> PresenceStore:
+    assert process.broker.presence is not None
+    return process.broker.presence
 
 
 async def _expire(diff: PresenceDiff, lease: float) -> None:
