@@ -79,7 +79,7 @@ def test_event_says_the_whole_of_one_element(args, name):
         ("<div id=a>1 < 2</div>",),
         ('<p id=a data-signals="{b: 1}">1</p>',),
         ('<p id=a data-star-signals:b="1">1</p>',),
-        ('<p id=a><b data-init="@get(\'/\')">1</b></p>',),
+        ("<p id=a><b data-init=\"@get('/')\">1</b></p>",),
         ("<p id=a data-ignore-morph>1</p>",),
         ('<p id=a data-preserve-attr="open">1</p>',),
         ("<div id=a><script>go()</script></div>",),
@@ -266,7 +266,9 @@ class PageMachine(RuleBasedStateMachine):
         for tab, page in pages.items():
             self.pages[tab].append(page)
 
-    @rule(leaf=st.sampled_from(LEAVES), mode=st.sampled_from(["outer", "replace", "inner"]), exclude=st.sampled_from(TABS))
+    @rule(
+        leaf=st.sampled_from(LEAVES), mode=st.sampled_from(["outer", "replace", "inner"]), exclude=st.sampled_from(TABS)
+    )
     def change_a_leaf(self, leaf, mode, exclude):
         text = str(next(self.numbers))
         self.send(encode_elements(text if mode == "inner" else f"<p id={leaf}>{text}</p>", f"#{leaf}", mode), exclude)

@@ -34,7 +34,9 @@ class Kept(NamedTuple):
     @property
     def size(self):
         facts = self.frame.facts
-        return len(self.frame.data) + FRAME_OVERHEAD + (FACTS_OVERHEAD if facts not in (PLAIN, Facts(replaces="")) else 0)
+        return (
+            len(self.frame.data) + FRAME_OVERHEAD + (FACTS_OVERHEAD if facts not in (PLAIN, Facts(replaces="")) else 0)
+        )
 
 
 def is_superfluous(earlier, later, between):
@@ -70,9 +72,7 @@ class LogMachine(RuleBasedStateMachine):
         new = Kept(sequence, Frame(b"%d:" % sequence + b"x" * size, facts), self.now)
         assert self.log.append(sequence, new.frame, self.now) is True
         if facts.is_transient:
-            self.kept = [
-                each for each in self.kept if facts.key is None or each.frame.facts.key != facts.key
-            ]
+            self.kept = [each for each in self.kept if facts.key is None or each.frame.facts.key != facts.key]
         else:
             for number, earlier in enumerate(self.appended):
                 if earlier in self.kept and is_superfluous(earlier, new, self.appended[number + 1 :]):
@@ -288,7 +288,9 @@ def frame_of(sequence, facts):
     return Frame(b"%08d" % sequence + b"x" * 200, own)
 
 
-@pytest.mark.parametrize("facts", [PLAIN, Facts(is_transient=True), Facts(replaces="e:")], ids=["none", "transient", "name"])
+@pytest.mark.parametrize(
+    "facts", [PLAIN, Facts(is_transient=True), Facts(replaces="e:")], ids=["none", "transient", "name"]
+)
 def test_size_is_about_what_the_memory_is(facts):
     log = Log()
     tracemalloc.start()

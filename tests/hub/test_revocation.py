@@ -66,7 +66,7 @@ class SteppedClient(FakeClient):
         self.is_removed = False
         self.was_removed_before_opening = False
         super().__init__(machine.loop, machine.broadcaster, channels, user_id, **options)
-        self.scope[ARRIVAL_KEY] = machine.broadcaster._now()
+        self.scope[ARRIVAL_KEY] = machine.broadcaster.opener._now()
 
     def step(self):
         for name in self.STEPS:
