@@ -10,6 +10,7 @@ databases.
 
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,6 +30,11 @@ def require_chromium() -> str:
         if name and (path := shutil.which(name)):
             return path
     _missing("needs Chromium: `apt-get install chromium`, or name one with CHROMIUM=/path/to/chrome")
+
+
+def require_wagtail() -> None:
+    if find_spec("wagtail") is None:
+        _missing("needs Wagtail, which comes with the extra `test` from Python 3.12 on: `pip install wagtail`")
 
 
 def require_client_bundle(name: str = "datastar.js") -> Path:
