@@ -45,12 +45,17 @@ def main():
         sys.exit(f"Port {options.port} cannot be used: {os.strerror(error.errno)}. Choose another one with --port.")
     with tempfile.TemporaryDirectory() as folder:
         configure(options.recipe, options.database or Path(folder, "db.sqlite3"))
+        from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+
         from ds_broadcaster.asgi import get_asgi_application
 
         signal.signal(signal.SIGTERM, lambda *args: sys.exit())  # so that the folder is removed
         line = f"The recipe {options.recipe}: http://127.0.0.1:{options.port}/  (Ctrl-C ends it)"
         config = uvicorn.Config(
-            get_asgi_application(), log_level="warning", access_log=False, timeout_graceful_shutdown=1
+            ASGIStaticFilesHandler(get_asgi_application()),
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=1,
         )
         with suppress(KeyboardInterrupt):
             Server(config, line).run([listener])
@@ -80,18 +85,23 @@ def configure(recipe, database):
         ROOT_URLCONF=__name__,
         LOGIN_URL="people",
         USE_TZ=True,
+        STATIC_URL="static/",
         INSTALLED_APPS=[
+            recipe,
+            "django.contrib.admin",
             "django.contrib.auth",
             "django.contrib.contenttypes",
+            "django.contrib.messages",
             "django.contrib.sessions",
+            "django.contrib.staticfiles",
             "ds_broadcaster",
-            recipe,
         ],
         MIDDLEWARE=[
             "django.contrib.sessions.middleware.SessionMiddleware",
             "django.middleware.common.CommonMiddleware",
             "django.middleware.csrf.CsrfViewMiddleware",
             "django.contrib.auth.middleware.AuthenticationMiddleware",
+            "django.contrib.messages.middleware.MessageMiddleware",
             "ds_broadcaster.middleware.BroadcasterMiddleware",
         ],
         TEMPLATES=[
@@ -103,6 +113,7 @@ def configure(recipe, database):
                     "context_processors": [
                         "django.template.context_processors.request",
                         "django.contrib.auth.context_processors.auth",
+                        "django.contrib.messages.context_processors.messages",
                         f"{__name__}.around",
                     ]
                 },
@@ -129,7 +140,8 @@ def configure(recipe, database):
     call_command("check", fail_level="WARNING")
     call_command("migrate", run_syncdb=True, verbosity=0)
     for username, first_name in PEOPLE.items():
-        get_user_model().objects.get_or_create(username=username, defaults={"first_name": first_name})
+        rights = {"is_staff": True, "is_superuser": True}  # for the recipe of the admin
+        get_user_model().objects.get_or_create(username=username, defaults={"first_name": first_name, **rights})
 
 
 def around(request):
