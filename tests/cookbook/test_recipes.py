@@ -347,11 +347,17 @@ def test_cursors_of_others_move_and_are_in_no_history(recipe, window):
 # The admin's changelist
 
 
-def make_order(tab, customer, total):
-    tab.goto("/admin/live_admin/order/add/")
-    tab.get_by_label("Customer").fill(customer)
-    tab.get_by_label("Total").fill(total)
-    tab.get_by_role("button", name="Save", exact=True).click()
+def save_order(tab, path, **fields):
+    """Send a form of the admin."""
+    tab.evaluate(
+        """async ([path, fields]) => {
+            fields.csrfmiddlewaretoken = document.querySelector('[name=csrfmiddlewaretoken]').value;
+            const answer = await fetch(`/admin/live_admin/order/${path}/`,
+                {method: 'POST', body: new URLSearchParams(fields), redirect: 'manual'});
+            if (answer.type !== 'opaqueredirect') throw Error(await answer.text());
+        }""",
+        [path, {"status": "open", "total": "10", **fields}],
+    )
 
 
 async def no_icon(route):
@@ -367,20 +373,18 @@ def customers(tab):
 def test_changelist_is_live_with_its_filters_and_selection(recipe, window):
     icon = ("**/favicon.ico", no_icon)
     mio = window("mio", "/admin/live_admin/order/add/", route=icon)
-    for customer, total in (("Fern & Co", "10"), ("Moss", "20"), ("Fern Ltd", "30")):
-        make_order(mio, customer, total)
+    for customer in ("Fern & Co", "Moss", "Fern Ltd"):
+        save_order(mio, "add", customer=customer)
     ada = window("ada", "/admin/live_admin/order/?status__exact=open&q=fern&o=2", route=icon)
     expect(ada.locator("[data-broadcast=live]")).to_have_count(1)
     expect(customers(ada)).to_have_text(["Fern & Co", "Fern Ltd"])
     ada.locator("tr", has_text="Fern Ltd").get_by_role("checkbox").check()
     ada.locator("#searchbar").fill("fern tree")
     ada.evaluate("document.documentElement.dataset.theme = 'dark'; document.getElementById('main').className = 'main'")
-    make_order(mio, "Alfern", "40")
+    save_order(mio, "add", customer="Alfern")
     expect(customers(ada)).to_have_text(["Alfern", "Fern & Co", "Fern Ltd"])
-    make_order(mio, "Moss again", "50")
-    mio.goto("/admin/live_admin/order/1/change/")
-    mio.get_by_label("Status").select_option("paid")
-    mio.get_by_role("button", name="Save", exact=True).click()
+    save_order(mio, "add", customer="Moss again")
+    save_order(mio, "1/change", customer="Fern & Co", status="paid")
     expect(customers(ada)).to_have_text(["Alfern", "Fern Ltd"])
     expect(ada.locator("#toolbar")).to_contain_text("2 results (5 total)")
     # What Ada was about to do is as it was.

@@ -23,14 +23,14 @@ class BoardChannel(BroadcastChannelView):
         return "board"
 
     def render_presence(self, user_ids):
-        people = get_user_model().objects.filter(pk__in=user_ids).order_by("pk")
-        return render_to_string("cursors/_cursors.html", {"people": people})
+        visitors = get_user_model().objects.filter(pk__in=user_ids).order_by("pk")
+        return render_to_string("cursors/_cursors.html", {"visitors": visitors})
 
 
 @require_GET
 @login_required
 def board(request):
-    return render(request, "cursors/board.html", {"people": [request.user]})
+    return render(request, "cursors/board.html", {"visitors": [request.user]})
 
 
 @require_POST
