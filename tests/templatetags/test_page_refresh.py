@@ -270,3 +270,14 @@ def test_page_that_was_rendered_before_a_refresh_fetches_itself(server, open_pag
     refresh(server, channel)
     Waiting(streams[0]).continue_()
     shows(tab, 2)
+
+
+def test_page_that_is_left_during_a_fetch_leaves_nothing(server, open_page, channel):
+    tab = open_page()
+    requests = held(tab, channel)
+    refresh(server, channel)
+    until(lambda: requests)
+    tab.goto(f"{server.url}/page/{channel}-b/")
+    expect(tab.locator("#state")).to_have_text("live")
+    shows(tab, 1)
+    assert tab.errors == []
