@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from .broadcaster import broadcast
 from .exceptions import BroadcasterError, BrokerUnavailable, EventTooLarge
+from .ids import dom_id, dom_selector
 from .present import Present
 
 if TYPE_CHECKING:
     from .models.base import BroadcastOnSave
     from .models.bind import bind_broadcasts
-    from .models.receivers import broadcast_saved
+    from .models.receivers import broadcast_saved, render_broadcast
     from .models.suppress import suppress_broadcasts
     from .views.channel_view import BroadcastChannelView
 
@@ -24,6 +25,9 @@ __all__ = [
     "bind_broadcasts",
     "broadcast",
     "broadcast_saved",
+    "dom_id",
+    "dom_selector",
+    "render_broadcast",
     "suppress_broadcasts",
 ]
 
@@ -33,6 +37,7 @@ _LATE = {
     "BroadcastOnSave": "models",
     "bind_broadcasts": "models.bind",
     "broadcast_saved": "models.receivers",
+    "render_broadcast": "models.receivers",
     "suppress_broadcasts": "models.suppress",
 }
 

@@ -55,6 +55,8 @@ class BroadcastOnSave(models.Model):
     broadcast_exclude_sender: ClassVar[bool] = False
     # Instead of fragments, have each page on the channel show what its view renders now, for its own viewer.
     broadcast_refreshes: ClassVar[bool] = False
+    # Render the template where the streams are, once for each audience of their views: see the guide.
+    broadcast_audience: ClassVar[bool] = False
     # The relations to objects whose saves are news for this one, which shows them, and the accessors of their way
     # back: {"author": "comment_set"}.
     broadcast_touches: ClassVar[Mapping[str, str] | None] = None
@@ -132,6 +134,7 @@ def _own_face_of(model: type[BroadcastOnSave]) -> Options:
         select_related=model.broadcast_select_related,
         exclude_sender=model.broadcast_exclude_sender,
         refreshes=model.broadcast_refreshes,
+        audience=model.broadcast_audience,
         moves=model.broadcast_moves,
         limit=model.broadcast_limit,
         touches=model.broadcast_touches,

@@ -41,6 +41,7 @@ class Face:
     select_related: Sequence[str] | None = None
     exclude_sender: bool = False
     refreshes: bool = False
+    audience: bool = False
     moves: Collection[str] | None = None
     limit: int | None = None
     touches: Mapping[str, str] | None = None
@@ -98,6 +99,7 @@ class Options:
         self.select_related = _strings(face.select_related)
         self.exclude_sender = bool(face.exclude_sender)
         self.refreshes = bool(face.refreshes)
+        self.audience = bool(face.audience)
         self.limit = face.limit if isinstance(face.limit, int) else None
         # The fields of relations to objects whose saves are news for those of the model.
         self.touches = tuple(face.touches) if isinstance(face.touches, Mapping) else ()
@@ -124,7 +126,8 @@ class Options:
         """Tell whether a hook is the default one, which renders the template, or removes a deleted object."""
         if not self.is_attributes:
             return getattr(self.face, hook) is None
-        return self.written(hook) is getattr(self._default, self.name_of(hook), None)
+        methods = (self.name_of(hook), "render_broadcast")
+        return all(getattr(self.model, each) is getattr(self._default, each, None) for each in methods)
 
     def echo(self) -> "Options":
         """Return the face without new objects, for a child that has put its own element in the same place."""
@@ -140,8 +143,11 @@ class Options:
     def render(self, instance: Model) -> str:
         """Render the template, without a request: all pages on the channel get the same."""
         names = self.template_names(instance)
-        context = dict.fromkeys(("object", *_context_names(type(instance))), instance)
-        return render_to_string(names[0] if len(names) == 1 else list(names), context)
+        return render_to_string(names[0] if len(names) == 1 else list(names), self.context(instance))
+
+    def context(self, instance: Model) -> dict[str, Model]:
+        """Return the context of the template."""
+        return dict.fromkeys(("object", *_context_names(type(instance))), instance)
 
 
 def _function(option: Any, default: Callable[[Any], Any] | None = None) -> Callable[[Any], Any]:

@@ -15,7 +15,7 @@ from ..exceptions import BrokerUnavailable
 from ..ids import key_of
 from ..sending import waiting
 from ..sse import REFRESH
-from ..streams.tabs import facts_of, refresh_facts
+from ..streams.tabs import audience_facts, facts_of, refresh_facts
 from .changes import RELATED, Change, as_parent, copy_of, is_child, log_failure, merged
 from .dirty_fields import former_values, mark_dirty, note_saved
 from .options import Options, channels_of
@@ -257,6 +257,7 @@ def _send(change: Change, instance: Model, kind: str, channels: Sequence[str], t
     events: list[Event] = []
     tell = None if told is None else partial(told.note, change.options, instance, channels)
     for payload in render_change(change.options, instance, kind, change.context, tell):
-        facts = facts_of(payload, change.tab)  # Once for all channels, of which there may be thousands.
-        events += [Event(channel, payload, facts) for channel in channels]
+        # Once for all channels, of which there may be thousands.
+        facts = (audience_facts if payload.is_audience else facts_of)(payload.data, exclude=change.tab)
+        events += [Event(channel, payload.data, facts) for channel in channels]
     return events

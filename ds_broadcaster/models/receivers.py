@@ -8,7 +8,7 @@ from django.db.models import Model, QuerySet
 from django.db.models.signals import class_prepared, post_init, post_save, pre_delete, pre_save
 
 from ..ids import has_key
-from .changes import log_failure
+from .changes import as_parent, is_child, log_failure
 from .dirty_fields import forget_saved, is_dirty, mark_dirty, note_saved, tracked_values
 from .options import Options, channels_of, lineage
 from .outbox import enqueue, flush
@@ -172,19 +172,40 @@ def broadcast_saved(objects: Model | Iterable[Model], *, created: bool | None = 
     flush(due)
 
 
+def render_broadcast(instance: Model, *, name: str | None = None) -> str:
+    """Render the fragment that shows an object, of a BroadcastOnSave or of a bound model.
+
+    `name` says which of several bindings; without it, the object's first face is rendered. Raises TypeError for objects
+    whose model is not broadcast and ValueError for a name that there is not.
+    """
+    faces = _faces_of(instance, "render_broadcast").of_saves
+    face = faces[0] if name is None else next((each for each in faces if each.name == name), None)
+    if face is None:
+        raise ValueError(f"{type(instance).__name__} is not bound as {name!r}.")
+    seen: Any = as_parent(instance, face.model) if is_child(instance, face.model) else instance
+    return str(seen.render_broadcast()) if face.is_attributes else face.render(seen)
+
+
 def _checked(instance: Any) -> Faces | None:
-    if not isinstance(instance, Model):
-        raise TypeError(f"broadcast_saved takes model instances, not {type(instance).__name__} ({instance!r}).")
-    faces = registered.get(type(instance))
-    if faces is None and not is_shown(type(instance)):
-        name = type(instance).__name__
-        raise TypeError(
-            f"{name} is not broadcast: write `class {name}(BroadcastOnSave)`, or bind_broadcasts({name}, channel=...)."
-        )
+    if isinstance(instance, Model) and type(instance) not in registered and is_shown(type(instance)):
+        return None  # It is not broadcast itself, but what shows it is.
+    faces = _faces_of(instance, "broadcast_saved")
     if not has_key(instance):
         raise ValueError(
             f"{instance!r} has no primary key: save it first, and where bulk_create() does not return the keys, "
             "fetch the objects and pass them with created=True."
+        )
+    return faces
+
+
+def _faces_of(instance: Any, function: str) -> Faces:
+    if not isinstance(instance, Model):
+        raise TypeError(f"{function} takes model instances, not {type(instance).__name__} ({instance!r}).")
+    faces = registered.get(type(instance))
+    if faces is None:
+        name = type(instance).__name__
+        raise TypeError(
+            f"{name} is not broadcast: write `class {name}(BroadcastOnSave)`, or bind_broadcasts({name}, channel=...)."
         )
     return faces
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db.models import Model
 from django.utils import timezone, translation
@@ -12,7 +12,8 @@ from pydantic import BaseModel
 
 from ..conf import get_settings
 from ..ids import dom_id, dom_selector, single_line
-from ..sse import encode_elements, encode_remove, encode_signals, split_fragment
+from ..sse import Mode, encode_elements, encode_remove, encode_signals, split_fragment
+from ..streams.audiences import pack_template
 from .options import LIST_MODES, MODES, Options, mode_error
 
 # UPSERT: pages may or may not show the object, so send an update, then a create.
@@ -52,9 +53,16 @@ class Told:
             self._ids.setdefault((options, name), set()).update(ids)
 
 
+class Payload(NamedTuple):
+    """An encoded event; a template for each audience if `is_audience`."""
+
+    data: bytes
+    is_audience: bool = False
+
+
 def render_change(
     options: Options, instance: Model, kind: str, context: Context | None, tell: Tell | None = None
-) -> list[bytes]:
+) -> list[Payload]:
     """Return the encoded events of a change.
 
     `context` is the context of the save, if another one is current; `tell` is called with the HTML.
@@ -79,14 +87,19 @@ def _language_of(context: Context | None) -> AbstractContextManager[Any]:
     return translation.override(language)
 
 
-def _encode(options: Options, instance: Model, kind: str, tell: Tell | None) -> Iterator[bytes]:
+def _encode(options: Options, instance: Model, kind: str, tell: Tell | None) -> Iterator[Payload]:
     is_shown = kind is DELETED or options.shown is None or options.shown(instance)
     is_removed = not is_shown
     if is_removed:
-        yield encode_remove(dom_selector(instance))
+        yield Payload(encode_remove(dom_selector(instance)))
     for hook in ("updated", "created") if kind is UPSERT else (kind,):
+        is_template = options.audience and kind is not DELETED and options.renders(hook)
+        if is_template and is_shown:
+            yield from _encode_elements(options, instance, hook, None, may_appear=kind is UPDATED)
         # The signals of a hook of the project's own are sent also while the object is not shown.
-        html, signals = _parts(options, hook, instance) if is_shown or not options.renders(hook) else (None, None)
+        if is_template or (not is_shown and options.renders(hook)):
+            continue
+        html, signals = _parts(options, hook, instance)
         if is_shown and html is not None:
             if tell is not None:
                 tell(html)
@@ -94,32 +107,45 @@ def _encode(options: Options, instance: Model, kind: str, tell: Tell | None) -> 
                 yield from _encode_elements(options, instance, hook, html, may_appear=kind is UPDATED)
             elif not is_removed:
                 is_removed = True
-                yield encode_remove(dom_selector(instance))
+                yield Payload(encode_remove(dom_selector(instance)))
         if signals is not None:
-            yield encode_signals(signals)
+            yield Payload(encode_signals(signals))
 
 
-def _encode_elements(options: Options, instance: Model, hook: str, html: str, *, may_appear: bool) -> Iterator[bytes]:
+def _encode_elements(
+    options: Options, instance: Model, hook: str, html: str | None, *, may_appear: bool
+) -> Iterator[Payload]:
+    """Encode what a hook returned; without it, the template for each audience."""
     # A list that shows some objects may not have shown a changed one yet.
     is_placed = hook == "created" or (may_appear and options.shown is not None)
     target = options.target(instance) if is_placed else None
-    if target is None or _is_target(html, target):
-        yield encode_elements(html)
+    if target is None or (html is not None and _is_target(html, target)):
+        yield _patch(options, instance, html)
         return
     if hook != "created":
-        yield encode_elements(html)
-    yield _place(options, instance, html, target)
-
-
-def _place(options: Options, instance: Model, html: str, target: str) -> bytes:
-    mode = options.mode(instance)
+        yield _patch(options, instance, html)
+    mode: Any = options.mode(instance)
     if mode not in MODES:
         raise ValueError(mode_error(options.name_of("mode"), mode))
-    placed = encode_elements(html, guarded(target, mode, instance), mode)
+    placed = _patch(options, instance, html, guarded(target, mode, instance), mode)
     if options.limit is None or mode not in LIST_MODES:
-        return placed
-    # One event, of two steps for the client: the list is never seen without its limit.
-    return placed + encode_remove(over_limit(target, mode, options.limit))
+        yield placed
+        return
+    surplus = encode_remove(over_limit(target, mode, options.limit))
+    if placed.is_audience:
+        yield from (placed, Payload(surplus))
+    else:
+        # One event, of two steps for the client: the list is never seen without its limit.
+        yield Payload(placed.data + surplus)
+
+
+def _patch(
+    options: Options, instance: Model, html: str | None, selector: str | None = None, mode: Mode | None = None
+) -> Payload:
+    if html is not None:
+        return Payload(encode_elements(html, selector, mode))
+    names, context = options.template_names(instance), options.context(instance)
+    return Payload(pack_template(names, context, selector, mode, or_remove=dom_selector(instance)), is_audience=True)
 
 
 def over_limit(target: str, mode: str, limit: int) -> str:

@@ -10,7 +10,7 @@ from django.db.models import Model
 from django.template.loader import render_to_string
 
 from ..ids import has_key
-from ..sse import Mode, encode_elements
+from ..sse import Mode, encode_elements, encode_remove
 
 # The key that marks a model instance in a context: its label, primary key and database.
 _INSTANCE = "$instance"
@@ -34,8 +34,12 @@ def pack_template(
     context: Mapping[str, Any] | None,
     selector: str | None,
     mode: Mode | None,
+    *,
+    or_remove: str | None = None,
 ) -> bytes:
     """Return a template and its context as the payload of an event.
+
+    For an audience for which the template renders nothing, the event removes the elements of `or_remove`, a selector.
 
     The context travels between processes: values with a JSON form, and saved model instances, which are loaded again
     where the template is rendered. Raises TypeError for others, and what encode_elements() raises.
@@ -43,7 +47,7 @@ def pack_template(
     encode_elements("<i></i>", selector, mode)
     names = [template_name] if isinstance(template_name, str) else list(template_name)
     try:
-        text = json.dumps([names, dict(context or {}), selector, mode], cls=_Encoder, separators=(",", ":"))
+        text = json.dumps([names, dict(context or {}), selector, mode, or_remove], cls=_Encoder, separators=(",", ":"))
     except TypeError as error:
         raise TypeError(
             f"With audience=True the context must have a JSON form, or be of saved model instances: {error} Write for "
@@ -54,25 +58,29 @@ def pack_template(
 
 def render_event(payload: bytes, audience: Any) -> bytes:
     """Render what pack_template() returned for an audience; nothing when an instance in the context is gone."""
-    names, context, selector, mode = json.loads(payload)
+    names, context, selector, mode, or_remove = json.loads(payload)
     try:
-        context = _loaded(context)
+        context = _loaded(context, {})
     except _Gone:
         return b""
-    return encode_elements(render_to_string(names, {**context, "audience": audience}), selector, mode)
+    html = render_to_string(names, {**context, "audience": audience})
+    return encode_remove(or_remove) if or_remove and not html.strip() else encode_elements(html, selector, mode)
 
 
-def _loaded(value: Any) -> Any:
-    """Load the model instances in a context."""
+def _loaded(value: Any, known: dict[str, Model]) -> Any:
+    """Load the model instances in a context, each once."""
     if isinstance(value, list):
-        return [_loaded(each) for each in value]
+        return [_loaded(each, known) for each in value]
     if not isinstance(value, dict):
         return value
     if set(value) != {_INSTANCE}:
-        return {name: _loaded(each) for name, each in value.items()}
+        return {name: _loaded(each, known) for name, each in value.items()}
     label, key, database = value[_INSTANCE]
     model: Any = apps.get_model(label)
-    try:
-        return model._base_manager.using(database).get(pk=key)
-    except model.DoesNotExist as error:
-        raise _Gone from error
+    place = repr(value)
+    if place not in known:
+        try:
+            known[place] = model._base_manager.using(database).get(pk=key)
+        except model.DoesNotExist as error:
+            raise _Gone from error
+    return known[place]

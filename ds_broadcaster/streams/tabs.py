@@ -120,7 +120,11 @@ def facts_of(
 
 
 def audience_facts(
-    payload: bytes, request: HttpRequest | None, exclude: HttpRequest | str | None, transient: bool, key: str | None
+    payload: bytes,
+    request: HttpRequest | None = None,
+    exclude: HttpRequest | str | None = None,
+    transient: bool = False,
+    key: str | None = None,
 ) -> Facts:
     """Return the facts of a template for each audience; raises what facts_of() does.
 

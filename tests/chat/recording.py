@@ -40,7 +40,8 @@ class Recording:
         if self.fails is not None:
             raise self.fails
         if facts.is_refresh:
-            self.events.append(Sent(channel, "refresh", "", None, None, "", facts.exclude))
+            kind = "template" if facts.is_audience else "refresh"
+            self.events.append(Sent(channel, kind, payload.decode().strip(), None, None, "", facts.exclude))
             return len(self.events)
         for event in SSEParser().feed(make_frame("1", payload).data):
             assert isinstance(event, Event)

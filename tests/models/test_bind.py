@@ -9,7 +9,14 @@ from django.db import models, transaction
 from django.db.models.signals import post_init, post_save
 from django.test.utils import isolate_apps
 
-from ds_broadcaster import BroadcastOnSave, bind_broadcasts, broadcast_saved
+from ds_broadcaster import (
+    BroadcastOnSave,
+    bind_broadcasts,
+    broadcast_saved,
+    dom_id,
+    dom_selector,
+    render_broadcast,
+)
 from ds_broadcaster.models.bind import unbind_broadcasts
 from ds_broadcaster.models.checks import check_model, check_models
 from ds_broadcaster.models.registry import declared, registered
@@ -383,3 +390,29 @@ def test_checks_skip_templates_that_are_not_rendered_or_not_known(bind):
     unbind_broadcasts(Group)
     bind(Group, channel="a", template_name=lambda group: "none.html")
     assert check_models() == []
+
+
+# In Python
+
+
+def test_fragments_of_bound_and_own_models_are_rendered_in_python(bind, room):
+    bind(Note, channel="notes", subclasses=True)
+    bind(Note, channel="page", name="page", template_name="chat/_article.html")
+    message = Message.objects.create(room=room, text="m")
+    note, long = Note.objects.create(text="n"), LongNote.objects.create(text="l")
+    assert render_broadcast(message) == message.render_broadcast()
+    assert dom_id(message) in render_broadcast(message)
+    assert f'id="{dom_id(note)}">n' in render_broadcast(note)
+    assert f'id="chat-note-{long.pk}">l' in render_broadcast(long)
+    assert render_broadcast(note, name="page") != render_broadcast(note)
+    assert dom_selector(note) == f"#{dom_id(note)}"
+
+
+def test_object_that_cannot_be_rendered_says_what_to_write(bind):
+    with pytest.raises(TypeError, match="Note is not broadcast: write `class Note"):
+        render_broadcast(Note())
+    with pytest.raises(TypeError, match="render_broadcast takes model instances, not str"):
+        render_broadcast("note")
+    bind(Note, channel="notes")
+    with pytest.raises(ValueError, match="Note is not bound as 'row'"):
+        render_broadcast(Note(), name="row")

@@ -3,11 +3,28 @@ from typing import assert_type
 from django.contrib.auth.models import Group
 from django.db import models
 
-from ds_broadcaster import BroadcastOnSave, bind_broadcasts, broadcast_saved, suppress_broadcasts
+from ds_broadcaster import (
+    BroadcastOnSave,
+    bind_broadcasts,
+    broadcast_saved,
+    dom_id,
+    dom_selector,
+    render_broadcast,
+    suppress_broadcasts,
+)
+from ds_broadcaster.models import Face
 
 
 class Room(models.Model):
     name = models.CharField(max_length=40)
+
+
+class Poll(BroadcastOnSave):
+    broadcast_refreshes = True
+    broadcast_audience = False
+
+    def broadcast_channel(self) -> str:
+        return "polls"
 
 
 class Message(BroadcastOnSave):
@@ -19,6 +36,13 @@ class Message(BroadcastOnSave):
     broadcast_fields = {"text"}
     broadcast_select_related = ("room",)
     broadcast_exclude_sender = True
+    broadcast_moves = {"room"}
+    broadcast_limit = 200
+    broadcast_touches = {"room": "message_set"}
+    broadcast_faces = [Face(channel=lambda message: message, template_name="chat/_page.html", limit=None)]
+
+    def broadcast_shown(self) -> bool:
+        return self.text != ""
 
     def broadcast_channel(self) -> str | None:
         return f"room-{self.room.pk}"
@@ -39,6 +63,7 @@ def name_of(group: Group) -> str:
 
 def ready() -> None:
     bind_broadcasts(Group, channel=name_of, template_name="chat/_group.html", target="#groups", mode="prepend")
+    bind_broadcasts(Group, channel="groups", name="refreshed", refreshes=True, subclasses=True, moves=["name"])
     bind_broadcasts(Room, channel="rooms", target=lambda room: f"#rooms-{room.pk}", fields={"name"})
 
 
@@ -50,6 +75,10 @@ def add_many(texts: list[str], room: Room) -> None:
         room.save()
     with suppress_broadcasts(Message, Room):
         room.delete()
+
+
+def texts_of(message: Message, group: Group) -> list[str]:
+    return [dom_id(message), dom_selector(group), render_broadcast(message), render_broadcast(group, name="refreshed")]
 
 
 @suppress_broadcasts(Message)
