@@ -8,8 +8,9 @@ from django.http import JsonResponse
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
+from ds_broadcaster import bind_broadcasts
 from ds_broadcaster.models.registry import registered
-from tests.chat.models import Message, Room
+from tests.chat.models import Message, Note, Room
 from tests.project import urls
 
 # Leave out the tab that a request names.
@@ -39,8 +40,27 @@ async def edit(request, pk):
     return JsonResponse({"rooms": await Room.objects.acount()})
 
 
+bind_broadcasts(
+    Note,
+    channel=lambda note: f"notes-{note.extra}",
+    target="#target",
+    limit=3,
+    moves=["extra"],
+    shown=lambda note: note.text != "hidden",
+)
+
+
+@csrf_exempt
+def save(request, pk=None):
+    """Create or change a note of the list with these values."""
+    note, _ = Note.objects.update_or_create(pk=pk, defaults=json.loads(request.body))
+    return JsonResponse({"pk": note.pk})
+
+
 urlpatterns = [
     path("post/", post),
+    path("save/", save),
+    path("save/<int:pk>/", save),
     path("edit/<int:pk>/", edit),
     *urls.urlpatterns,
 ]

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.chat.models import Message
+from tests.harness import expect
 from tests.live import begun
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -58,3 +59,25 @@ def test_saving_tab_is_left_out(site, room):
         client.wait_for(lambda client=client: len(client.events) >= 2, what="two events")
     mine.expect(">all")
     assert [">mine" in mine.events[0].elements, ">theirs" in theirs.events[0].elements] == [False, False]
+
+
+def test_lists_in_the_browser_are_limited_and_show_what_belongs_there(chromium, site):
+    visitor = site.visitor()
+
+    def save(pk=None, **values):
+        return visitor.post(f"/save/{pk}/" if pk else "/save/", values).json()["pk"]
+
+    here, there = chromium.tab(visitor), chromium.tab(visitor)
+    here.goto("/page/notes-here/?cursor=1")
+    there.goto("/page/notes-there/?cursor=1")
+    shown = [tab.locator("#target > b") for tab in (here, there)]
+    keys = [save(text=text, extra="here") for text in "abcde"]
+    expect(shown[0]).to_have_text(["c", "d", "e"])
+    save(keys[3], text="hidden")
+    expect(shown[0]).to_have_text(["c", "e"])
+    save(keys[3], text="back")
+    expect(shown[0]).to_have_text(["c", "e", "back"])
+    save(keys[2], extra="there", text="moved")
+    expect(shown[0]).to_have_text(["e", "back"])
+    expect(shown[1]).to_have_text(["moved"])
+    assert here.errors == there.errors == []
