@@ -35,16 +35,21 @@ _HAS_ID = re.compile(r"[\s\"'/]id\s*=", re.IGNORECASE)
 _OWN_ID = re.compile(r"""(?:^|[\s"'])id\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.IGNORECASE)
 _TOKEN = re.compile(r"""<(?:!--.*?-->|(/?)([a-zA-Z][^\s/>]*)((?:[^>"']|"[^"]*"|'[^']*')*+)>|)""", re.DOTALL)
 
-_VOID = frozenset("area base br col embed hr img input link meta param source track wbr".split())
-_RAW = frozenset("style textarea title".split())
-_FOREIGN = frozenset({"svg", "math"})
+
+def _tags(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
+_VOID = _tags("area base br col embed hr img input link meta param source track wbr")
+_RAW = _tags("style textarea title")
+_FOREIGN = _tags("svg math")
 # A parser closes an open `p` before these.
-_BLOCKS = frozenset(
-    "address article aside blockquote center details dialog dir div dl fieldset figcaption figure footer form h1 h2 h3 h4 "
-    "h5 h6 header hgroup hr main menu nav ol p pre search section summary table ul li dd dt".split()
+_BLOCKS = _tags(
+    "address article aside blockquote center details dialog dir div dl fieldset figcaption figure footer form h1 h2 "
+    "h3 h4 h5 h6 header hgroup hr main menu nav ol p pre search section summary table ul li dd dt"
 )
 # And one of these before another of them.
-_NOT_NESTED = frozenset("a button form nobr option optgroup h1 h2 h3 h4 h5 h6".split())
+_NOT_NESTED = _tags("a button form nobr option optgroup h1 h2 h3 h4 h5 h6")
 _LISTED = {"li": {"ul", "ol", "menu"}, "dt": {"dl"}, "dd": {"dl"}}
 # A parser takes everything else out of these.
 _PARTS = {
@@ -54,11 +59,9 @@ _PARTS = {
     "tfoot": {"tr"},
     "tr": {"td", "th"},
 }
-_NEVER_INSIDE = frozenset("html head body frameset plaintext".split())
+_NEVER_INSIDE = _tags("html head body frameset plaintext")
 # Emptied, these have no ids inside; what was in them may be elsewhere by then.
-_HOLDERS = frozenset(
-    "ul ol dl menu table thead tbody tfoot tr select form fieldset main section article aside nav".split()
-)
+_HOLDERS = _tags("ul ol dl menu table thead tbody tfoot select form fieldset main section article aside nav")
 
 
 def replaces_of(payload: bytes) -> str | None:
@@ -100,16 +103,16 @@ def _replaced_signals(fields: dict[str, list[str]]) -> str | None:
         paths = _paths(signals)
     except (ValueError, RecursionError):
         return None
-    return NOTHING if paths is None else SIGNALS + _short("\0".join(sorted(paths)))
+    return NOTHING if paths is None else SIGNALS + _short(json.dumps(sorted(paths)))
 
 
-def _paths(signals: Any, prefix: str = "") -> list[str] | None:
+def _paths(signals: Any, *prefix: str) -> list[list[str]] | None:
     """Return the paths of all values, None where one of them is an object without any, which changes nothing."""
     if not isinstance(signals, dict):
-        return [prefix]
-    found: list[str] = []
+        return [list(prefix)]
+    found: list[list[str]] = []
     for name, value in signals.items():
-        inside = _paths(value, f"{prefix}\x01{name}")
+        inside = _paths(value, *prefix, name)
         if inside is None:
             return None
         found += inside
@@ -129,7 +132,9 @@ def _replaced_element(fields: dict[str, list[str]]) -> str | None:
     if mode == "remove" and target is not None:
         return CONTAINER + _short(f"{mode} {target}")
     if mode == "inner" and target is not None:
-        is_container = not html.strip() or _HAS_ID.search(html) or re.search(r"<(?:li|d[td]|t[rdh]|option)\b", html, re.I)
+        is_container = (
+            not html.strip() or _HAS_ID.search(html) or re.search(r"<(?:li|d[td]|t[rdh]|option)\b", html, re.IGNORECASE)
+        )
         return (CONTAINER if is_container else ELEMENT) + _short(f"{mode} {target}")
     root = None if "namespace" in fields or mode not in _WHOLE else _root_of(html)
     if root is None or target not in (None, root[1]):
@@ -218,7 +223,7 @@ def _may_be_in(tag: str, open_tags: list[str]) -> bool:
 
 
 class Wholes:
-    """The events of a history that a later one may make superfluous: the newest of each name, and of each tab left out."""
+    """The events that a later one may make superfluous: the newest of each name, and of each tab that was left out."""
 
     __slots__ = ("_container", "_excluding", "_newest")
 

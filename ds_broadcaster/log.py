@@ -292,7 +292,7 @@ class Log:
 
 
 def drop_oldest(logs: Iterable[Log], excess: int) -> int:
-    """Drop the oldest frames of all logs until `excess` bytes are freed, transient ones first; return the bytes freed."""
+    """Drop frames until `excess` bytes are freed: transient ones, then the oldest of all. Return the bytes freed."""
     logs = list(logs)
     freed = sum(log.drop_transients() for log in logs) if excess > 0 else 0
     heap = [(log.oldest(), number, log) for number, log in enumerate(logs) if log]

@@ -223,13 +223,13 @@ def test_template_is_rendered_with_its_context_and_sent_as_elements(broadcaster,
             broadcaster.template(*args, **kwargs)
 
     send("room", "there.html", {"name": "<Ada>"})
-    send("room", ["missing.html", "there.html"], None, "#list", "append")
+    send("room", ["missing.html", "there.html"], None, ".list", "append")
     request = RequestFactory().get("/here/")
     request.user = SimpleNamespace(is_authenticated=False)
     send("room", "there.html", {"name": "B"}, request=request)
     assert [event.args for event in sent(broadcaster)] == [
         {"elements": "<p id=a>&lt;Ada&gt;</p>"},
-        {"elements": "<p id=a></p>", "selector": "#list", "mode": "append"},
+        {"elements": "<p id=a></p>", "selector": ".list", "mode": "append"},
         {"elements": "<p id=a>B/here/</p>"},
     ]
     with pytest.raises(TemplateDoesNotExist):

@@ -31,7 +31,7 @@ def of(*args, **options):
 
 
 @pytest.mark.parametrize(
-    ("args", "name"),
+    "args, name",
     [
         (('<p id="bar">5%</p>',), ELEMENT + "outer bar"),
         (("\n  <p id=bar class=x>5%</p>\n",), ELEMENT + "outer bar"),
@@ -40,7 +40,7 @@ def of(*args, **options):
         (('<p id="bar">5%</p>', "#bar", "replace"), ELEMENT + "replace bar"),
         (('<progress id="bar" value="5"></progress>',), ELEMENT + "outer bar"),
         (('<div id="bar" style="width: 5%" data-on:click="go()"></div>',), ELEMENT + "outer bar"),
-        (('<tr id="bar"><td>1</td></tr>',), CONTAINER + "outer bar"),
+        (('<tr id="bar"><td>1</td></tr>',), ELEMENT + "outer bar"),
         (('<svg id="bar"><path d="M1 2"/></svg>',), ELEMENT + "outer bar"),
         (("5%", "#bar", "inner"), ELEMENT + "inner bar"),
         (("", "#bar", "inner"), CONTAINER + "inner bar"),

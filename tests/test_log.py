@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from ds_broadcaster.compaction import CONTAINER, NOTHING, REFRESH, SIGNALS
 from ds_broadcaster.conf import History
 from ds_broadcaster.exceptions import Gap
-from ds_broadcaster.log import FACTS_OVERHEAD, _NONE, FRAME_OVERHEAD, HELD, READ_BYTES, TRANSIENT_AGE, Log, drop_oldest
+from ds_broadcaster.log import _NONE, FACTS_OVERHEAD, FRAME_OVERHEAD, HELD, READ_BYTES, TRANSIENT_AGE, Log, drop_oldest
 from ds_broadcaster.sse import PLAIN, Facts, Frame
 from tests.fakes import FACTOR
 

@@ -14,9 +14,9 @@ from typing import Any
 from django.http import HttpRequest
 from django.urls import NoReverseMatch, reverse
 
+from ..compaction import NOTHING, REFRESH, replaces_of
 from ..conf import Settings, get_settings
 from ..ids import plain, single_line
-from ..compaction import NOTHING, REFRESH, replaces_of
 from ..sse import PLAIN, Facts, check_size
 
 # The name of the signal, and of the form field, for a tab's id.

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 from ..brokers import EVERYWHERE, Command, Event, Facts, Frame
+from ..compaction import CONTAINER, ELEMENT, NOTHING, REFRESH, SIGNALS
 from ..exceptions import Gap
 from ..ids import parse_id
 from .cluster import Cluster, apart, epoch_of, on_loop, publish
@@ -224,6 +225,108 @@ class EventsContract(Cluster):
         now = self.run(broker.alocate(["a", "b"], None))
         assert now.gaps == frozenset()
         assert now.cursor == now.granted >= newest
+
+    # What is in no history, or no longer.
+
+    @on_loop
+    async def test_transient_event_is_heard_in_its_place_and_never_read(self) -> None:
+        """Those who listen get it, in order with all others; the history does without, and has no gap."""
+        process, publishing = self.start(max_events=3), self.start().broker
+        begin = await process.subscribe("a")
+        facts = Facts(is_transient=True, key="cursor-7")
+        first = await process.publish("a", b"1\n\n")
+        await publishing.apublish("a", b"2\n\n", facts)
+        await apart(publishing.publish_all, [Event("a", b"%d\n\n" % number, facts) for number in range(3, 8)])
+        await apart(publishing.publish_all, [Event("a", b"8\n\n", facts), Event("a", b"9\n\n")])
+        last = await process.publish("a", b"10\n\n")
+        await process.receiver.hears("a", last)
+        heard = [each for each in process.receiver.heard if each[1] > begin and isinstance(each[2], Frame)]
+        assert [sequence for _, sequence, _ in heard] == sorted({sequence for _, sequence, _ in heard})
+        frames = [item for _, _, item in heard if isinstance(item, Frame)]
+        bare = [frame for frame in frames if frame.facts.is_transient]
+        assert bare == [Frame(b"%d\n\n" % number, facts) for number in range(2, 9)]
+        assert [_payload(frame) for frame in frames if frame not in bare] == [
+            b"%d\n\n" % number for number in (1, 9, 10)
+        ]
+        kept = await process.broker.read("a", begin)
+        assert [_payload(frame) for _, frame in kept] == [b"1\n\n", b"9\n\n", b"10\n\n"]
+        position = await process.broker.alocate(["a"], f"{process.broker.epoch}-{first}")
+        assert position.gaps == frozenset()
+
+    def test_transient_events_alone_leave_no_history(self) -> None:
+        """A client that returns to them has missed nothing."""
+        broker = self.make_broker(max_events=2)
+        before = publish(broker, "b")
+        for number in range(5):
+            broker.publish("a", b"%d\n\n" % number, Facts(is_transient=True))
+        assert self.run(broker.read("a", before)) == []
+        after = publish(broker, "b")
+        assert after > before
+        assert broker.locate(["a", "b"], f"{epoch_of(broker)}-{before}").gaps == frozenset()
+
+    def test_superfluous_event_leaves_the_history_without_a_gap(self) -> None:
+        """The bounds of the history count only what is left."""
+        broker = self.make_broker(max_events=3, max_bytes=10_000)
+        begin = publish(broker, "a", b"0\n\n")
+        for number in range(20):
+            broker.publish("a", b"%d\n\n" % number + b"x" * 3000, Facts(replaces=SIGNALS + "1"))
+            broker.publish("a", b"%d\n\n" % number, Facts(replaces=ELEMENT + "outer bar"))
+        assert [_payload(frame)[:2] for _, frame in self.run(broker.read("a", begin - 1))] == [b"0\n", b"19", b"19"]
+        assert broker.locate(["a"], f"{epoch_of(broker)}-{begin - 1}").gaps == frozenset()
+
+    def test_what_makes_an_event_superfluous(self) -> None:
+        """One of the same name, for all who got the first, with nothing between them that may look at it."""
+        one, two = "tab-number-1", "tab-number-2"
+        element, other, container, signals = (f"{kind}name" for kind in (ELEMENT, ELEMENT + "no ", CONTAINER, SIGNALS))
+        for events, left in (
+            ([(element, None), (element, None)], [1]),
+            ([(element, None), (other, None), (element, None)], [1, 2]),
+            ([(element, None), (NOTHING, None), (signals, None), (element, None)], [1, 2, 3]),
+            ([(element, None), (container, None), (element, None)], [1, 2]),
+            ([(element, None), (None, None), (element, None)], [0, 1, 2]),
+            ([(signals, None), (None, None), (signals, None)], [0, 1, 2]),
+            ([(container, None), (container, None)], [1]),
+            ([(container, None), (signals, None), (container, None)], [1, 2]),
+            ([(container, None), (NOTHING, None), (container, None)], [0, 1, 2]),
+            ([(container, None), (element, None), (container, None)], [0, 1, 2]),
+            ([(NOTHING, None), (NOTHING, None)], [0, 1]),
+            ([(None, None), (None, None)], [0, 1]),
+            ([(element, None), (element, one)], [0, 1]),
+            ([(element, one), (element, None)], [1]),
+            ([(element, one), (element, two), (element, one)], [1, 2]),
+            ([(element, one), (element, two), (element, None)], [2]),
+            ([(REFRESH, None), (None, None), (container, None), (REFRESH, None)], [1, 2, 3]),
+        ):
+            broker = self.make_broker()
+            channel = f"{events}"
+            given = [
+                broker.publish(channel, b"x\n\n", Facts(tab, replaces=name, is_refresh=name == REFRESH))
+                for name, tab in events
+            ]
+            assert given[0] is not None
+            kept = [sequence for sequence, _ in self.run(broker.read(channel, given[0] - 1))]
+            assert kept == [given[number] for number in left], events
+
+    def test_client_is_told_which_channels_were_refreshed_since(self) -> None:
+        """It gets a snapshot, as for a gap; a refresh that the history does not hold any more is one."""
+        broker = self.make_broker(max_events=3)
+        facts = Facts(replaces=REFRESH, is_refresh=True)
+        before = publish(broker, "a")
+        broker.publish("a", b"\n", facts)
+        newest = broker.publish("a", b"\n", facts)
+        publish(broker, "b")
+        broker.publish("c", b"x\n\n", Facts(is_refresh=True, is_audience=True))
+        id_of = f"{epoch_of(broker)}-%d"
+        found = broker.locate(["a", "b", "c"], id_of % before)
+        assert not found.gaps
+        assert found.refreshed == {"a", "c"}
+        assert broker.locate(["a"], id_of % newest).refreshed == frozenset()
+        assert broker.locate(["a"], None).refreshed == frozenset()
+        assert [frame.facts.is_refresh for _, frame in self.run(broker.read("a", before))] == [True]
+        for _ in range(3):
+            publish(broker, "a")
+        found = broker.locate(["a"], id_of % before)
+        assert "a" in found.gaps | found.refreshed
 
     # Commands.
 

@@ -94,8 +94,10 @@ class FileBroker(Broker):
             return
         if kind == "event":
             item = frame(self.epoch, sequence, *unpack_event(text.encode("utf-8", "surrogateescape")))
-            self._logs.setdefault(channel, Log(self._floor)).append(sequence, item, at)
-            self._log(channel)
+            if not item.facts.is_transient:
+                # The log drops what this event makes superfluous.
+                self._logs.setdefault(channel, Log(self._floor)).append(sequence, item, at)
+                self._log(channel)
         else:
             item = unpack_command(text)[1]
             self._commands.append((sequence, at, channel, item))
@@ -159,8 +161,11 @@ class FileBroker(Broker):
         with self._lock:
             newest = self._position
             cursor = sequence_of(event_id, self.epoch, newest)
-            gaps = frozenset(name for name in channels if cursor is None or not self._log(name).covers(cursor))
-            return Position(self.epoch, newest, newest if len(gaps) == len(channels) else cursor, gaps)
+            if cursor is None:
+                return Position(self.epoch, newest, newest, frozenset(channels))
+            gaps = frozenset(name for name in channels if not self._log(name).covers(cursor))
+            refreshed = frozenset(name for name in channels if self._log(name).refreshed_at > cursor)
+            return Position(self.epoch, newest, newest if len(gaps) == len(channels) else cursor, gaps, refreshed)
 
     async def read(self, channel, cursor):
         await asyncio.to_thread(self._catch_up)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
 from django.apps import apps
@@ -70,24 +70,25 @@ class PostgresBroker(NetworkBroker):
     # Publishing.
 
     def publish(self, channel: str, payload: bytes, facts: Facts = PLAIN) -> int | None:
-        return self._publish([(channel, "", pack_event(payload, facts))])
+        return self._publish([_item(channel, payload, facts)])
 
     def publish_all(self, events: Sequence[Event]) -> None:
         if events:
-            self._publish([(each.channel, "", pack_event(each.payload, each.facts)) for each in events])
+            self._publish([_item(*each) for each in events])
 
     def command(self, channel: str, command: Command) -> None:
-        self._publish([(channel, command.verb, pack_command(channel, command))])
+        self._publish([_Item(channel, command.verb, pack_command(channel, command))])
 
-    def _publish(self, items: Sequence[tuple[str, str, bytes]]) -> int | None:
-        channels, verbs, payloads = map(list, zip(*items, strict=True))
-        values = (list(map(statements.key_of, channels)), list(map(encoded, channels)), verbs, payloads)
+    def _publish(self, items: Sequence["_Item"]) -> int | None:
+        channels, verbs, *others = map(list, zip(*items, strict=True))
+        values = (list(map(statements.key_of, channels)), list(map(encoded, channels)), verbs, *others)
+        is_transient = all(verb == statements.TRANSIENT for verb in verbs)
         with asking(self._alias) as connection, connection.cursor() as cursor:
             if not connection.get_autocommit():
                 cursor.execute(statements.PUBLISH_LATER, values)
                 return None
             with bounded(connection.connection):
-                cursor.execute(statements.PUBLISH, values)
+                cursor.execute(statements.PUBLISH_TRANSIENT if is_transient else statements.PUBLISH, values)
             return int(cursor.fetchall()[-1][0])
 
     # Positions and history.
@@ -96,16 +97,17 @@ class PostgresBroker(NetworkBroker):
         parsed = parse_id(event_id) if event_id else None
         epoch, sequence = parsed or ("", 0)
         parameters = {**self._limits, "cursor": sequence, "keys": [statements.key_of(each) for each in channels]}
-        [(now, granted, covered)] = ask(self._alias, statements.LOCATE, parameters)
+        [(now, granted, covered, refreshed)] = ask(self._alias, statements.LOCATE, parameters)
         if now is None:
             ask(self._alias, statements.BEGIN, ())
-            [(now, granted, covered)] = ask(self._alias, statements.LOCATE, parameters)
+            [(now, granted, covered, refreshed)] = ask(self._alias, statements.LOCATE, parameters)
         self.on_epoch(now)
         if not event_id:
             return Position(now, granted, granted)
         is_foreign = epoch != now or sequence > granted
         gaps = frozenset(name for name, is_there in zip(channels, covered, strict=True) if is_foreign or not is_there)
-        return Position(now, granted, granted if len(gaps) == len(channels) else sequence, gaps)
+        since = frozenset(name for name, is_since in zip(channels, refreshed, strict=True) if is_since)
+        return Position(now, granted, granted if len(gaps) == len(channels) else sequence, gaps, since)
 
     async def read(self, channel: str, cursor: int) -> list[tuple[int, Frame]]:
         parameters = {**self._limits, "cursor": cursor, "key": statements.key_of(channel)}
@@ -173,6 +175,22 @@ class PostgresBroker(NetworkBroker):
                 id="ds_broadcaster.W003",
             )
         ]
+
+
+class _Item(NamedTuple):
+    """A row to publish, as the arguments of statements.PUBLISH have it."""
+
+    channel: str
+    verb: str
+    payload: bytes
+    replaces: str | None = None
+    excluded: str = ""
+    is_refresh: bool = False
+
+
+def _item(channel: str, payload: bytes, facts: Facts = PLAIN) -> _Item:
+    verb = statements.TRANSIENT if facts.is_transient else ""
+    return _Item(channel, verb, pack_event(payload, facts), facts.replaces, facts.exclude or "", facts.is_refresh)
 
 
 def _checked_alias(argument: str, alias: Any) -> str:

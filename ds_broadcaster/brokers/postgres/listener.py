@@ -146,7 +146,7 @@ class PostgresListener(Listener):
         """Return the channels that no longer have everything after a sequence."""
         channels = {key: channel for key, channel in self._channels.items() if channel != EVERYWHERE}
         parameters = {**self._limits, "cursor": cursor, "keys": list(channels)}
-        [(_, _, covered)] = await self._session.fetch(statements.LOCATE, parameters)
+        [(_, _, covered, _)] = await self._session.fetch(statements.LOCATE, parameters)
         return [channel for channel, is_covered in zip(channels.values(), covered, strict=True) if not is_covered]
 
     async def _fetch(self, gaps: Sequence[str] = ()) -> None:
@@ -177,10 +177,11 @@ class PostgresListener(Listener):
             are_commands_lost |= EVERYWHERE in lost or silence > COMMANDS_KEPT
             for *_, sequence, key, verb, payload in rows:
                 channel = self._channels.get(key)
-                if sequence is None or channel is None or (not verb and (is_new or channel in lost)):
+                is_event = verb in ("", statements.TRANSIENT)
+                if sequence is None or channel is None or (is_event and (is_new or channel in lost)):
                     continue
                 with self._malformed.skipping(channel):
-                    item = unpack_command(payload)[1] if verb else frame(epoch, sequence, *unpack_event(payload))
+                    item = frame(epoch, sequence, *unpack_event(payload)) if is_event else unpack_command(payload)[1]
                     self._receiver.deliver(channel, sequence, item)
             if len(rows) == BATCH or sum(len(payload or b"") for *_, payload in rows) >= BATCH_BYTES:
                 self._head = rows[-1][3]

@@ -39,17 +39,29 @@ _HEAD = """(
 
 BEGIN = "SELECT ds_broadcaster_begin()"
 
+# The verb of transient events: their rows are read by listeners alone, and deleted after some seconds.
+TRANSIENT = "transient"
+TRANSIENT_AGE = 5
+
 # The items to publish, as an array for each column.
-_ITEMS = """
-unnest(%s::bytea[], %s::bytea[], %s::text[], %s::bytea[]) WITH ORDINALITY AS item(key, channel, verb, payload)
+_COLUMNS = "key, channel, verb, payload, replaces, excluded, is_refresh"
+_ITEMS = f"""
+unnest(%s::bytea[], %s::bytea[], %s::text[], %s::bytea[], %s::text[], %s::text[], %s::bool[])
+    WITH ORDINALITY AS item({_COLUMNS})
 """
 
-PUBLISH = f"SELECT ds_broadcaster_publish(key, channel, verb, payload) FROM {_ITEMS} ORDER BY ordinality"
+PUBLISH = f"SELECT ds_broadcaster_publish({_COLUMNS}) FROM {_ITEMS} ORDER BY ordinality"
+
+# What is lost with the server need not wait for its disk.
+PUBLISH_TRANSIENT = f"""
+SELECT ds_broadcaster_publish({_COLUMNS}), set_config('synchronous_commit', 'off', true)
+FROM {_ITEMS} ORDER BY ordinality
+"""
 
 # Inside an open transaction: a trigger assigns the sequences at commit.
 PUBLISH_LATER = f"""
-INSERT INTO ds_broadcaster_event (key, channel, verb, payload, created)
-SELECT key, channel, verb, payload, clock_timestamp() FROM {_ITEMS} ORDER BY ordinality
+INSERT INTO ds_broadcaster_event ({_COLUMNS}, created)
+SELECT {_COLUMNS}, clock_timestamp() FROM {_ITEMS} ORDER BY ordinality
 """
 
 # Whether everything after a cursor on a channel is there and within the limits, whether or not the excess was trimmed.
@@ -74,9 +86,15 @@ _COVERED = """(
     )
 )"""
 
+# For each channel whether it covers the cursor, and whether it was refreshed since.
 LOCATE = f"""
 SELECT {_EPOCH}, {_HEAD}, ARRAY(
     SELECT {_COVERED} FROM unnest(%(keys)s::bytea[]) WITH ORDINALITY AS asked(key, position) ORDER BY position
+), ARRAY(
+    SELECT EXISTS (
+        SELECT FROM ds_broadcaster_event event
+        WHERE event.key = asked.key AND event.sequence > %(cursor)s AND event.is_refresh
+    ) FROM unnest(%(keys)s::bytea[]) WITH ORDINALITY AS asked(key, position) ORDER BY position
 )
 """
 
@@ -88,9 +106,10 @@ LEFT JOIN ds_broadcaster_event event
 ORDER BY event.sequence
 """
 
-COMMANDS = """
+COMMANDS = f"""
 SELECT payload, sequence, extract(epoch FROM clock_timestamp() - created)::float FROM ds_broadcaster_event
-WHERE key = ANY(%s) AND sequence IS NOT NULL AND verb <> '' AND created > clock_timestamp() - %s * interval '1 second'
+WHERE key = ANY(%s) AND sequence IS NOT NULL AND verb NOT IN ('', '{TRANSIENT}')
+    AND created > clock_timestamp() - %s * interval '1 second'
 ORDER BY sequence
 """
 
@@ -120,12 +139,13 @@ NOTIFY = "SELECT pg_notify(%s, %s)"
 
 # Deletes what exceeds the limits and stores where its channels begin now, in one step for readers. Publishers only add
 # rows, and wait for none of this.
-TRIM = """
+TRIM = f"""
 WITH ranked AS (
     SELECT id, verb, created,
         row_number() OVER channel AS position,
         sum(octet_length(payload) + %(overhead)s) OVER channel AS size,
-        sum(octet_length(payload) + %(overhead)s) OVER (ORDER BY sequence DESC) AS total
+        sum(CASE verb WHEN '{TRANSIENT}' THEN 0 ELSE octet_length(payload) + %(overhead)s END)
+            OVER (ORDER BY sequence DESC) AS total
     FROM ds_broadcaster_event WHERE sequence IS NOT NULL
     WINDOW channel AS (PARTITION BY key, verb = '' ORDER BY sequence DESC)
 ), dropped AS (
@@ -133,11 +153,12 @@ WITH ranked AS (
     WHERE event.id = ranked.id AND CASE WHEN ranked.verb = '' THEN
         ranked.position > %(max_events)s OR ranked.size > %(max_bytes)s OR ranked.total > %(max_total_bytes)s
         OR ranked.created <= clock_timestamp() - %(max_age)s * interval '1 second'
+    WHEN ranked.verb = '{TRANSIENT}' THEN ranked.created <= clock_timestamp() - {TRANSIENT_AGE} * interval '1 second'
     ELSE ranked.created <= clock_timestamp() - %(commands_age)s * interval '1 second' END
-    RETURNING event.key, event.sequence
+    RETURNING event.key, event.sequence, event.verb
 ), floors AS (
     INSERT INTO ds_broadcaster_floor AS floor (key, sequence, since)
-    SELECT key, max(sequence), clock_timestamp() FROM dropped GROUP BY key
+    SELECT key, max(sequence), clock_timestamp() FROM dropped WHERE verb <> '{TRANSIENT}' GROUP BY key
     ON CONFLICT (key) DO UPDATE SET sequence = greatest(floor.sequence, excluded.sequence), since = excluded.since
 ), old AS (
     DELETE FROM ds_broadcaster_floor WHERE since < clock_timestamp() - %(commands_age)s * interval '2 seconds'

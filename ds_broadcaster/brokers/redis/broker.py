@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Collection, Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 from ...conf import History
@@ -52,17 +51,25 @@ class RedisBroker(NetworkBroker):
     # Publishing.
 
     def publish(self, channel: str, payload: bytes, facts: Facts = PLAIN) -> int:
-        return self._publish([(encoded(channel), pack_event(payload, facts))])
+        return self._publish([Event(channel, payload, facts)])
 
     def publish_all(self, events: Sequence[Event]) -> None:
         if events:
-            self._publish([(encoded(each.channel), pack_event(each.payload, each.facts)) for each in events])
+            self._publish(events)
 
-    def _publish(self, events: Sequence[tuple[bytes, bytes]]) -> int:
+    def _publish(self, events: Sequence[Event]) -> int:
         limits, session = self.limits, self.session
         arguments: list[Any] = [limits.max_events, limits.max_bytes, self._max_age, limits.max_total_bytes]
-        arguments += [session.history_of(b""), session.topic_of(b""), *chain.from_iterable(events)]
-        return int(session.write(scripts.PUBLISH, [session.history_of(name) for name, _ in events], arguments)[1])
+        arguments += [session.history_of(b""), session.topic_of(b""), session.wholes_of(b"")]
+        for each in events:
+            facts = each.facts
+            kind = "t" if facts.is_transient else "r" if facts.is_refresh else ""
+            replaces = "" if facts.replaces is None else f"={facts.replaces}"
+            arguments += [encoded(each.channel), pack_event(each.payload, facts), kind, replaces, facts.exclude or ""]
+        keys = [session.history_of(encoded(each.channel)) for each in events]
+        # Replicas keep nothing of what is transient.
+        ask = session.run if all(each.facts.is_transient for each in events) else session.write
+        return int(ask(scripts.PUBLISH, keys, arguments)[1])
 
     def command(self, channel: str, command: Command) -> None:
         name, session = encoded(channel), self.session
@@ -81,8 +88,10 @@ class RedisBroker(NetworkBroker):
         now, granted, *covered = answer
         if not event_id:
             return Position(now.decode(), granted, granted)
-        gaps = frozenset(channel for channel, is_covered in zip(channels, covered, strict=True) if not is_covered)
-        return Position(now.decode(), granted, granted if len(gaps) == len(channels) else sequence, gaps)
+        found = list(zip(channels, covered, strict=True))
+        gaps = frozenset(channel for channel, what in found if what == 0)
+        refreshed = frozenset(channel for channel, what in found if what == 2)
+        return Position(now.decode(), granted, granted if len(gaps) == len(channels) else sequence, gaps, refreshed)
 
     async def read(self, channel: str, cursor: int) -> list[tuple[int, Frame]]:
         return await asyncio.to_thread(self._read, channel, cursor)

@@ -8,6 +8,7 @@ The keys; the braces in the prefix keep them in one slot of a cluster:
     {p}:floor         channel -> the newest sequence dropped from its history
     {p}:size          channel -> the bytes in its history
     {p}:times         channels by the time of their newest event
+    {p}:refreshed     channel -> its newest refresh, or event of that kind
     {p}:commands      the commands of the last minute, each after its epoch and sequence, by their time
     {p}:processes     the processes that serve streams, by the end of their lease
     {p}:presence      the epoch, and settles (the time from which joins and leaves are told in it, in ms, or 0)
@@ -16,8 +17,10 @@ The keys; the braces in the prefix keep them in one slot of a cluster:
     {p}:u:<process>:<channel>   user -> their connections, the time of their join in ms, whether they are away (0 or 1),
                       and their tabs, with a space between
     {p}:h:<channel>   the history: a stream whose ids are the sequences, with time and payload
+    {p}:w:<channel>   what a later event may make superfluous: what it replaces -> its sequence and the tab left out,
+                      for each of those; without a name, that of the newest event about elements, if it is a container
 
-Every script takes the first five keys, and a fresh epoch as its first argument.
+Every script takes the first five keys, and {p}:refreshed as its last one; its first argument is a fresh epoch.
 """
 
 import hashlib

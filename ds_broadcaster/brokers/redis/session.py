@@ -75,6 +75,7 @@ class Session:
                 "node refuse what too few replicas would get."
             )
         self._state = [self.key_of(name) for name in ("state", "last", "floor", "size", "times")]
+        self._refreshed = self.key_of("refreshed")
         self.topology = Topology(location, self._state[0], sentinel=sentinel, cluster=cluster, options=rest)
         self._on_epoch = on_epoch
         self.malformed = MalformedLog("Redis")
@@ -88,6 +89,10 @@ class Session:
         """Return the key of a channel's history."""
         return b"%b:h:%b" % (self.prefix.encode(), name)
 
+    def wholes_of(self, name: bytes) -> bytes:
+        """Return the key of what a channel's next event may make superfluous."""
+        return b"%b:w:%b" % (self.prefix.encode(), name)
+
     def topic_of(self, name: bytes) -> bytes:
         """Return the topic that a process subscribes to for a channel."""
         # A published message reaches all databases of a server, so the topic carries the database's number.
@@ -96,7 +101,7 @@ class Session:
     def run(self, script: Script, keys: Sequence[Any], arguments: Sequence[Any], client: Any = None) -> Any:
         """Run a script and return its answer, which begins with the epoch. Raises BrokerUnavailable."""
         # A fresh epoch each time: a server that loses its memory twice must not return to an earlier epoch.
-        keys = [*self._state, *keys]
+        keys = [*self._state, *keys, self._refreshed]
         arguments = [*keys, new_epoch(), *arguments]
         with _asking():
             client = client or self.topology.client

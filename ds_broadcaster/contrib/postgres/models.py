@@ -4,7 +4,7 @@ from django.db import models
 
 
 class Event(models.Model):
-    """A published event; with a `verb`, a command.
+    """A published event; with a `verb`, a command or a transient event.
 
     Its `sequence` is assigned at commit, by a trigger of the migrations. `key` stands for the channel's name,
     which may be too long for an index.
@@ -17,6 +17,10 @@ class Event(models.Model):
     verb = models.CharField(max_length=10)
     payload = models.BinaryField()
     created = models.DateTimeField()
+    # Facts of the event: see compaction.py.
+    replaces = models.TextField(null=True)  # noqa: DJ001
+    excluded = models.TextField(db_default="")
+    is_refresh = models.BooleanField(db_default=False)
 
     class Meta:
         db_table = "ds_broadcaster_event"

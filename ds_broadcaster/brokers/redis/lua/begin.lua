@@ -6,6 +6,7 @@
 -- that have not heard them obey them before their clients start anew.
 
 local state, last, floor, size, times = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local refreshed = KEYS[#KEYS]
 local epoch, before, newest = unpack(redis.call('HMGET', state, 'epoch', 'run', 'seq'))
 -- A replication id is of one run as a primary: the run id stays when a primary is demoted, loses events, and returns.
 local run = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
@@ -15,7 +16,7 @@ local is_sound = string.match(epoch or '', '^[0-9a-z]+$') and #epoch < 33
     and string.match(newest or '', '^%d+$') and #newest < 15
 if not is_sound or before ~= run or redis.call('HEXISTS', last, '') == 0 then
     epoch = ARGV[1]
-    redis.call('DEL', state, last, floor, size, times)
+    redis.call('DEL', state, last, floor, size, times, refreshed)
     redis.call('HSET', last, '', 0)
     redis.call('HSET', state, 'epoch', epoch, 'seq', 0, 'forgotten', 0, 'total', 0, 'run', run)
 end
@@ -61,6 +62,7 @@ local function forget(channel, history)
     redis.call('HDEL', last, channel)
     redis.call('HDEL', floor, channel)
     redis.call('HDEL', size, channel)
+    redis.call('HDEL', refreshed, channel)
     redis.call('ZREM', times, channel)
 end
 

@@ -13,11 +13,7 @@ initial = import_module(f"{__package__}.0001_initial")
 #
 # After all others, because deferred foreign keys lock rows: with the publishers' lock in hand, that would deadlock with
 # a transaction that waits for it.
-FORWARDS = f"""
-DROP TRIGGER ds_broadcaster_number ON ds_broadcaster_event;
-DROP TRIGGER ds_broadcaster_defer ON ds_broadcaster_event;
-DROP FUNCTION ds_broadcaster_defer();
-
+NUMBER = f"""
 CREATE OR REPLACE FUNCTION ds_broadcaster_number() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' OR NEW.created <> statement_timestamp() THEN
@@ -34,7 +30,14 @@ BEGIN
     RETURN NULL;
 END;
 $$;
+"""
 
+FORWARDS = f"""
+DROP TRIGGER ds_broadcaster_number ON ds_broadcaster_event;
+DROP TRIGGER ds_broadcaster_defer ON ds_broadcaster_event;
+DROP FUNCTION ds_broadcaster_defer();
+
+{NUMBER}
 CREATE CONSTRAINT TRIGGER ds_broadcaster_number AFTER INSERT OR UPDATE ON ds_broadcaster_event
 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.sequence IS NULL)
 EXECUTE FUNCTION ds_broadcaster_number();
