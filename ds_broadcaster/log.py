@@ -24,7 +24,7 @@ FRAME_OVERHEAD = 120
 # One with facts costs about this much more (measured likewise).
 FACTS_OVERHEAD = 250
 # An empty log costs about this much, with its place in a table of logs (measured likewise, on Python 3.13).
-LOG_OVERHEAD = 460
+LOG_OVERHEAD = 570
 
 # Over a cap on all logs, they are cut to this share of it, so that not every event has to cut.
 CUT_TO = 0.9
@@ -55,6 +55,7 @@ class Log:
         "_refreshes",
         "_sequences",
         "_stamps",
+        "_superfluous",
         "_transient_size",
         "_transients",
         "_wholes",
@@ -76,7 +77,9 @@ class Log:
         self._facts: dict[int, Facts] = {}
         self._excluding: dict[str, int] = {}
         self._refreshes: dict[int, None] = _NONE
+        # What later events make superfluous, and the sequences of those to be dropped.
         self._wholes: Wholes | None = None
+        self._superfluous: list[int] = []
         # Transient events by their sequences, the newest of each key, and the bytes of all.
         self._transients: dict[int, None] = _NONE
         self._keys: dict[str, int] = _NONE
@@ -93,8 +96,8 @@ class Log:
         if not facts.is_transient and (facts.replaces or self._wholes is not None):
             if self._wholes is None:
                 self._wholes = Wholes()
-            for superfluous in self._wholes.note(sequence, facts):
-                self._remove(superfluous)
+            if superfluous := self._wholes.note(sequence, facts):
+                self._superfluous += superfluous
         self._sequences.append(sequence)
         self._stamps.append(now)
         self._data.append(frame.data)
@@ -124,7 +127,7 @@ class Log:
             self._transient_size += size + FRAME_OVERHEAD + FACTS_OVERHEAD
             if facts.key is not None:
                 if facts.key in self._keys:
-                    self._remove(self._keys[facts.key])
+                    self._superfluous.append(self._keys[facts.key])
                 self._keys[facts.key] = sequence
 
     def _remove(self, sequence: int) -> int:
@@ -200,13 +203,15 @@ class Log:
     def trim(
         self, limits: History, now: float, held: float = math.inf, floor: int = 0, *, is_waited_for: bool = False
     ) -> int:
-        """Drop what exceeds the limits in count, bytes or age, and frames up to `floor`; return the bytes freed.
+        """Drop what is superfluous, what exceeds the limits, and frames up to `floor`; return the bytes freed.
 
         Frames after `held` stay up to HELD times the limit in bytes: a client that keeps up is still reading there.
         Transient events have the same limits to themselves; where no client is slow, so that none of them
         `is_waited_for`, they are dropped within a second.
         """
-        freed = self._trim_transients(limits, math.inf if is_waited_for else now - TRANSIENT_AGE)
+        freed = sum(map(self._remove, self._superfluous))
+        self._superfluous.clear()
+        freed += self._trim_transients(limits, math.inf if is_waited_for else now - TRANSIENT_AGE)
         drop = place = 0
         size = self.size - self._transient_size
         count = len(self._data) - len(self._transients)
@@ -272,7 +277,7 @@ class Log:
         if facts.is_transient:
             del self._transients[sequence]
             self._transient_size -= cost
-            if facts.key is not None and self._keys[facts.key] == sequence:
+            if facts.key is not None and self._keys.get(facts.key) == sequence:
                 del self._keys[facts.key]
         elif facts.replaces and self._wholes is not None:
             self._wholes.forget(sequence, facts)

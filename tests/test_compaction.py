@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from ds_broadcaster.compaction import CONTAINER, ELEMENT, NOTHING, SIGNALS, replaces_of
+from ds_broadcaster.conf import History
 from ds_broadcaster.log import Log
 from ds_broadcaster.sse import (
     Facts,
@@ -263,6 +264,7 @@ class PageMachine(RuleBasedStateMachine):
         replaces = replaces_of(payload)
         note(f"{replaces} {exclude} {payload!r}")
         self.log.append(self.log.last + 1, Frame(payload, Facts(exclude, replaces=replaces)), 0)
+        self.log.trim(History(max_events=1000), 0)
         for tab, page in pages.items():
             self.pages[tab].append(page)
 

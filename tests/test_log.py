@@ -53,7 +53,7 @@ def is_superfluous(earlier, later, between):
 
 
 class LogMachine(RuleBasedStateMachine):
-    """`appended` holds the whole history, and `kept` all that the log should have."""
+    """`appended` holds the whole history, `kept` all that the log should have, `superfluous` what it drops next."""
 
     def __init__(self):
         super().__init__()
@@ -61,6 +61,7 @@ class LogMachine(RuleBasedStateMachine):
         self.log = Log(self.begin)
         self.appended = []
         self.kept = []
+        self.superfluous = []
         self.now = 100.0
 
     def after(self, cursor):
@@ -72,11 +73,13 @@ class LogMachine(RuleBasedStateMachine):
         new = Kept(sequence, Frame(b"%d:" % sequence + b"x" * size, facts), self.now)
         assert self.log.append(sequence, new.frame, self.now) is True
         if facts.is_transient:
-            self.kept = [each for each in self.kept if facts.key is None or each.frame.facts.key != facts.key]
+            self.superfluous += [
+                each for each in self.kept if facts.key is not None and each.frame.facts.key == facts.key
+            ]
         else:
             for number, earlier in enumerate(self.appended):
                 if earlier in self.kept and is_superfluous(earlier, new, self.appended[number + 1 :]):
-                    self.kept.remove(earlier)
+                    self.superfluous.append(earlier)
             self.appended.append(new)
         self.kept.append(new)
 
@@ -122,6 +125,8 @@ class LogMachine(RuleBasedStateMachine):
         limits = History(max_events=max_events, max_age=max_age, max_bytes=max_bytes)
         before = self.log.size
         freed = self.log.trim(limits, self.now, held, floor, is_waited_for=is_waited_for)
+        self.kept = [each for each in self.kept if each not in self.superfluous]
+        self.superfluous = []
         while transient := [each for each in self.kept if each.is_transient]:
             too_much = len(transient) > max_events or sum(each.size for each in transient) > max_bytes
             if not too_much and (is_waited_for or self.now - transient[0].at < TRANSIENT_AGE):

@@ -182,3 +182,14 @@ def test_slow_client_gets_the_newest_of_what_replaces_each_other(world):
     assert client.texts == ['<p id="bar">0</p>', '<p id="bar">499</p>']
     assert len(other.texts) == 500
     assert client.end is None
+
+
+@each_kind
+def test_client_that_keeps_up_gets_each_event_of_a_burst(world, kind):
+    """What is superfluous is dropped after a flush, as all that is trimmed."""
+    client = world.client(kind=kind)
+    for number in range(100):
+        world.broadcast("room", f'<p id="bar">{number}</p>')
+        point(world, number, key="pointer")
+    world.settle()
+    assert client.texts == [text for number in range(100) for text in (f'<p id="bar">{number}</p>', f"<p>{number}</p>")]
