@@ -13,7 +13,7 @@ from typing import Any
 from .compaction import NOTHING, Wholes
 from .conf import History
 from .exceptions import Gap
-from .sse import PLAIN, Facts, Frame, without_id
+from .sse import PLAIN, Facts, Frame, owing
 
 # One read returns at most about this much, so a client that cannot keep up never has more than this waiting in
 # its transport. It is also what uvicorn and asyncio let a transport hold before they ask for a pause.
@@ -167,12 +167,12 @@ class Log:
         ]
 
     def read(
-        self, cursor: int, limit: int = READ_BYTES, *, is_bare: bool = False, before: float = math.inf
+        self, cursor: int, limit: int = READ_BYTES, *, is_owing: bool = False, before: float = math.inf
     ) -> tuple[bytes, int]:
         """Return the frames after `cursor`, joined, and the cursor after them; raises Gap.
 
         Takes at least one frame, if there is one before the sequence `before`, and stops before it exceeds `limit`
-        bytes. Frames that are bare have no ids.
+        bytes. With `is_owing` their ids say that a refresh is owed.
         """
         begin = self._begin_of(cursor)
         data = self._data
@@ -184,7 +184,7 @@ class Log:
         while end < count and size + len(data[end]) <= limit:
             size += len(data[end])
             end += 1
-        frames = map(without_id, data[begin:end]) if is_bare else data[begin:end]
+        frames = map(owing, data[begin:end]) if is_owing else data[begin:end]
         return b"".join(frames), self._sequences[end - 1]
 
     def next_stop(self, cursor: int) -> tuple[int, Frame | None]:

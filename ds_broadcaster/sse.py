@@ -35,6 +35,9 @@ E = TypeVar("E", ElementPatchMode, ElementPatchNamespace)
 # Its overloads allow only the combinations that make sense; others are refused here, with a reason.
 _generator: Any = ServerSentEventGenerator
 
+# Ends the ids that a client gets while it waits for a refresh: if it returns with one, it has missed that.
+OWING = "~"
+
 # The payload of a refresh: nothing.
 REFRESH = b"\n"
 
@@ -340,6 +343,14 @@ def without_id(data: bytes) -> bytes:
     """Return a frame that leaves the client's cursor where it is; nothing for one that only moves it."""
     rest = data[data.index(b"\n") + 1 :] if data.startswith(b"id: ") else data
     return b"" if rest == b"\n" else rest
+
+
+def owing(data: bytes) -> bytes:
+    """Return a frame whose id says that a refresh before it is still to be shown."""
+    if not data.startswith(b"id: "):
+        return data
+    end = data.index(b"\n")
+    return data[:end] + OWING.encode() + data[end:]
 
 
 def id_frame(event_id: str) -> bytes:

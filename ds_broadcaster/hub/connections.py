@@ -188,11 +188,11 @@ class Connection:
         closing = self.closing
         try:
             while True:
-                is_bare = self.refresh is not None and bool(self.refresh.owed)
+                is_owing = self.refresh is not None and bool(self.refresh.owed)
                 if closing is None:
-                    chunk = next_chunk(self.channels, self.cursor, self.presence_at, self.tab, is_bare, self.opened)
+                    chunk = next_chunk(self.channels, self.cursor, self.presence_at, self.tab, is_owing, self.opened)
                 else:
-                    chunk = chunk_until(closing.until, self.channels, self.cursor, self.tab, is_bare, self.opened)
+                    chunk = chunk_until(closing.until, self.channels, self.cursor, self.tab, is_owing, self.opened)
                 if chunk is None:
                     break
                 if chunk.stop is not None and self._stops_at(chunk.stop):

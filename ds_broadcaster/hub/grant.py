@@ -38,11 +38,11 @@ class StreamGrant(NamedTuple):
     """A granted stream: for which user, and where it begins on each of its channels.
 
     `cursor` is where the client is. Channels in `gaps` cannot serve it from there and begin at `granted`, the newest
-    sequence at that moment, in this `epoch`. `snapshot` is sent in place of the missing events. `tab` is the id of the
-    tab that asks, `element` that of the element which carries the stream, as `{% broadcast_connect %}` made it.
-    `meta` is what the stream says about itself in presence. `recheck_interval` is in seconds. `arrival` is that of its
-    request, `granted_at` the time of the grant. A stream that `can_refresh` has a snapshot, which those of its
-    `audience` share.
+    sequence at that moment, in this `epoch`. On those in `refreshed` it missed a refresh. `snapshot` stands for
+    what it missed. `tab` is the id of the tab that asks, `element` that of the element which carries the stream, as
+    `{% broadcast_connect %}` made it. `meta` is what the stream says about itself in presence. `recheck_interval` is in
+    seconds. `arrival` is that of its request, `granted_at` the time of the grant. A stream that `can_refresh` has a
+    snapshot, which those of its `audience` share.
     """
 
     channels: tuple[str, ...]
@@ -53,6 +53,7 @@ class StreamGrant(NamedTuple):
     arrival: Arrival
     granted_at: float
     gaps: frozenset[str] = frozenset()
+    refreshed: frozenset[str] = frozenset()
     snapshot: bytes = b""
     presence_callback: PresenceCallback | None = None
     attendance_hook: AttendanceHook | None = None

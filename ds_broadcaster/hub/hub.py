@@ -337,7 +337,7 @@ class Hub:
             connection.end(clean=False, until=missed.cursor)
         self._refreshes.begin(connection, grant.snapshot, missed.refreshed)
         self._enter(connection, grant)
-        return opening_frames(grant, missed.frames, self._tabs.replace(connection), self._connections.interval)
+        return opening_frames(grant, missed, self._tabs.replace(connection), self._connections.interval)
 
     def close(self, connection: Connection, *, grace: bool = True) -> None:
         """Take a connection off its channels. Its user stays there for the grace, or is away, unless told otherwise."""

@@ -1,8 +1,8 @@
 """Refreshes: what a stream's page shows is rendered anew, for its viewer or once for all who see the same.
 
 A connection that comes to a refresh in its log stops there while the snapshot is rendered, so that no event overtakes
-it. Until its render begins it reads on without ids: its client's cursor stays before the refresh, and a client that
-returns meanwhile has missed it.
+it. Until its render begins it reads on, with ids that say that it owes the refresh: a client that returns meanwhile has
+missed it.
 
 What is rendered, and how, is not known here: see streams/replayed_requests.py and streams/audiences.py.
 """

@@ -21,7 +21,7 @@ from ..hub.channel import AttendanceHook, PresenceCallback
 from ..hub.grant import Arrival, Audience, StreamGrant
 from ..ids import channel_names
 from ..present import checked_meta
-from ..sse import Fragment, encode_fragment
+from ..sse import OWING, Fragment, encode_fragment
 from .scope import RECHECK_KEY, REFRESH_KEY
 from .tabs import tab_of
 
@@ -104,7 +104,11 @@ def checked_channels(
 
 def last_id_of(request: HttpRequest) -> str | None:
     """Return the id that the client brings: of the last event it saw, or of the moment its page was rendered."""
-    return request.headers.get("last-event-id") or request.GET.get(CURSOR_PARAMETER) or None
+    return _given_id(request).removesuffix(OWING) or None
+
+
+def _given_id(request: HttpRequest) -> str:
+    return request.headers.get("last-event-id") or request.GET.get(CURSOR_PARAMETER) or ""
 
 
 def element_of(request: HttpRequest) -> str | None:
@@ -134,17 +138,18 @@ def grant_of(
         # A re-check is no visit: it must not prolong a session that expires without visits.
         request.session.save = lambda *args, **kwargs: None  # type: ignore[method-assign]
     can_refresh = options.snapshot_callback is not None
-    # A missed refresh is a gap on purpose, where there is something to show in its place.
-    gaps = position.gaps | position.refreshed if can_refresh else position.gaps
+    is_owing = _given_id(request).endswith(OWING)
     return StreamGrant(
         channels,
         user_id,
         position.epoch,
-        position.granted if len(gaps) == len(channels) else position.cursor,
+        position.cursor,
         position.granted,
         arrival,
         granted_at,
-        gaps,
+        position.gaps,
+        # A missed refresh is a gap on purpose, where there is something to show in its place.
+        (frozenset(channels) if is_owing else position.refreshed) - position.gaps if can_refresh else frozenset(),
         presence_callback=options.presence_callback,
         attendance_hook=options.attendance_hook,
         tab=tab_of(request),
@@ -159,7 +164,7 @@ def with_snapshot(grant: StreamGrant, request: HttpRequest, options: StreamOptio
     """Return the grant with what its page shows now, for each channel with a gap, or with a refresh in a re-check."""
     refreshed: frozenset[str] | None = request.scope.get(REFRESH_KEY)  # type: ignore[attr-defined]
     if refreshed is None:
-        channels = frozenset() if is_recheck(request) else grant.gaps
+        channels = frozenset() if is_recheck(request) else grant.gaps | grant.refreshed
         return grant._replace(snapshot=_snapshot(grant, request, options, channels))
     try:
         return grant._replace(snapshot=_snapshot(grant, request, options, refreshed))

@@ -1,4 +1,4 @@
-"""Pages that are refreshed and patched at once: each ends with what is true, and no older picture covers a newer one."""
+"""Pages that are refreshed and patched at once end with what is true; no older picture covers a newer one."""
 
 import asyncio
 import re
@@ -140,7 +140,7 @@ class RefreshMachine(RuleBasedStateMachine):
         for text in texts[client.shown :]:
             for name, is_snapshot, number in PART.findall(text):
                 if name in client.page and is_snapshot:
-                    assert int(number) >= client.page[name], f"an older picture of {name} was painted over a newer event"
+                    assert int(number) >= client.page[name], f"an older picture of {name} covers a newer one"
                 if name in client.page:
                     client.page[name] = int(number)
         client.shown = len(texts)

@@ -8,7 +8,7 @@ import pytest
 from ds_broadcaster.hub import refreshes
 from ds_broadcaster.hub.grant import Audience
 from ds_broadcaster.hub.refreshes import PARALLEL, PATIENCE, Rendered
-from ds_broadcaster.sse import Facts, encode_elements, encode_signals
+from ds_broadcaster.sse import OWING, Facts, encode_elements, encode_signals
 from tests.fakes import virtual_world
 from tests.hub.test_hub import each_kind
 
@@ -138,31 +138,32 @@ def test_many_refreshes_are_few_renders_and_the_last_one_counts(world, site):
     assert client.last_id == world.broadcast.cursor()
 
 
-def test_cursor_of_a_client_that_owes_a_refresh_stays_before_it(world, site):
+def test_client_that_leaves_while_it_owes_a_refresh_has_missed_it_and_nothing_else(world, site):
     client = viewer(world)
     world.broadcast.refresh("room")
     world.settle()
-    before = client.last_id
     world.broadcast.refresh("room")
     world.broadcast("room", "<b id='b'></b>")
     world.advance(0.1)
     assert client.texts == [site.now, "<b id='b'></b>"]
-    assert client.last_id == before
+    assert client.last_id == world.broadcast.cursor() + OWING
     client.vanish()
     world.settle()
     back = viewer(world, cursor=client.last_id)
     assert back.told_of_gap
     assert back.texts == ["<p id='gap'></p>"]
+    assert back.last_id == world.broadcast.cursor()
 
 
-def test_returning_client_that_missed_a_refresh_has_a_gap_only_if_it_can_render(world):
+def test_returning_client_that_missed_refreshes_gets_the_events_and_one_snapshot(world):
     client, plain = viewer(world), world.client()
     client.vanish(), plain.vanish()
     world.broadcast("room", "<b id='b'></b>")
-    world.broadcast.refresh("room")
+    for _ in range(5):
+        world.broadcast.refresh("room")
     world.settle()
     back, plain_back = viewer(world, cursor=client.last_id), world.client(cursor=plain.last_id)
-    assert back.texts == ["<p id='gap'></p>"]
+    assert back.texts == ["<b id='b'></b>", "<p id='gap'></p>"]
     assert plain_back.texts == ["<b id='b'></b>"]
     assert plain_back.last_id == back.last_id == world.broadcast.cursor()
 
