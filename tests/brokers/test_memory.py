@@ -187,7 +187,7 @@ def test_disconnect_leaves_the_history():
 
 
 def test_old_logs_are_swept_and_leave_nothing_behind():
-    clock, broker = make_clock_and_broker(max_age=10, max_events=1000, max_bytes=25_000, max_total_bytes=75_000)
+    clock, broker = make_clock_and_broker(max_age=10, max_events=1000, max_bytes=25_000, max_total_bytes=100_000)
     for number in range(100):
         broker.publish(f"room-{number}", b"x" * 100)
     clock.now += 11
