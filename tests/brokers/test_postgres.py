@@ -17,10 +17,13 @@ from django.test import override_settings
 
 from ds_broadcaster.broadcaster import Broadcaster
 from ds_broadcaster.brokers import EVERYWHERE, Command, Event
+from ds_broadcaster.brokers.packing import pack_event
 from ds_broadcaster.brokers.postgres import PostgresBroker, listener, statements
 from ds_broadcaster.brokers.postgres.session import TIMEOUT
+from ds_broadcaster.compaction import ELEMENT
 from ds_broadcaster.conf import History
 from ds_broadcaster.exceptions import BrokerUnavailable, Gap
+from ds_broadcaster.sse import PLAIN, Facts
 from ds_broadcaster.testing.cluster import apart
 from ds_broadcaster.testing.receiver import GAP, PRESENCE, RESET, RecordingReceiver
 from tests.fakes import make_request, make_scope
@@ -117,6 +120,78 @@ def test_several_events_wait_for_their_transaction_in_their_order(broker):
         await receiver.hears("a", await apart(publish))
 
     assert payloads(listening(broker, test)) == [b"%d\n\n" % number for number in range(6)]
+
+
+BAR = Facts(replaces=ELEMENT + "outer bar")
+TRANSIENT = Facts(is_transient=True)
+
+
+def test_transient_events_wait_for_their_transaction_in_their_place(broker):
+    def publish():
+        with transaction.atomic(using=ALIAS):
+            broker.publish("a", b"0\n\n")
+            broker.publish("a", b"1\n\n", TRANSIENT)
+            broker.publish_all([Event("a", b"2\n\n", TRANSIENT), Event("a", b"3\n\n")])
+            with contextlib.suppress(ValueError), transaction.atomic(using=ALIAS):
+                broker.publish("a", b"taken back\n\n", TRANSIENT)
+                raise ValueError
+        return broker.publish("a", b"4\n\n", TRANSIENT)
+
+    async def test(receiver):
+        await receiver.hears("a", await apart(publish))
+
+    receiver = listening(broker, test)
+    heard = [(item.facts.is_transient, item.data[-3:]) for name, _, item in receiver.heard if name == "a"]
+    assert heard == [(number in (1, 2, 4), b"%d\n\n" % number) for number in range(5)]
+    assert [frame.data[-3:] for _, frame in stored(broker)] == [b"0\n\n", b"3\n\n"]
+
+
+def test_rows_of_transient_events_are_gone_soon_and_leave_no_gap(broker, database):
+    before = broker.publish("a", b"x\n\n")
+    newest = [broker.publish(channel, b"x" * 7000, TRANSIENT) for channel in "ab"][-1]
+    sweep(broker)
+    assert database.call("SELECT count(*) FROM ds_broadcaster_event")[0]["count"] == 3
+    database.call("UPDATE ds_broadcaster_event SET created = created - interval '6 seconds'")
+    sweep(broker)
+    assert [sequence for sequence, _ in stored(broker)] == [before]
+    assert database.call("SELECT count(*) FROM ds_broadcaster_event")[0]["count"] == 1
+    assert not database.call("SELECT FROM ds_broadcaster_floor")
+    epoch = broker.cursor().rpartition("-")[0]
+    assert broker.cursor() == f"{epoch}-{newest}"
+    assert broker.locate(["a", "b"], f"{epoch}-{before}").gaps == frozenset()
+    assert asyncio.run(broker.commands(["a"], 60)) == []
+
+
+def test_steps_of_a_transaction_replace_each_other_at_its_commit(broker):
+    first = broker.publish("a", b"first\n\n", BAR)
+    with transaction.atomic(using=ALIAS):
+        for number in range(5):
+            broker.publish("a", b"%d\n\n" % number, BAR)
+        assert [sequence for sequence, _ in stored(broker)] == [first]
+    assert [frame.data[-3:] for _, frame in stored(broker)] == [b"4\n\n"]
+
+
+def test_transaction_that_sees_the_tables_as_they_were_commits_all_the_same(broker):
+    first = broker.publish("a", b"1\n\n", BAR)
+    with transaction.atomic(using=ALIAS):
+        with connections[ALIAS].cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            cursor.execute("SELECT count(*) FROM ds_broadcaster_event")
+        asyncio.run(apart(broker.publish, "a", b"2\n\n", BAR))
+        broker.publish("a", b"3\n\n", BAR)
+    assert [frame.data[-3:] for _, frame in stored(broker)] == [b"2\n\n", b"3\n\n"]
+    assert first == 1
+
+
+def test_sweep_keeps_no_event_waiting_that_replaces_what_it_drops(broker, database):
+    broker.publish("a", b"x\n\n", BAR)
+    with contextlib.closing(database.connect(autocommit=False)) as trimming:
+        trimming.execute("DELETE FROM ds_broadcaster_event")
+        begin = time.monotonic()
+        newest = broker.publish("a", b"x\n\n", BAR)
+        assert time.monotonic() - begin < 1
+        trimming.commit()
+    assert [sequence for sequence, _ in stored(broker)] == [newest]
 
 
 def test_event_is_sent_if_its_transaction_commits_and_when_it_does(broker):
@@ -315,6 +390,12 @@ def test_events_of_one_statement_with_its_own_commit_are_numbered(broker, databa
     assert [sequence for sequence, _ in stored(broker)] == [1, 2]
 
 
+# As processes of an earlier version do while others are upgraded.
+PUBLISH_OF_OLD = """
+INSERT INTO ds_broadcaster_event (key, channel, verb, payload, created) VALUES (%s, %s, '', %s, clock_timestamp())
+"""
+
+
 def test_tables_are_upgraded_and_downgraded_in_place(server, template, django_db_blocker):
     def migrate(name):
         call_command("migrate", "ds_broadcaster_postgres", name, database=ALIAS, verbosity=0)
@@ -322,15 +403,15 @@ def test_tables_are_upgraded_and_downgraded_in_place(server, template, django_db
     database = server.database(like=template)
     with used(database, django_db_blocker.unblock), new_broker() as broker:
         broker.publish("a", b"0\n\n")
-        for number, name in enumerate(["0001", "0002", "0001", "0002"], 1):
+        for number, name in enumerate(["0003", "0004", "0002", "0001", "0002", "0004"], 1):
             migrate(name)
-            with transaction.atomic(using=ALIAS):
-                broker.publish("a", b"%d\n\n" % number)
+            with transaction.atomic(using=ALIAS), connections[ALIAS].cursor() as cursor:
+                cursor.execute(PUBLISH_OF_OLD, (statements.key_of("a"), b"a", pack_event(b"%d\n\n" % number, PLAIN)))
         assert [frame.data.partition(b"\n")[2] for _, frame in stored(broker)] == [
-            b"%d\n\n" % each for each in range(5)
+            b"%d\n\n" % each for each in range(7)
         ]
         migrate("zero")
-        migrate("0002")
+        migrate("0004")
         assert broker.publish("a", b"x\n\n") == 1
     server.drop(database)
 

@@ -69,6 +69,8 @@ class HubMachine(RuleBasedStateMachine):
         self.world.enter_context(patch("ds_broadcaster.log.HELD", 100))
         self.broker = self.broadcaster._broker
         self.published = []  # (sequence, channel, text, the tab that is left out)
+        self.transient = {}  # Likewise, by text; and the clients that must get it.
+        self.steps = {}  # By channel, the texts of its progress bar in their order, each with the tab that is left out.
         self.clients = []
         self.numbers = iter(range(1, 1_000_000))
         self.tabs = iter(range(1_000_000))
@@ -81,6 +83,26 @@ class HubMachine(RuleBasedStateMachine):
         text = f"<p id={channel}{next(self.numbers)}>{'x' * size}</p>"
         self.broadcaster(channel, text, exclude=exclude)
         self.published.append((self.broker.heard(), channel, text, exclude))
+
+    @rule(channel=channels, exclude=st.sampled_from(TABS))
+    def publish_a_step(self, channel, exclude):
+        """Each step of a progress bar replaces the one before it in the history."""
+        text = f"<p id={channel}-bar>{next(self.numbers)}</p>"
+        self.broadcaster(channel, text, exclude=exclude)
+        self.published.append((self.broker.heard(), channel, text, exclude))
+        self.steps.setdefault(channel, []).append((text, exclude))
+
+    @rule(channel=channels, exclude=st.sampled_from(TABS), key=st.sampled_from([None, None, "a"]), size=sizes)
+    def publish_what_is_transient(self, channel, exclude, key, size):
+        text = f"<i id={channel}{next(self.numbers)}>{'x' * size}</i>"
+        self.broadcaster(channel, text, exclude=exclude, transient=True, key=key)
+        waiting = [
+            each
+            for each in self.clients
+            if channel in each.channels and each.frames and each.end is None and each.ended_at is None
+            if exclude is None or each.tab != exclude
+        ]
+        self.transient[text] = (self.broker.heard(), channel, exclude, waiting)
 
     @rule(names=st.lists(channels, min_size=5, max_size=15), size=sizes)
     def publish_more_than_is_kept(self, names, size):
@@ -236,6 +258,7 @@ class HubMachine(RuleBasedStateMachine):
     @rule()
     def come_to_rest(self):
         self.loop.settle()
+        self._check_transient()
         open_clients = [each for each in self.clients if each.end is None]
         for client in open_clients:
             if not client.was_hindered:
@@ -275,7 +298,11 @@ class HubMachine(RuleBasedStateMachine):
         One that was told of a gap may have the events of some channels from its cursor on, and those of the
         others, which the history does not hold any more, from the moment on at which it connected.
         """
-        received = [(parse_id(event.id)[1], event.elements) for event in client.events if event.elements]
+        received = [
+            (parse_id(event.id)[1], event.elements)
+            for event in client.events
+            if event.elements and event.elements not in self.transient
+        ]
         start = self._start(client)
         for channel in client.channels:
             own = [event for event in received if event[1].startswith(f"<p id={channel}")]
@@ -283,7 +310,7 @@ class HubMachine(RuleBasedStateMachine):
             runs = [self._expected(client, channel, start, until)]
             if client.told_of_gap:
                 runs.append(self._expected(client, channel, client.connected_at, until))
-            assert own in runs, f"client {self.clients.index(client)}"
+            assert any(self._is_run(client, own, run) for run in runs), f"client {self.clients.index(client)}"
         assert not received, "events of other channels"
 
     @invariant()
@@ -301,6 +328,45 @@ class HubMachine(RuleBasedStateMachine):
                 # What a slow client had still to get may be gone by then.
                 if client.end == "clean" and not client.was_hindered:
                     self._check_run(client, client.ended_at)
+
+    def _is_run(self, client, own, run):
+        """Tell whether a client has all of a run but for steps that a later one has replaced for it."""
+        missing = [event for event in run if event not in own]
+        return [event for event in run if event in own] == own and all(
+            self._is_replaced(client, text) for _, text in missing
+        )
+
+    def _is_replaced(self, client, text):
+        for steps in self.steps.values():
+            texts = [each for each, _ in steps]
+            if text in texts:
+                return any(exclude is None or exclude != client.tab for _, exclude in steps[texts.index(text) + 1 :])
+        return False
+
+    @invariant()
+    def transient_events_come_in_their_place_to_who_is_connected(self):
+        for client in self.clients:
+            if not client.frames:
+                continue
+            texts = [event.elements for event in client.events if event.elements]
+            own = [text for text in texts if text in self.transient]
+            assert len(own) == len(set(own)), "twice"
+            order = {text: sequence for sequence, _, text, _ in self.published}
+            order.update({text: sequence for text, (sequence, *_) in self.transient.items()})
+            sequences = [order[text] for text in texts]
+            assert sequences == sorted(sequences)
+            for text in own:
+                sequence, channel, exclude, _ = self.transient[text]
+                assert channel in client.channels
+                assert sequence > client.connected_at, "from before its time"
+                assert exclude is None or exclude != client.tab
+
+    def _check_transient(self):
+        for text, (*_, waiting) in self.transient.items():
+            for client in waiting:
+                # One that is told to end, or is cut off, may go without.
+                if client.end is None and not client.was_hindered and client.ended_at is None:
+                    assert text in client.texts, f"client {self.clients.index(client)}"
 
     @invariant()
     def every_client_starts_at_its_cursor_or_is_told_of_a_gap(self):
