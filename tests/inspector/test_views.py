@@ -34,7 +34,8 @@ from tests.harness import MODES, expect
 from tests.project import views
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["inspector", "inspector-stream", "inspector-style", "subscribe"]
+PAGES = ["inspector", "inspector-stream", "inspector-style"]
+STREAMS = ["subscribe", "subscribe-page", "tab-closed"]
 URL = "/events/inspector/"
 STREAM = "/events/inspector/stream/"
 CLIENT = {"DS_BROADCASTER_DATASTAR_URL": "/client/datastar.js"}
@@ -282,7 +283,7 @@ django.setup()
 from ds_broadcaster.urls import urlpatterns
 print(sorted(each.name for each in urlpatterns))
 """
-    for given, names in [(False, ["subscribe"]), (True, PAGES), ("no", ["subscribe"])]:
+    for given, names in [(False, STREAMS), (True, [*PAGES, *STREAMS]), ("no", STREAMS)]:
         done = run(program % given)
         assert (done.returncode, done.stdout.strip()) == (0, str(names)), done.stderr
 

@@ -38,8 +38,11 @@ class RoomChannel(LoginRequiredMixin, BroadcastChannelView):
     def render_presence(self, user_ids: list[Any]) -> tuple[str, dict[str, int]]:
         return "<p></p>", {"online": len(user_ids), "away": sum(each.away for each in self.present)}
 
+    def audience(self) -> bool:
+        return self.request.user.is_staff
+
     def render_snapshot(self) -> str:
-        return "<p></p>"
+        return f"<p>{self.audience_key}</p>"
 
     def on_join(self, user_id: Any) -> None: ...
 
