@@ -24,6 +24,7 @@ PAGE = Template("""{% load ds_broadcaster %}<!doctype html>
     {% for each in channels %}{% broadcast_subscribe each refresh=refresh %}{% endfor %}
     <span id="state" data-text="$_broadcast"></span> <span id="tab" data-text="$broadcastTab"></span>
     <p id="number">{{ number }}</p>
+    <button data-on:click="@get(location.href, {headers: {'Broadcast-Refresh': 'true'}})">Refresh</button>
     <script nonce="{{ nonce }}">window.runs = (window.runs || 0) + 1</script>
     <div data-init="window.inits = (window.inits || 0) + 1"></div>
     <form><input id="field"> <textarea id="text"></textarea>

@@ -107,6 +107,14 @@ def test_request_of_a_refresh_is_the_pages_own(server, open_page, channel):
     assert tab.url.endswith("?q=a%20b&q=2#part")
 
 
+def test_page_may_be_refreshed_by_hand(server, open_page, channel):
+    tab = open_page("?q=a%20b#part")
+    tab.get_by_role("button").click()
+    shows(tab, 2)
+    assert asked(server, channel)[1]["query"] == {"q": "a b"}
+    assert tab.errors == []
+
+
 def calm(tab):
     """Wait until the page has dealt with what its clock brought about."""
     tab.evaluate("fetch('/ready/').then(answer => answer.text())")
