@@ -16,6 +16,7 @@ from ds_broadcaster.models import outbox
 from ds_broadcaster.models.changes import pending_of
 from tests.chat.models import Article, Job, LoudMessage, Message, Reply, Room, Silent
 from tests.chat.recording import Page, record
+from tests.fakes import FACTOR
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -576,7 +577,7 @@ def blocks(children):
     return st.tuples(st.sampled_from(["commit", "roll back"]), st.lists(children, max_size=6))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150 * FACTOR, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.recursive(STEP, blocks, max_leaves=12), max_size=10))
 def test_page_that_applies_the_events_shows_what_the_database_holds(sent, room, steps):
     Message.objects.all()._raw_delete("default")
