@@ -329,6 +329,23 @@ def test_other_values_than_models_are_refused(model):
         ),
         ({"updated": dict}, TypeError, "updated must be a function of the instance"),
         ({"deleted": wait}, TypeError, "deleted must be a plain function"),
+        ({"shown": True}, TypeError, "shown must be a function of the instance, not True"),
+        ({"shown": wait}, TypeError, "shown must be a plain function"),
+        (
+            {"moves": "room"},
+            TypeError,
+            r"moves must be several names, not 'room'. .* moves=\[\"room\"\]",
+        ),
+        ({"moves": ["labels"]}, ValueError, "moves: chat.Note saves no field 'labels'"),
+        (
+            {"limit": 2.5, "target": "#a"},
+            TypeError,
+            "limit must be a whole number, not 2.5. .* limit=200",
+        ),
+        ({"limit": 0, "target": "#a"}, ValueError, "limit must be at least 1, not 0"),
+        ({"limit": 9}, ValueError, 'limit=200 beside a target and the mode "append" or "prepend"'),
+        ({"touches": ["room"]}, TypeError, "touches must name relations and their accessors"),
+        ({"touches": {"text": "note_set"}}, ValueError, "touches: chat.Note has no relation 'text'"),
     ],
 )
 def test_wrong_argument_says_what_to_write(options, error, text):

@@ -7,6 +7,7 @@ from django.db import models
 from django.test.utils import isolate_apps
 
 from ds_broadcaster import BroadcastOnSave
+from ds_broadcaster.models import Face
 from ds_broadcaster.models.checks import check_model, check_models
 from ds_broadcaster.models.registry import declared
 from tests.chat.models import Letter, LoudMessage, Message, Room
@@ -128,6 +129,19 @@ def test_async_hook_is_an_error(hook):
         ({"broadcast_select_related": 7}, "E015", "must be several names"),
         ({"broadcast_select_related": None}, "E015", "must be several names"),
         ({"broadcast_exclude_sender": True}, "W010", "BroadcasterMiddleware"),
+        ({"broadcast_moves": {"titel"}}, "E012", "broadcast_moves: chat.Odd saves no field 'titel'"),
+        ({"broadcast_moves": "room"}, "E012", "broadcast_moves must be several names, not 'room'"),
+        ({"broadcast_limit": "many", "broadcast_target": "#a"}, "E017", "must be a whole number, not 'many'"),
+        ({"broadcast_limit": True, "broadcast_target": "#a"}, "E017", "must be a whole number, not True"),
+        ({"broadcast_limit": 0, "broadcast_target": "#a"}, "E017", "must be at least 1, not 0"),
+        ({"broadcast_limit": 9}, "E017", "has no effect without a target that grows"),
+        (
+            {"broadcast_limit": 9, "broadcast_target": "#a", "broadcast_mode": "before"},
+            "E017",
+            "has no effect without a target that grows",
+        ),
+        ({"broadcast_faces": Face(channel="a")}, "E019", "Odd.broadcast_faces must be a list of faces, not Face("),
+        ({"broadcast_faces": ["a"]}, "E019", "must be a list of faces, not ['a']"),
     ],
 )
 def test_wrong_attribute_is_reported(attributes, number, text):
@@ -156,7 +170,30 @@ def test_right_attributes_are_not_reported(settings):
     settings.MIDDLEWARE = ["ds_broadcaster.middleware.BroadcasterMiddleware"]
     assert checked(broadcast_fields=["title", "room_id"], broadcast_select_related=["room"]) == []
     assert checked(broadcast_exclude_sender=True) == []
+    assert checked(broadcast_moves=["room", "title"], broadcast_limit=9, broadcast_target="#a") == []
+    assert checked(broadcast_faces=(Face(channel=lambda self: self, template_name="chat/_message.html"),)) == []
     assert checked(broadcast_mode=property(lambda self: "inner"), broadcast_target=property(lambda self: "#x")) == []
+
+
+def test_faces_may_stand_alone_and_are_checked_like_bindings():
+    right = {"broadcast_channel": ..., "broadcast_template_name": None}
+    assert checked(**right, broadcast_faces=[Face(channel="a", refreshes=True)]) == []
+    wrong = Face(channel=7, template_name="none.html", mode="apend", limit=-1, created="<p>", fields=["titel"])
+    found = checked(**right, broadcast_faces=[wrong])
+    assert [number for number, _, _ in found] == ["E016", "E010", "E011", "E012", "E013", "E017"]
+    prefix = "Odd.broadcast_faces[0]."
+    assert [text for _, text, _ in found if not text.startswith("The template")] == [
+        f"{prefix}created must be a function of the instance, not '<p>'.",
+        f"{prefix}channel: channel must be a string or a saved model instance, not int (7).",
+        f"{prefix}fields: chat.Odd saves no field 'titel'.",
+        f'{prefix}mode must be one of "append", "prepend", "before", "after", "inner", "outer", "replace", '
+        "not 'apend'.",
+        f"{prefix}limit must be at least 1, not -1.",
+    ]
+
+
+def test_model_that_refreshes_needs_no_template():
+    assert checked(broadcast_template_name=None, broadcast_refreshes=True) == []
 
 
 def test_checks_can_be_limited_to_some_apps(monkeypatch):

@@ -3,11 +3,15 @@
 import pytest
 from django.db import transaction
 from django.test.utils import isolate_apps
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from ds_broadcaster import BroadcastOnSave, broadcast_saved
+from ds_broadcaster import BroadcastOnSave, bind_broadcasts, broadcast_saved
 from ds_broadcaster.models import Face
+from ds_broadcaster.models.bind import unbind_broadcasts
 from ds_broadcaster.models.rendering import over_limit
 from tests.chat.models import Note, Room
+from tests.chat.recording import Page
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -456,3 +460,74 @@ def test_error_of_one_face_does_not_stop_the_others(sent, bind, errors):
     Note.objects.create(text="a").delete()
     assert [(event.channel, event.mode) for event in sent.take()] == [("c", None), ("b", "remove"), ("c", "remove")]
     assert len(errors()) == 3
+
+
+# Everything together
+
+KEYS, ROOMS, EXTRAS = (1, 2, 3), ("lobby", "cellar"), ("", "hidden")
+STEP = st.tuples(
+    st.sampled_from(["save", "save", "reload", "delete", "bulk"]),
+    st.sampled_from(KEYS),
+    st.sampled_from(ROOMS),
+    st.sampled_from(EXTRAS),
+)
+
+
+def blocks(children):
+    return st.tuples(st.sampled_from(["commit", "roll back"]), st.lists(children, max_size=6))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(st.recursive(STEP, blocks, max_leaves=12), max_size=10))
+def test_pages_show_the_objects_of_their_channel_that_are_shown(sent, steps):
+    Note.objects.all()._raw_delete("default")
+    bind_broadcasts(
+        Note,
+        channel=lambda note: note.text,
+        target="#notes",
+        moves=["text"],
+        shown=lambda note: not note.extra,
+        created=lambda note: f'<b id="chat-note-{note.pk}">{note.extra}</b>',
+        updated=lambda note: f'<b id="chat-note-{note.pk}">{note.extra}</b>',
+    )
+    sent.take()
+    pages = {room: Page("#notes") for room in ROOMS}
+    # The newest instance of each object, as far as it was not loaded in a transaction that was rolled back.
+    held = {}
+
+    def run(step):
+        if step[0] in ("commit", "roll back"):
+            before = dict(held)
+            with transaction.atomic():
+                for each in step[1]:
+                    run(each)
+                transaction.set_rollback(step[0] == "roll back")
+            if step[0] == "roll back":
+                held.clear()
+                held.update(before)
+            return
+        act, key, room, extra = step
+        found = Note.objects.filter(pk=key).first()
+        if found is None or act == "reload" or key not in held:
+            held[key] = found or Note(pk=key)
+        note = held[key]
+        if act == "delete" and found:
+            found.delete()
+        elif act in ("save", "bulk"):
+            note.text, note.extra = room, extra
+            if act == "save" or not found:
+                note.save()
+            else:
+                Note.objects.bulk_update([note], ["text", "extra"])
+                broadcast_saved(note, created=False)
+
+    try:
+        for step in steps:
+            run(step)
+            for event in sent.take():
+                pages[event.channel].apply([event])
+            for room, page in pages.items():
+                shown = Note.objects.filter(text=room, extra="")
+                assert page.elements.keys() == {f"chat-note-{note.pk}" for note in shown}
+    finally:
+        unbind_broadcasts(Note)
