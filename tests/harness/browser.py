@@ -1,6 +1,9 @@
 """A real Chromium with the real Datastar client, used from plain tests."""
 
+import contextlib
 import inspect
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ from playwright.async_api import expect as async_expect
 
 from tests.harness.loop import loop_thread
 from tests.harness.requirements import require_chromium
-from tests.harness.server import Visitor
+from tests.harness.server import Visitor, descendants
 
 # The versions of the Datastar client: the one that the package pins, and the oldest that is supported.
 CLIENTS = ("1.0.4", "1.0.1")
@@ -144,6 +147,7 @@ class Chromium:
 
     async def _start(self) -> None:
         self._playwright = await async_playwright().start()
+        before = {*descendants(os.getpid())}
         try:
             self._browser: Browser = await self._playwright.chromium.launch(
                 executable_path=self._path, headless=True, args=FLAGS
@@ -151,6 +155,8 @@ class Chromium:
         except BaseException:
             await self._playwright.stop()
             raise
+
+        self._pids = [pid for pid in descendants(os.getpid()) if pid not in before]
 
     def tab(self, visitor: Visitor | None = None, **options: Any) -> Tab:
         """Open a window with its own cookies, or a visitor's. Options are playwright's for a context."""
@@ -184,6 +190,13 @@ class Chromium:
         contexts, self._contexts = self._contexts, []
         for context in contexts:
             loop_thread().run(context.close())
+
+    def kill(self) -> None:
+        """End the browser's processes, which have no time to say anything."""
+        for pid in self._pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.quit()
 
     def quit(self) -> None:
         loop_thread().run(self._quit(), timeout=60)

@@ -46,6 +46,10 @@ class Relay:
             writer.transport.abort()
         self._writers.clear()
 
+    def lead_to(self, server: Server) -> None:
+        """Pass new connections on to another server."""
+        self._server = server
+
     def mend(self) -> None:
         self._is_cut = False
 

@@ -304,6 +304,18 @@ def test_tab_with_two_elements_counts_once(world):
     assert present(world) == {1: (1, False)}
 
 
+def test_each_tab_has_its_time_from_the_last_of_its_streams(world):
+    streams = [enter(world, element=element) for element in ("one", "two")]
+    other = enter(world, 2, number=2)
+    for each in (streams[0], other, streams[1]):
+        hide(world, each)
+        world.advance(10)
+    world.advance(AWAY + GRACE - 20 + 0.5)
+    assert present(world) == {1: (1, True)}
+    world.advance(10)
+    assert present(world) == {}
+
+
 # What presence says
 
 
