@@ -39,7 +39,7 @@ class RoomChannel(LoginRequiredMixin, BroadcastChannelView):
         return "<p></p>", {"online": len(user_ids), "away": sum(each.away for each in self.present)}
 
     def audience(self) -> bool:
-        return self.request.user.is_staff
+        return self.request.user.is_authenticated
 
     def render_snapshot(self) -> str:
         return f"<p>{self.audience_key}</p>"
