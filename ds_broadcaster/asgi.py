@@ -8,6 +8,7 @@ from django.core.asgi import get_asgi_application as get_django_application
 
 from .asgi_servers import Link, find_link
 from .exceptions import Gap
+from .hub.pages import pages
 from .streams.handoff import HandoffConnection, Message, Receive, Send
 from .streams.replayed_requests import OriginalRequest
 from .streams.responses import Stream, without_redirect
@@ -72,6 +73,7 @@ class _Request:
         self._granted: dict[str, Stream] = {}
         self._stream: Stream | None = None
         self._gone = False
+        self._is_page = False
 
     async def run(self, application: Application, scope: Message) -> Stream | None:
         """Let Django answer; return the stream that it granted to a client that is still connected."""
@@ -80,8 +82,18 @@ class _Request:
             # In a task of its own, so that the context variables of Django and its middleware do not stay for as long
             # as the stream: about 1 KB.
             answering = asyncio.get_running_loop().create_task(answering)  # type: ignore[arg-type]
-        await answering
+        self._is_page = True
+        pages.count += 1
+        try:
+            await answering
+        finally:
+            self._begin_answer()
         return None if self._gone else self._stream
+
+    def _begin_answer(self) -> None:
+        if self._is_page:
+            self._is_page = False
+            pages.count -= 1
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -89,6 +101,8 @@ class _Request:
         return message
 
     async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._begin_answer()
         if message["type"] == "http.response.start" and self._granted:
             self._stream = self._granted.get(find_mark(message) or "")
             if self._stream is not None:

@@ -9,6 +9,7 @@ What is rendered, and how, is not known here: see streams/replayed_requests.py a
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context
@@ -21,12 +22,16 @@ from ..tally import Tally
 from .channel import Chunk, Stop
 from .connections import Connection, Head, Refresh
 from .grant import Audience
+from .pages import pages
 from .threads import Threads
 
 logger = logging.getLogger("ds_broadcaster")
 
 # How many renders run at a time: the pages of the site come first.
 PARALLEL = 2
+# Seconds for which a render waits at most for pages that are being answered, and between two looks at them.
+YIELD = 0.02
+YIELD_STEP = 0.002
 # Seconds after which the next has the place of a render that does not end, and after which its connections go on.
 PATIENCE = 5.0
 LONGEST_PATIENCE = 30.0
@@ -108,6 +113,8 @@ class Refreshes:
         self._late = 0
         self._tasks: set[asyncio.Task[Rendered]] = set()
         self._is_stopped = False
+        self._began_at = -math.inf
+        self._yielding: asyncio.TimerHandle | None = None
         self._tally = Tally(LOG_INTERVAL, loop.time)
 
     def begin(self, connection: Connection, snapshot: bytes, refreshed: Iterable[str]) -> None:
@@ -194,7 +201,16 @@ class Refreshes:
                     logger.error("%d renders of refreshes have not ended: pages are not refreshed until some do.", LATE)
                 return
             # Events first: connections stand still for them.
+            if not self._events and pages.count and self._loop.time() - self._began_at < YIELD:
+                if self._yielding is None:
+                    self._yielding = self._loop.call_later(YIELD_STEP, self._look_again, context=Context())
+                return
+            self._began_at = self._loop.time()
             self._begin((self._events or self._snapshots).popleft())
+
+    def _look_again(self) -> None:
+        self._yielding = None
+        self._fill()
 
     def _begin(self, job: _Job) -> None:
         for connection in list(job.connections):
@@ -335,6 +351,8 @@ class Refreshes:
     def stop(self) -> None:
         """Render nothing more: every stream ends."""
         self._is_stopped = True
+        if self._yielding is not None:
+            self._yielding.cancel()
         for job in self._jobs.values():
             if job.timer is not None:
                 job.timer.cancel()
