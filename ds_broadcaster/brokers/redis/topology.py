@@ -123,6 +123,8 @@ class Topology:
                 host, port = self._sentinel.discover_master(self._service)
         elif isinstance(self.client, _LazyClient):
             # Every node gets what another publishes, but over links that lose messages when they break.
+            with contextlib.suppress(*FAILURES, OSError):
+                self.client.exists(self._key)  # Where it fails, redis-py looks for the nodes anew.
             node = self.client.get_node_from_key(self._key)
             host, port = node.host, node.port
         else:
