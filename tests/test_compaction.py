@@ -6,7 +6,7 @@ import json
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import note, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
@@ -262,7 +262,6 @@ class PageMachine(RuleBasedStateMachine):
         if any(len(set(page.ids())) < len(page.ids()) for page in pages.values()):
             return
         replaces = replaces_of(payload)
-        note(f"{replaces} {exclude} {payload!r}")
         self.log.append(self.log.last + 1, Frame(payload, Facts(exclude, replaces=replaces)), 0)
         self.log.trim(History(max_events=1000), 0)
         for tab, page in pages.items():
@@ -334,3 +333,41 @@ def test_page_is_the_same_without_what_was_replaced():
         PageMachine,
         settings=settings(max_examples=60 * FACTOR, stateful_step_count=15, deadline=None, print_blob=True),
     )
+
+
+def item(name, kind="todo"):
+    return f"<li id={name} class={kind}>{next(_numbers)}</li>"
+
+
+_numbers = itertools.count()
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        # A card moves to another list by a render of the first and an addition to the second; then it is edited there.
+        lambda: [
+            encode_elements("<ul id=one></ul>"),
+            encode_elements(item("y1"), "#two", "append"),
+            encode_elements(item("y1", "done")),
+            encode_elements("<ul id=one></ul>"),
+        ],
+        lambda: [
+            encode_elements(f"<ul id=one>{item('y2')}</ul>"),
+            encode_elements(f"<ul id=two>{item('y1')}</ul>"),
+            encode_elements(item("y1")),
+            encode_elements(f"<ul id=one>{item('y2')}</ul>"),
+        ],
+        # What a selector matches depends on the state of an element between two of its own events.
+        lambda: [encode_elements(item("y1", "done")), encode_remove(".done"), encode_elements(item("y1"))],
+        # Two removals, and what was added before the element meanwhile.
+        lambda: [encode_remove("#y1"), encode_elements("<li>1</li>", "#y1", "before"), encode_remove("#y1")],
+        lambda: [encode_signals({"u": 1}), encode_signals({"u": {}}), encode_signals({"u": {"v": 1}})],
+    ],
+)
+def test_page_is_the_same_where_an_event_between_two_depends_on_the_first(events):
+    machine = PageMachine()
+    for payload in events():
+        machine.send(payload)
+    assert machine.log.last == len(events()), "An event was not sent."
+    machine.page_is_the_same_whatever_the_cursor()
