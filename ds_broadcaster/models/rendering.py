@@ -30,7 +30,7 @@ Tell = Callable[[str], None]
 class Told:
     """The elements that one transaction's events have sent, by face and channel.
 
-    Hooks may render more than one object: the list that shows it, for example. They do so after the commit, so what
+    Hooks may render more than their object: the list that shows it, for example. They do so after the commit, so what
     they sent of another object is what its own change would send.
     """
 
@@ -48,7 +48,10 @@ class Told:
 
     def note(self, options: Options, instance: Model, channels: Sequence[str], html: str) -> None:
         """Note what an object's change sends to channels."""
-        ids = {found[2] for found in _ELEMENT_ID.finditer(html)} - {dom_id(instance)}
+        own = dom_id(instance)
+        if own in html[: html.find(">")]:
+            return  # The object's own element: pages may show another one without it.
+        ids = {found[2] for found in _ELEMENT_ID.finditer(html)} - {own}
         for name in channels if ids else ():
             self._ids.setdefault((options, name), set()).update(ids)
 

@@ -382,6 +382,17 @@ def test_sections_are_rendered_once_each(sent, bind):
     assert renders == ["todo", "done"]
 
 
+def test_element_within_that_of_another_object_is_sent_too(sent, bind):
+    def nested(note):
+        return f'<li id="chat-note-{note.pk}"><i id="chat-note-{note.pk + 1}"></i></li>'
+
+    bind(Note, channel="notes", created=nested)
+    with transaction.atomic():
+        first = Note.objects.create()
+        Note.objects.create(pk=first.pk + 1)
+    assert len(sent.take()) == 2
+
+
 def test_text_that_looks_like_an_element_does_not_hide_another_object(sent, bind):
     bind(Note, channel="notes")
     with transaction.atomic():

@@ -1,7 +1,7 @@
 """Models that refresh pages: one refresh for each channel and transaction, and no fragments."""
 
 import pytest
-from django.db import connection, transaction
+from django.db import connection, models, transaction
 from django.db.models.signals import m2m_changed
 from django.test.utils import CaptureQueriesContext, isolate_apps
 
@@ -262,3 +262,25 @@ def test_attribute_of_a_subclass_refreshes(sent):
     broadcast_saved(Poll(pk=7))
     assert refreshed(sent) == ["polls", "chat.poll-7"]
     assert Message not in Poll.__mro__
+
+
+@isolate_apps("tests.chat")
+def test_field_through_a_model_that_is_defined_later_refreshes():
+    class Club(BroadcastOnSave):
+        members = models.ManyToManyField(Room, through="Membership")
+        broadcast_refreshes = True
+
+        class Meta:
+            app_label = "chat"
+
+        def broadcast_channel(self):
+            return "clubs"
+
+    class Membership(models.Model):
+        club = models.ForeignKey(Club, models.CASCADE)
+        room = models.ForeignKey(Room, models.CASCADE)
+
+        class Meta:
+            app_label = "chat"
+
+    assert m2m_changed.has_listeners(Membership)
