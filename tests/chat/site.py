@@ -10,7 +10,7 @@ from django.views.decorators.csrf import csrf_exempt
 
 from ds_broadcaster import bind_broadcasts
 from ds_broadcaster.models.registry import registered
-from tests.chat.models import Message, Note, Room
+from tests.chat.models import Label, Message, Note, Room
 from tests.project import urls
 
 # Leave out the tab that a request names.
@@ -50,6 +50,19 @@ bind_broadcasts(
 )
 
 
+bind_broadcasts(Label, channel="labels", refreshes=True)
+bind_broadcasts(Label, channel="names", name="names", audience=True)
+
+
+@csrf_exempt
+@transaction.atomic
+def label(request):
+    """Create a label, and give it to a new note."""
+    label = Label.objects.create(**json.loads(request.body))
+    label.note_set.create(text="hidden")
+    return JsonResponse({"pk": label.pk})
+
+
 @csrf_exempt
 def save(request, pk=None):
     """Create or change a note of the list with these values."""
@@ -59,6 +72,7 @@ def save(request, pk=None):
 
 urlpatterns = [
     path("post/", post),
+    path("label/", label),
     path("save/", save),
     path("save/<int:pk>/", save),
     path("edit/<int:pk>/", edit),

@@ -61,6 +61,17 @@ def test_saving_tab_is_left_out(site, room):
     assert [">mine" in mine.events[0].elements, ">theirs" in theirs.events[0].elements] == [False, False]
 
 
+def test_streams_are_refreshed_and_render_for_their_audience(site):
+    visitor = site.visitor()
+    refreshed, named = visitor.connect("labels", snapshot="all labels"), visitor.connect("names")
+    begun(refreshed, named)
+    pk = visitor.post("/label/", {"name": "red"}).json()["pk"]
+    for client in (refreshed, named):
+        client.wait_for(lambda client=client: client.events, what="an event")
+    assert refreshed.events[0].elements == '<div id="snapshot" data-channel="labels">all labels</div>'
+    assert named.events[0].elements.strip() == f'<i id="chat-label-{pk}">red for None</i>'
+
+
 def test_lists_in_the_browser_are_limited_and_show_what_belongs_there(chromium, site):
     visitor = site.visitor()
 
