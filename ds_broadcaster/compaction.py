@@ -17,9 +17,16 @@ REFRESH = "r:"
 # Says the whole of nothing, and changes only what it names by id.
 NOTHING = ""
 
+# Bytes. Of more than this, a look would cost as much as the patch.
+MOST = 16 << 10
 # Characters. What is longer is hashed.
 LONGEST = 64
 
+_EVENT = re.compile(
+    rb"event: datastar-patch-(elements|signals)\n((?:data: (?!elements |signals )[^\n]*\n)*)"
+    rb"((?:data: (?:elements|signals) [^\n]*\n)*)\n"
+)
+_OPTION = re.compile(r"data: (\w+) ([^\n]*)\n")
 _ID_SELECTOR = re.compile(r"#(-?[A-Za-z_][\w-]*)", re.ASCII)
 _PLACES = frozenset({"append", "prepend", "before", "after"})
 _WHOLE = frozenset({"outer", "inner", "replace", "remove"})
@@ -32,34 +39,44 @@ _ACTS = re.compile(
     r"preserve|scope|on-(?:load|interval|intersect|signal-patch|raf|resize))(?![a-z0-9])"
 )
 _HAS_ID = re.compile(r"[\s\"'/]id\s*=", re.IGNORECASE)
-_OWN_ID = re.compile(r"""(?:^|[\s"'])id\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.IGNORECASE)
-_TOKEN = re.compile(r"""<(?:!--.*?-->|(/?)([a-zA-Z][^\s/>]*)((?:[^>"']|"[^"]*"|'[^']*')*+)>|)""", re.DOTALL)
+_ROOT = re.compile(r"""\s*<([a-z][a-z0-9-]*)((?:\s(?:[^>"']|"[^"]*"|'[^']*')*)?)>""", re.IGNORECASE)
+_OWN_ID = re.compile(r"""\sid\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.IGNORECASE)
 
 
 def _tags(names: str) -> frozenset[str]:
     return frozenset(names.split())
 
 
-_VOID = _tags("area base br col embed hr img input link meta param source track wbr")
-_RAW = _tags("style textarea title")
-_FOREIGN = _tags("svg math")
-# A parser closes an open `p` before these.
-_BLOCKS = _tags(
-    "address article aside blockquote center details dialog dir div dl fieldset figcaption figure footer form h1 h2 "
-    "h3 h4 h5 h6 header hgroup hr main menu nav ol p pre search section summary table ul li dd dt"
+_VOID = _tags("br hr img input")
+# What may be the only element of HTML: a parser leaves it around all that stands between its tags, but for what is
+# named here with it.
+_MENDED = (
+    "textarea|title|style|template|select|svg|math|plaintext|noscript|noembed|noframes|xmp|html|head|body|frameset"
 )
-# And one of these before another of them.
-_NOT_NESTED = _tags("a button form nobr option optgroup h1 h2 h3 h4 h5 h6")
-_LISTED = {"li": {"ul", "ol", "menu"}, "dt": {"dl"}, "dd": {"dl"}}
-# A parser takes everything else out of these.
-_PARTS = {
-    "table": {"caption", "colgroup", "thead", "tbody", "tfoot", "tr"},
-    "thead": {"tr"},
-    "tbody": {"tr"},
-    "tfoot": {"tr"},
-    "tr": {"td", "th"},
+_BLOCKS = (
+    "address|article|aside|blockquote|center|details|dialog|dir|div|dl|fieldset|figcaption|figure|footer|form|h[1-6]|"
+    "header|hgroup|hr|main|menu|nav|ol|p|pre|search|section|summary|table|ul|li|dd|dt"
+)
+_PLAIN = _tags(
+    "div section article aside header footer main nav ul ol dl menu figure figcaption details summary dialog fieldset "
+    "progress meter output label span strong em small b i u s code mark time blockquote"
+)
+_NOT_INSIDE = {
+    **dict.fromkeys(_PLAIN, ""),
+    **{f"h{number}": "h[1-6]" for number in range(1, 7)},
+    "p": _BLOCKS,
+    "li": "li",
+    "dt": "dt|dd",
+    "dd": "dt|dd",
+    "a": "a",
+    "button": "button",
+    "form": "form",
 }
-_NEVER_INSIDE = _tags("html head body frameset plaintext")
+_DOUBT = {
+    tag: re.compile(rf"<!|</?(?:{'|'.join(filter(None, (inside, _MENDED)))})(?![\w-])", re.IGNORECASE)
+    for tag, inside in _NOT_INSIDE.items()
+}
+_SAME = {tag: re.compile(rf"<(/?){tag}(?![\w-])[^>]*>", re.IGNORECASE) for tag in _NOT_INSIDE}
 # Emptied, these have no ids inside; what was in them may be elsewhere by then.
 _HOLDERS = _tags("ul ol dl menu table thead tbody tfoot select form fieldset main section article aside nav")
 
@@ -81,26 +98,23 @@ def replaces_of(payload: bytes) -> str | None:
 
     NOTHING is the name for events that leave the rest of the page alone, such as an append to "#messages".
     """
-    if not payload.endswith(b"\n\n") or payload.count(b"\n\n") != 1:
+    if len(payload) > MOST:
         return None
-    kind, *lines = payload[:-2].decode("utf-8", "replace").split("\n")
-    fields: dict[str, list[str]] = {}
-    for line in lines:
-        name, _, value = line.removeprefix("data: ").partition(" ")
-        fields.setdefault(name, []).append(value)
-    if kind == "event: datastar-patch-signals":
-        return _replaced_signals(fields)
-    if kind == "event: datastar-patch-elements":
-        return _replaced_element(fields)
-    return None
+    found = _EVENT.fullmatch(payload)
+    if found is None:
+        return None
+    kind, options, lines = found.groups()
+    if kind == b"signals":
+        return _replaced_signals(options, lines.replace(b"data: signals ", b""))
+    html = lines[:-1].replace(b"data: elements ", b"").decode("utf-8", "replace")
+    return _replaced_element(options.decode("utf-8", "replace"), html)
 
 
-def _replaced_signals(fields: dict[str, list[str]]) -> str | None:
-    if "onlyIfMissing" in fields:
+def _replaced_signals(options: bytes, text: bytes) -> str | None:
+    if options:  # Of signals that the page has, nothing is said.
         return NOTHING
     try:
-        signals = json.loads("\n".join(fields.get("signals", ())))
-        paths = _paths(signals)
+        paths = _paths(json.loads(text))
     except (ValueError, RecursionError):
         return None
     return NOTHING if paths is None else SIGNALS + _short(json.dumps(sorted(paths)))
@@ -119,10 +133,10 @@ def _paths(signals: Any, *prefix: str) -> list[list[str]] | None:
     return found or None
 
 
-def _replaced_element(fields: dict[str, list[str]]) -> str | None:
-    html = "\n".join(fields.get("elements", ()))
-    mode = fields.get("mode", ["outer"])[0]
-    selector = fields.get("selector", [""])[0].strip()
+def _replaced_element(options: str, html: str) -> str | None:
+    fields = dict(_OPTION.findall(options))
+    mode = fields.get("mode", "outer")
+    selector = fields.get("selector", "").strip()
     match = _ID_SELECTOR.fullmatch(selector)
     if _acts(html.lower()) or (selector and match is None and not (selector == "body" and mode in _PLACES)):
         return None
@@ -159,67 +173,35 @@ def _root_of(html: str) -> tuple[str, str, int] | None:
 
     None where there may be several: what a parser would mend is in doubt.
     """
-    found: tuple[str, str, int] | None = None
-    open_tags: list[str] = []
-    place = 0
-    for token in _TOKEN.finditer(html):
-        begin = token.start()
-        if begin < place:  # Inside of raw text.
-            continue
-        if (not open_tags or open_tags[-1] in _PARTS) and html[place:begin].strip():
-            return None
-        place = token.end()
-        slash, tag, attributes = token.groups()
-        if tag is None:  # A comment, or what is no tag.
-            if slash is None and open_tags and place - begin > 1:
-                continue
-            return None
-        tag = tag.lower()
-        if slash:
-            if not open_tags or open_tags.pop() != tag:
-                return None
-            continue
-        if not open_tags:
-            own = _OWN_ID.search(attributes)
-            if found is not None or own is None or tag in _NEVER_INSIDE:
-                return None
-            found = tag, own[1] or own[2] or own[3] or "", place
-            if not found[1] or "&" in found[1]:
-                return None
-        elif not _may_be_in(tag, open_tags):
-            return None
-        if tag in _VOID:
-            continue
-        if attributes.endswith("/"):
-            if tag not in _FOREIGN and _FOREIGN.isdisjoint(open_tags):
-                return None
-            continue
-        if tag in _RAW:
-            end = html.lower().find(f"</{tag}>", place)
-            if end < 0:
-                return None
-            place = end + len(tag) + 3
-            continue
-        open_tags.append(tag)
-    # A parser closes the only element at the end, if need be.
-    if open_tags:
-        return found if found is not None and place == found[2] else None
-    return None if html[place:].strip() else found
+    begin = _ROOT.match(html)
+    if begin is None:
+        return None
+    tag, attributes = begin[1].lower(), begin[2]
+    own = _OWN_ID.search(attributes)
+    own_id = (own[1] or own[2] or own[3] or "") if own is not None else ""
+    inside = html[begin.end() :].rstrip()
+    if not own_id or "&" in own_id:
+        return None
+    if tag in _VOID:
+        is_alone = not inside
+    elif tag not in _NOT_INSIDE or attributes.endswith("/"):
+        is_alone = False
+    elif "<" not in inside:  # A parser closes the only element at the end.
+        is_alone = True
+    else:
+        is_alone = _ends_with_root(tag, inside)
+    return (tag, own_id, begin.end()) if is_alone else None
 
 
-def _may_be_in(tag: str, open_tags: list[str]) -> bool:
-    parts = _PARTS.get(open_tags[-1])
-    if parts is not None or tag in _NEVER_INSIDE:
-        return parts is not None and tag in parts
-    if (tag in _BLOCKS and "p" in open_tags) or (tag in _NOT_NESTED and not _NOT_NESTED.isdisjoint(open_tags)):
-        return False
-    if tag in _LISTED:
-        for outer in reversed(open_tags):
-            if outer in _LISTED[tag]:
-                return True
-            if outer in _LISTED:
-                return False
-    return True
+def _ends_with_root(tag: str, inside: str) -> bool:
+    """Tell whether an open element's end tag is the end of what follows, and nothing has the parser close it before."""
+    depth = 1
+    for found in _SAME[tag].finditer(inside):
+        depth += -1 if found[1] else 1
+        if not depth:
+            body = inside[: found.start()]
+            return found.end() == len(inside) and _DOUBT[tag].search(body) is None
+    return False
 
 
 class Wholes:
