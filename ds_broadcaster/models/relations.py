@@ -32,7 +32,9 @@ _shown: dict[type[Model], list[tuple[Options, str]]] = {}
 
 def watch_relations(model: type[Model]) -> None:
     """Broadcast what happens to the relations of a model that was registered, also where the other end is not known."""
-    if any(face.refreshes for face in registered[model].of_saves) and not model._meta.proxy:
+    # A proxy's relations are those of its model.
+    is_covered = model._meta.proxy and model._meta.concrete_model in registered
+    if any(face.refreshes for face in registered[model].of_saves) and not is_covered:
         for field in model._meta.many_to_many:
             _when_known(partial(_join, model), model, field.remote_field.through)
     for face in declared.get(model, ()):

@@ -223,6 +223,16 @@ def test_many_to_many_changes_of_proxies_and_children_refresh(sent, bind, labels
     assert refreshed(sent) == ["Note"]
 
 
+def test_many_to_many_changes_of_a_proxy_that_is_bound_alone_refresh(sent, bind, labels):
+    bind(StickyNote, channel=lambda note: f"notes-{note.text}", refreshes=True)
+    sticky, note = StickyNote.objects.create(text="sticky"), Note.objects.create(text="plain")
+    sent.take()
+    sticky.labels.add(labels[0])
+    assert refreshed(sent) == ["notes-sticky"]
+    note.labels.add(labels[0])
+    assert refreshed(sent) == []
+
+
 def test_error_in_the_channel_is_logged(sent, bind, labels, errors):
     note = Note.objects.create()
     bind(Note, channel=lambda note: 1 / 0, refreshes=True)
