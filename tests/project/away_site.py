@@ -12,7 +12,7 @@ from django.urls import path
 from ds_broadcaster import signals
 from tests.project import urls
 
-PAGE = """{% load ds_broadcaster %}<!doctype html><title>{{ channel }}</title>
+PAGE = """{% load ds_broadcaster %}<!doctype html><title>{{ channel }}</title><link rel="icon" href="data:,">
 <script type="module" src="{% url 'client-bundle' %}"></script>
 {% broadcast_subscribe channel %}<p id="here"></p>"""
 

@@ -921,6 +921,32 @@ def test_presence_has_the_channel_and_the_arguments_of_the_url_and_no_request(si
     assert [each[3:] for each in seen] == [((), {"pk": 5}, False)] * 3
 
 
+def test_presence_has_a_record_of_each_user_with_what_the_stream_says_about_itself(site, served):
+    served(
+        "SayingChannel",
+        url_path="saying/<int:pk>/",
+        channel_name=lambda self: "one",
+        presence_meta=lambda self: {"page": self.kwargs["pk"], "device": self.request.headers["x-device"]},
+        render_presence=lambda self, user_ids: {
+            "told": [[each.user_id, each.tabs, each.away, each.meta] for each in self.present]
+        },
+    )
+    answer = site.ask("saying/5/", user="ann", until="told", **{"x-device": "phone"})
+    assert '{"told":[[7,1,false,{"page":5,"device":"phone"}]]}' in answer.text
+
+
+@pytest.mark.parametrize(
+    "meta, said", [("page", "SayingChannel.presence_meta() must be a small dict"), ({"a": "x" * 2000}, "2008 bytes")]
+)
+def test_what_is_no_metadata_is_an_error_that_names_the_hook(site, served, meta, said):
+    served("SayingChannel", url_path="saying/", channel_name=lambda self: "one", presence_meta=lambda self: meta)
+    with (
+        override_settings(DEBUG_PROPAGATE_EXCEPTIONS=True),
+        pytest.raises((TypeError, ValueError), match=re.escape(said)),
+    ):
+        site.ask("saying/", user="ann")
+
+
 def test_each_channel_of_a_stream_has_its_own_presence(site):
     for name in ("a", "b"):
         text = site.ask("any/a/b/", user="ann", until=f'{{"online":{{"{name}":1}}}}').text
@@ -948,7 +974,8 @@ def test_the_default_presence_template_gets_users_channel_and_arguments():
     view.channel = "club-9"
     html = view.render_presence([users[2].pk, users[0].pk])
     assert html.strip() == '<ul id="members" data-channel="club-9" data-pk="9"><li>ann</li><li>eve</li></ul>'
-    assert view.get_presence_context([])["view"] is view
+    context = view.get_presence_context([])
+    assert (context["view"], context["present"]) == (view, ())
     assert BroadcastChannelView().render_presence([1]) is None
 
 
