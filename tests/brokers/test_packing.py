@@ -11,11 +11,16 @@ from ds_broadcaster.brokers import Command
 from ds_broadcaster.brokers.packing import (
     pack_command,
     pack_event,
+    pack_tab,
+    pack_tabs,
     pack_user,
     unpack_command,
     unpack_event,
+    unpack_part,
+    unpack_tab,
     unpack_user,
 )
+from ds_broadcaster.present import UserPart, merged
 from ds_broadcaster.sse import PLAIN, Facts
 from tests.brokers.malformed import BYTES, NUMBERS, mangled
 
@@ -87,6 +92,46 @@ def test_what_no_user_has_is_refused(user):
             unpack_user(user)
     with pytest.raises(ValueError, match=r"."):
         unpack_command(f'["a", {user}, {user}]'.encode())
+
+
+MARKS = st.lists(st.text("0123456789abcdef", min_size=1)).map(tuple)
+PART = UserPart(5, 1e9, False, ("a",), ("b",), 1, {"page": (1e9, [1, None])})
+
+
+@given(
+    st.builds(
+        UserPart,
+        USERS,
+        st.floats(0, 1e10),
+        st.booleans(),
+        MARKS,
+        MARKS,
+        st.integers(0, 50),
+        st.dictionaries(st.text(), st.tuples(st.floats(0, 1e10), st.none() | st.text() | st.lists(st.integers()))),
+    )
+)
+def test_part_of_a_user_comes_back(part):
+    assert unpack_part(pack_user(part.user), part.since, part.is_away, pack_tabs(part)) == part
+
+
+@given(BYTES | mangled(pack_tabs(PART).encode()))
+def test_part_of_another_program_can_be_merged_or_is_refused(text):
+    try:
+        part = unpack_part("5", 1e9, False, text)
+    except ValueError:
+        return
+    [one] = merged([part, PART])
+    assert one.tabs > 0
+
+
+@given(BYTES | mangled(pack_tab(5, "tab-number-1").encode()))
+def test_tab_of_another_program_is_one_or_is_refused(text):
+    try:
+        user, tab = unpack_tab(text)
+    except ValueError:
+        return
+    assert isinstance(user, int | str | uuid.UUID)
+    assert isinstance(tab, str)
 
 
 def test_deeply_nested_text_is_refused():

@@ -70,8 +70,10 @@ class RedisPresence(PresenceStore):
     def parts(self, channel: str, *, excluding: Collection[str] = ()) -> Iterator[UserPart]:
         for users in self._ask(self._users, b":" + encoded(channel), "all", excluding).values():
             for user, entry in zip(users[::2], users[1::2], strict=True):
-                _, since, is_away, tabs = entry.split(b" ", 3)
-                yield unpack_part(user, int(since) / 1000, is_away == b"1", tabs)
+                with self._session.malformed.skipping(channel):
+                    _, since, is_away, tabs = entry.split(b" ", 3)
+                    part = unpack_part(user, int(since) / 1000, is_away == b"1", tabs)
+                    yield part
 
     def tell_closed(self, user: Any, tab: str) -> None:
         self._session.run(scripts.TAB, [], [self._session.topic_of(b""), pack_tab(user, tab)])
