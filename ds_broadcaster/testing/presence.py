@@ -291,10 +291,10 @@ class PresenceContract(Cluster):
     async def test_dead_process_has_nobody_away(self, dying: Process, living: Process) -> None:
         """What it said of them goes with its lease."""
         dying.receiver.said["a", 1] = UserPart(1, 1e9, True)
-        diff = await dying.set_users("a", 1, 2, lease=0.05)
+        diff = await dying.set_users("a", 1, 2, lease=0.3)
         dying.broker.detach(dying.receiver)
         await living.set_users("a", 2)
-        await _expire(diff, 0.05)
+        await _expire(diff, 0.3)
         assert [part.user for part in await apart(lambda: list(_store(living).parts("a")))] == [2]
         diff = await living.sync()
         assert (diff.left, list(diff.away), list(diff.back)) == ([("a", 1)], [], [])
