@@ -111,7 +111,8 @@ class Tab(Waiting):
 
     def _on_console(self, message: Any) -> None:
         self.messages.append(f"{message.type}: {message.text}")
-        if message.type == "error":
+        # Chromium asks for an icon by itself, sooner or later, where a page names none.
+        if message.type == "error" and not message.location["url"].endswith("/favicon.ico"):
             self.errors.append(message.text)
 
     def hide(self) -> None:
