@@ -108,7 +108,7 @@ def test_redirect_goes_to_the_url_and_back_returns(server, open_page, channel):
     query = "decodeURIComponent(location.search + location.hash)"
     assert tab.evaluate(query) == f"?source=&q={HOSTILE}"
     tab.go_back()
-    assert tab.wrapped.url == page
+    tab.wait_for_url(page)
     assert tab.errors == []
 
 

@@ -133,13 +133,13 @@ def test_frozen_server_keeps_one_save_waiting(running, django_db_blocker):
     with running(django_db_blocker.unblock) as (server, broker):
         broadcaster = Broadcaster(create_broker=lambda settings: broker)
         saved = [Event("a", b"x\n\n")]
-        broadcaster._publish_all(saved)
+        broadcaster.send_all(saved)
         server.freeze()
         try:
             begin = time.monotonic()
             for _ in range(15):
                 with pytest.raises(BrokerUnavailable):
-                    broadcaster._publish_all(saved)
+                    broadcaster.send_all(saved)
                 with pytest.raises(BrokerUnavailable):
                     broadcaster("a", "<p id=a></p>")
             assert time.monotonic() - begin < 10
@@ -148,7 +148,7 @@ def test_frozen_server_keeps_one_save_waiting(running, django_db_blocker):
 
         def works():
             with contextlib.suppress(BrokerUnavailable):
-                broadcaster._publish_all(saved)
+                broadcaster.send_all(saved)
                 return True
 
         wait_until(works, "a save that is broadcast", 20)
