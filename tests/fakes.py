@@ -135,6 +135,26 @@ class InlineThreads:
         self.closed = True
 
 
+class SlowThreads(InlineThreads):
+    """Threads that look at once, and answer on the loop as many seconds later as `delay()` says."""
+
+    def __init__(self, delay):
+        super().__init__()
+        self.delay = delay
+        self.loop = None
+
+    def render(self, function, *args):
+        seen, answer = super().render(function, *args), Future()
+
+        def give():
+            if answer.set_running_or_notify_cancel():
+                error = seen.exception()
+                answer.set_result(seen.result()) if error is None else answer.set_exception(error)
+
+        self.loop.call_later(self.delay(), give)
+        return answer
+
+
 class Store(PresenceStore):
     """A presence store that knows of other processes what a test puts into `remote`, and can be `away`."""
 
@@ -276,6 +296,7 @@ def virtual_world(*, broker_class=MemoryBroker, **parts):
 
     def create_hub(*args, **named):
         hub_parts = {"threads": InlineThreads(), **named, **parts}
+        hub_parts["threads"].loop = loop
         hub = Hub(*args, **hub_parts)
         world.threads[hub] = hub_parts["threads"]
         return hub

@@ -228,7 +228,7 @@ class Connection:
             return False
         if self.refresh is None:
             self.refresh = Refresh()
-        if self.closing is not None:
+        if self.closing is not None and not stop.frame.facts.is_transient:
             self.refresh.owed.add(stop.channel)  # The client shows it when it returns.
         if is_audience and not self.refresh.owed:
             self.registry.on_stop(self, stop)  # Which takes the cursor on.
@@ -249,25 +249,40 @@ class Connection:
             self.refresh.owed.update(channel.name for channel in self.channels)
             self.pump()
 
-    def hold_logs(self) -> None:
-        """Have the logs keep what comes next while nothing is written."""
+    def pause(self) -> None:
+        """Write no events. The logs keep them: the client has all that it may have, and keeps up."""
+        assert self.refresh is not None
+        self.refresh.is_paused = True
+        self.behind_since = None
         for channel in self.channels:
             channel.blocked[self] = None
 
-    def go_on(self, chunk: Chunk) -> None:
-        """Write what was rendered at a stop, and what came meanwhile."""
+    def resume(self) -> None:
+        """Be paused no longer. What comes next is written by pump() or go_on()."""
+        assert self.refresh is not None
+        if self.refresh.is_paused:
+            self.refresh.is_paused = False
+            if self not in self.registry.blocked:
+                self._release_logs()
+
+    def _release_logs(self) -> None:
         for channel in self.channels:
             channel.blocked.pop(self, None)
+
+    def go_on(self, chunk: Chunk) -> None:
+        """Write what was rendered at a stop, and what came meanwhile."""
         self.cursor = chunk.cursor
         if not chunk.body or self._write(chunk):
             self.pump()
 
     def beat(self, chunk: Chunk) -> None:
         """Write a heartbeat, unless the client is busy anyway. It never moves a cursor back."""
-        if self.busy or self.closing is not None or self._is_paused():
+        if self.busy or self.closing is not None:
             return
-        # A connection that is not busy is caught up. A page's cursor may be ahead of what this hub has heard.
-        if self.cursor <= chunk.cursor and not (self.refresh is not None and self.refresh.owed):
+        # A connection that is neither busy nor paused is caught up. A page's cursor may be ahead of what this hub has
+        # heard.
+        owes = self.refresh is not None and (self.refresh.owed or self.refresh.is_paused)
+        if self.cursor <= chunk.cursor and not owes:
             self.cursor = chunk.cursor
             self._write(chunk)
         elif self.element is not None:
@@ -322,8 +337,8 @@ class Connection:
 
     def _unblock(self) -> None:
         self.registry.blocked.pop(self, None)
-        for channel in self.channels:
-            channel.blocked.pop(self, None)
+        if not self._is_paused():
+            self._release_logs()
         if self._patient and self.transport is not None:
             self._patient = False
             notice_dead_peers(self.transport)

@@ -13,18 +13,22 @@ class Audience:
     Audiences with the same `key` are equal. `render` returns the frames of their snapshot; None without one.
     """
 
-    __slots__ = ("_key", "render", "value")
+    __slots__ = ("_hash", "_key", "render", "value")
 
     def __init__(self, value: Hashable, key: Hashable, render: Callable[[], bytes] | None) -> None:
         self.value = value
         self._key = key
+        self._hash = hash(key)  # Here, and not on the loop: values are of the project's classes.
         self.render = render
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Audience) and self._key == other._key
+        try:
+            return isinstance(other, Audience) and bool(self._key == other._key)
+        except Exception:  # No audience is another's by mistake.
+            return False
 
     def __hash__(self) -> int:
-        return hash(self._key)
+        return self._hash
 
 
 class Arrival(NamedTuple):

@@ -10,7 +10,7 @@ What is rendered, and how, is not known here: see streams/replayed_requests.py a
 import asyncio
 import logging
 import math
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context
 from hashlib import blake2b
@@ -57,13 +57,14 @@ RenderOwn = Callable[[Connection, frozenset[str]], Awaitable[Rendered]]
 class _Job:
     """A render, and the connections that wait for it.
 
+    `key` is the epoch and what is rendered for: a connection, an audience, or an event and a value of an audience.
     `due` is the time at which it may begin and `head` the newest event when it began. `later` are connections that came
     too late for it. `stop` is the event that is rendered, None for a snapshot.
     """
 
     __slots__ = ("began_at", "connections", "due", "head", "is_late", "is_running", "key", "later", "stop", "timer")
 
-    def __init__(self, key: Any, due: float, stop: Stop | None = None) -> None:
+    def __init__(self, key: tuple[str, Any], due: float, stop: Stop | None = None) -> None:
         self.key = key
         self.due = due
         self.stop = stop
@@ -105,10 +106,10 @@ class Refreshes:
         self._render_event = render_event
         self._end = end
         self._look = look
-        # By connection, by audience, or by event and the value of an audience.
-        self._jobs: dict[Any, _Job] = {}
-        self._events: deque[_Job] = deque()
-        self._snapshots: deque[_Job] = deque()
+        self._jobs: dict[tuple[str, Any], _Job] = {}
+        # Ordered sets: a thousand connections that close take each their own job out.
+        self._events: OrderedDict[_Job, None] = OrderedDict()
+        self._snapshots: OrderedDict[_Job, None] = OrderedDict()
         self._running = 0
         self._late = 0
         self._tasks: set[asyncio.Task[Rendered]] = set()
@@ -143,31 +144,27 @@ class Refreshes:
 
     def catch_up(self, connection: Connection) -> None:
         """Have a snapshot rendered for a connection, at the earliest an interval after its last one."""
-        refresh = _refresh_of(connection)
-        audience = connection.audience
-        key: Any = audience if audience is not None and audience.render is not None else connection
-        due = max(self._loop.time(), refresh.rendered_at + self._interval)
-        self._join(connection, self._jobs.get(key) or self._new_job(key, due), due)
+        self._join(connection, max(self._loop.time(), _refresh_of(connection).rendered_at + self._interval))
 
     def _wait_for_event(self, connection: Connection, stop: Stop) -> None:
-        value = None if connection.audience is None else connection.audience.value
-        key = (stop.channel, stop.sequence, value)
-        self._join(connection, self._jobs.get(key) or self._new_job(key, self._loop.time(), stop), 0)
+        self._join(connection, self._loop.time(), stop)
         if not _refresh_of(connection).is_paused:
-            self._pause(connection)
+            connection.pause()
 
-    def _new_job(self, key: Any, due: float, stop: Stop | None = None) -> _Job:
-        job = self._jobs[key] = _Job(key, due, stop)
-        return job
-
-    def _join(self, connection: Connection, job: _Job, due: float) -> None:
-        refresh = _refresh_of(connection)
-        refresh.job = job
+    def _join(self, connection: Connection, due: float, stop: Stop | None = None) -> None:
+        # Sequences of another epoch say nothing about this one's.
+        key = self._head.epoch, _subject_of(connection, stop)
+        job = self._jobs.get(key)
+        if job is None:
+            job = self._jobs[key] = _Job(key, due, stop)
+        elif job.is_running and connection.busy:
+            return  # As in _begin().
+        _refresh_of(connection).job = job
         if job.is_running:
             # A render that began with all that the connection has read may be shown to it.
-            if job.stop is not None or connection.cursor <= job.head:
+            if stop is not None or connection.cursor <= job.head:
                 job.connections[connection] = None
-                self._pause(connection)
+                connection.pause()
             else:
                 job.later[connection] = None
             return
@@ -182,15 +179,14 @@ class Refreshes:
             job.timer = self._loop.call_later(seconds, self._wait, job, context=Context())
             return
         job.timer = None
-        self._queue_of(job).append(job)
+        self._queue_of(job)[job] = None
+        if job.stop is not None:
+            # Its connections stand still already, and a place may not come free.
+            job.timer = self._loop.call_later(LONGEST_PATIENCE, self._give_up, job, context=Context())
         self._fill()
 
-    def _queue_of(self, job: _Job) -> deque[_Job]:
+    def _queue_of(self, job: _Job) -> OrderedDict[_Job, None]:
         return self._snapshots if job.stop is None else self._events
-
-    def _pause(self, connection: Connection) -> None:
-        _refresh_of(connection).is_paused = True
-        connection.hold_logs()
 
     # Renders.
 
@@ -206,7 +202,7 @@ class Refreshes:
                     self._yielding = self._loop.call_later(YIELD_STEP, self._look_again, context=Context())
                 return
             self._began_at = self._loop.time()
-            self._begin((self._events or self._snapshots).popleft())
+            self._begin((self._events or self._snapshots).popitem(last=False)[0])
 
     def _look_again(self) -> None:
         self._yielding = None
@@ -219,7 +215,9 @@ class Refreshes:
                 del job.connections[connection]
                 _refresh_of(connection).job = None
             else:
-                self._pause(connection)
+                connection.pause()
+        if job.timer is not None:
+            job.timer.cancel()
         if not job.connections:
             del self._jobs[job.key]
             return
@@ -233,17 +231,17 @@ class Refreshes:
         task.add_done_callback(lambda done: self._finish(job, done))
 
     async def _render(self, job: _Job) -> Rendered:
+        _, subject = job.key
         if job.stop is not None:
             payload = without_id(job.stop.frame.data)
-            return Rendered(await self._in_thread(self._render_event, payload, job.key[2]))
-        if isinstance(job.key, Audience):
-            assert job.key.render is not None
-            return Rendered(await self._in_thread(job.key.render))
-        return await self._render_own(job.key, frozenset(_refresh_of(job.key).owed))
+            return Rendered(await self._in_thread(self._render_event, payload, subject[2].value))
+        if isinstance(subject, Audience):
+            assert subject.render is not None
+            return Rendered(await self._in_thread(subject.render))
+        return await self._render_own(subject, frozenset(_refresh_of(subject).owed))
 
     async def _in_thread(self, function: Callable[..., bytes], *args: Any) -> bytes:
-        # In an empty context: no language, time zone or request of anybody's.
-        return await asyncio.wrap_future(self._threads.render(Context().run, function, *args), loop=self._loop)
+        return await asyncio.wrap_future(self._threads.render(_call, function, args), loop=self._loop)
 
     def _be_late(self, job: _Job) -> None:
         """Give the place of a late render to the next."""
@@ -257,6 +255,7 @@ class Refreshes:
     def _give_up(self, job: _Job) -> None:
         """Let the connections go on without what is not rendered."""
         job.timer = None
+        self._queue_of(job).pop(job, None)
         self._deliver(job, FAILED)
 
     def _finish(self, job: _Job, task: "asyncio.Task[Rendered]") -> None:
@@ -275,6 +274,8 @@ class Refreshes:
             else:
                 logger.error("The render of a refresh of %s failed.", _names(job), exc_info=error)
         self._deliver(job, rendered)
+        if not rendered.is_allowed:  # Also where it comes too late to be shown.
+            self._end(job.key[1])
         self._fill()
 
     def _deliver(self, job: _Job, rendered: Rendered) -> None:
@@ -287,24 +288,26 @@ class Refreshes:
         chunks: dict[tuple[Any, ...], Chunk] = {}
         for connection in waiting:
             refresh = _refresh_of(connection)
-            refresh.job, refresh.is_paused = None, False
-            if not connection.is_open or connection.closing is not None:
+            refresh.job = None
+            connection.resume()
+            if not connection.is_open or connection.closing is not None or not rendered.is_allowed:
                 continue
-            if not rendered.is_allowed:
-                self._end(connection)
+            if connection.busy or _subject_of(connection, job.stop) != job.key[1]:
+                # It is still taking a heartbeat, or belongs to another audience by now: it comes again.
+                connection.pump()
                 continue
             if job.stop is None:
                 frames = self._next_snapshot(connection, rendered.frames, digest, job.began_at)
                 sequence: int | None = connection.cursor
             else:
                 frames, connection.cursor = rendered.frames or b"", job.stop.sequence
-                sequence = None if refresh.owed else job.stop.sequence
+                sequence = None if refresh.owed or job.stop.frame.facts.is_transient else job.stop.sequence
             place = (bool(frames), sequence, connection.cursor, connection.presence_at)
             if place not in chunks:
                 event_id = None if sequence is None else self._head.id_of(sequence)
                 chunks[place] = Chunk(with_id(frames, event_id), connection.cursor, connection.presence_at)
             connection.go_on(chunks[place])
-            if job.stop is None and isinstance(job.key, Audience):
+            if job.stop is None and isinstance(job.key[1], Audience):
                 self._look_at(connection, refresh)
         for connection in later:
             _refresh_of(connection).job = None
@@ -335,7 +338,10 @@ class Refreshes:
     def forget(self, connection: Connection) -> None:
         """Render nothing more for a closed connection."""
         refresh = connection.refresh
-        if refresh is None or refresh.job is None:
+        if refresh is None:
+            return
+        connection.resume()
+        if refresh.job is None:
             return
         job: _Job = refresh.job
         refresh.job = None
@@ -343,10 +349,9 @@ class Refreshes:
         job.later.pop(connection, None)
         if not job.connections and not job.is_running and self._jobs.get(job.key) is job:
             del self._jobs[job.key]
+            self._queue_of(job).pop(job, None)
             if job.timer is not None:
                 job.timer.cancel()
-            else:
-                self._queue_of(job).remove(job)
 
     def stop(self) -> None:
         """Render nothing more: every stream ends."""
@@ -367,6 +372,26 @@ class Refreshes:
 
 def _names(job: _Job) -> str:
     return listed({channel.name for connection in job.connections for channel in connection.channels})
+
+
+def _subject_of(connection: Connection, stop: Stop | None) -> Any:
+    """Return what a connection's snapshot, or the event at a stop, is rendered for."""
+    audience = connection.audience
+    if stop is not None:
+        value = None if audience is None else audience.value
+        return stop.channel, stop.sequence, Audience(value, (value,), None)
+    return audience if audience is not None and audience.render is not None else connection
+
+
+def _call(function: Callable[..., bytes], args: tuple[Any, ...]) -> bytes:
+    try:
+        # In an empty context: no language, time zone or request of anybody's.
+        return Context().run(function, *args)
+    except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
+            raise
+        # A future does not take the one, and the loop would end with others.
+        raise RuntimeError(f"The render raised {error!r}.") from error
 
 
 def _digest(frames: bytes) -> bytes:

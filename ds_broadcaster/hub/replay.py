@@ -90,7 +90,7 @@ def _merged(
             for sequence, frame in channel.log.after(cursor):
                 is_past = frame.facts.is_transient and sequence <= opened
                 waiting.append((sequence, b"" if is_past else data_for(frame, tab)))
-                if frame.facts.is_refresh and not is_left_out(frame, tab):
+                if frame.facts.is_refresh and not is_past and not is_left_out(frame, tab):
                     stops[sequence] = Stop(channel.name, sequence, frame)
         if presence_at < channel.presence_at:
             presence += channel.presence
