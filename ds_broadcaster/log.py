@@ -178,7 +178,8 @@ class Log:
         data = self._data
         count = len(data) if before > self.last else bisect_left(self._sequences, before)
         if begin >= count:
-            return b"", cursor
+            # The newest frames may be gone, as transient ones are in a moment.
+            return b"", max(cursor, self.last) if before > self.last else cursor
         end = begin + 1
         size = len(data[begin])
         while end < count and size + len(data[end]) <= limit:

@@ -193,3 +193,15 @@ def test_client_that_keeps_up_gets_each_event_of_a_burst(world, kind):
         point(world, number, key="pointer")
     world.settle()
     assert client.texts == [text for number in range(100) for text in (f'<p id="bar">{number}</p>', f"<p>{number}</p>")]
+
+
+@each_kind
+def test_client_that_returns_after_transient_events_alone_is_caught_up(world, kind):
+    world.client()
+    cursor = world.broadcast.cursor()
+    point(world, 1)
+    world.advance(40)  # By then it is gone from the log, and was the newest.
+    back = world.client(kind=kind, cursor=cursor)
+    world.broadcast("room", "<p>2</p>", "#list", "append")
+    world.settle()
+    assert shown(back) == ["2"]
