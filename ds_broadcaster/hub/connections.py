@@ -230,7 +230,7 @@ class Connection:
             self.refresh = Refresh()
         if self.closing is not None and not stop.frame.facts.is_transient:
             self.refresh.owed.add(stop.channel)  # The client shows it when it returns.
-        if is_audience and not self.refresh.owed:
+        if is_audience and self.closing is None and not self.refresh.owed:
             self.registry.on_stop(self, stop)  # Which takes the cursor on.
             return True
         self.cursor = stop.sequence

@@ -496,6 +496,24 @@ def test_client_that_a_shutdown_sends_away_has_missed_the_refresh_that_it_was_no
 
 
 @each_kind
+def test_client_that_is_kicked_does_not_wait_for_a_transient_event(slow_world, site, kind):
+    world = slow_world
+    site.seconds = 1
+    client = viewer(world, kind=kind, user_id=1)
+    client.stall()
+    world.broadcast("room", "<b id='a'></b>")
+    world.settle()
+    world.broker.publish("room", b"\n", AUDIENCE_EVENT._replace(is_transient=True))
+    world.broadcast("room", "<b id='b'></b>")
+    world.settle()
+    world.disconnect("room", 1)
+    client.drain()
+    world.settle()
+    assert client.texts == ["<b id='a'></b>", "<b id='b'></b>"]
+    assert client.end == "clean"
+
+
+@each_kind
 @each_stop
 @override_settings(DS_BROADCASTER_HEARTBEAT_INTERVAL=1)
 def test_element_hears_that_its_stream_lives_while_it_waits(slow_world, site, kind, facts):
