@@ -32,13 +32,14 @@ class Load:
         quiet: float = 3.0,
         timeout: float = 60.0,
         publisher: Publisher | None = None,
+        trigger: str | None = None,
     ) -> None:
         """Prepare a load of this many streams.
 
         `events` are published at `rate` a second (0: back to back), each with `size` bytes of HTML, when
-        measure() is called: by `publisher`, a process of its own, or else by the server. `stalled` streams are
-        never read. The measurement ends with the last event, or `quiet` seconds after it if some never come.
-        After `timeout` seconds it fails.
+        measure() is called: by `publisher`, a process of its own, or else by the server, which is asked for
+        `trigger`. `stalled` streams are never read. The measurement ends with the last event, or `quiet` seconds
+        after it if some never come. After `timeout` seconds it fails.
         """
         self.running, self.streams, self.timeout = running, streams, timeout
         self.expected = events * (streams - stalled)
@@ -53,7 +54,7 @@ class Load:
             "--timeout": timeout,
         }
         if events and publisher is None:
-            options["--trigger"] = f"/publish?events={events}&rate={rate}&size={size}"
+            options["--trigger"] = trigger or f"/publish?events={events}&rate={rate}&size={size}"
         words = [str(word) for option in options.items() for word in option]
         if running.server.websocket:
             words.append("--websocket")

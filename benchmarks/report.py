@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 HEADINGS = {
     "streams": "streams",
     "stalled": "stalled",
+    "audiences": "audiences",
+    "renders": "renders",
+    "all_s": "s until all",
     "rate": "events/s",
     "kb": "KB/stream",
     "threads": "threads",
@@ -28,6 +31,8 @@ HEADINGS = {
     "store_us": "store us/send",
     "sends_s": "sends/s",
     "per_s": "deliveries/s",
+    "quiet_ms": "quiet p95 ms",
+    "p95_ms": "p95 ms",
     "p50_ms": "p50 ms",
     "p99_ms": "p99 ms",
     "delivered": "delivered",
@@ -47,6 +52,7 @@ COMPARED = {
     "growth": "us",
     "presence": "us",
     "slow": "us",
+    "refresh": "us",
     "latency": "p50_ms",
     "throughput": "us",
     "publishing": "send_us",
@@ -124,7 +130,7 @@ def _multiple(name: str, row: Row, rows: list[Row]) -> str:
         for other in rows
         if other["server"] in OURS
         and other["streams"] == row["streams"]
-        and all(other.get(key) == row.get(key) for key in ("stalled", "rate"))
+        and all(other.get(key) == row.get(key) for key in ("stalled", "rate", "audiences"))
     ]
     figure = COMPARED[name]
     return f"{row[figure] / ours[0][figure]:.2f}" if ours and ours[0][figure] else "-"

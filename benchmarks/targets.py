@@ -110,6 +110,18 @@ def _slow(rows: list[Row]) -> Iterator[Verdict]:
             yield Verdict(f"every other reader gets every event ({server})", f"{share:.2%}", share >= 1)
 
 
+def _refresh(rows: list[Row]) -> Iterator[Verdict]:
+    for row in rows:
+        which = f"{row['streams']} streams of {row['audiences']} audiences, {row['server']}"
+        yield _most(f"a render for each audience ({which})", row["renders"], row["audiences"])
+        # Some milliseconds of slack: the refresh itself, and a page that comes while all streams are written to.
+        limit = row["quiet_ms"] * 2 + 5
+        yield _most(
+            f"pages beside it: p95 <= 2 x without + 5 ms = {limit:.1f} ms ({which})", row["p95_ms"], limit, " ms"
+        )
+        yield Verdict(f"every stream has it ({which})", f"{row['delivered']:.2%}", row["delivered"] >= 1)
+
+
 def _latency(rows: list[Row]) -> Iterator[Verdict]:
     for server, half, nearly_all in (("redis", 2, 10), ("postgres", 5, 20)):
         row = _find(rows, server)
@@ -146,6 +158,7 @@ JUDGES: dict[str, Callable[[list[Row]], Iterator[Verdict]]] = {
     "growth": _growth,
     "presence": _presence,
     "slow": _slow,
+    "refresh": _refresh,
     "latency": _latency,
     "throughput": _throughput,
 }

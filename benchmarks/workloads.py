@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from threading import Timer
+import time
+from statistics import quantiles
+from threading import Thread, Timer
 from typing import TYPE_CHECKING
+from urllib.request import urlopen
 
 from .cluster import CLUSTER
 from .load import Load, warm_up
@@ -157,6 +160,73 @@ def _slow(server: Server, streams: int, stalled: int, seconds: int) -> Row:
         }
 
 
+def refresh(size: Size) -> list[Row]:
+    """Measure a refresh of 1000 streams that each have a render of their own, and of 1000 in two audiences.
+
+    `all_s`: seconds until all have it. `renders`: how often the server rendered. `us`: CPU a stream. `p95_ms`: the
+    time of a page of the site that is requested every 20 ms beside it; `quiet_ms`: the same without a refresh.
+    """
+    plan = [("handoff", "own", 1000), ("handoff", "shared", 2), ("plain", "shared", 2)]
+    rows: list[Row] = []
+    for key, path, audiences in plan:
+        for server in size.servers(key):
+            rows.extend(attempt(_refresh, server, 1000, path, audiences))
+    return rows
+
+
+def _refresh(server: Server, streams: int, path: str, audiences: int) -> Row:
+    with Running(server) as running:
+        warm_up(running)
+        with Load(running, streams, path=f"/{path}?user={{n}}", events=1, trigger="/refresh", timeout=120) as load:
+            running.settle()
+            pages = _Pages(f"http://127.0.0.1:{running.port}/page")
+            with pages:
+                time.sleep(3)
+            quiet = pages.p95_ms()
+            before = int(urlopen(f"http://127.0.0.1:{running.port}/renders").read())
+            with pages:
+                seen = load.measure()
+            made = int(urlopen(f"http://127.0.0.1:{running.port}/renders").read()) - before
+        return {
+            "audiences": audiences,
+            "renders": made,
+            "all_s": float(seen["seconds"]),
+            "us": seen["cpu"] / streams * 1e6,
+            "quiet_ms": quiet,
+            "p95_ms": pages.p95_ms(),
+            "delivered": seen["events"] / seen["expected"],
+        }
+
+
+class _Pages:
+    """Requests a page every 20 ms, for the length of a `with` block."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None:
+        self._is_over = False
+        self._seconds: list[float] = []
+        self._thread = Thread(target=self._run)
+        self._thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._is_over = True
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._is_over or not self._seconds:
+            begin = time.perf_counter()
+            urlopen(self._url).read()
+            self._seconds.append(time.perf_counter() - begin)
+            time.sleep(0.02)
+
+    def p95_ms(self) -> float:
+        if len(self._seconds) < 2:
+            return self._seconds[0] * 1e3
+        return quantiles(self._seconds, n=20)[-1] * 1e3
+
+
 WORKLOADS: dict[str, Callable[[Size], list[Row]]] = {
     "idle": idle,
     "paced": paced,
@@ -164,6 +234,7 @@ WORKLOADS: dict[str, Callable[[Size], list[Row]]] = {
     "growth": growth,
     "presence": presence,
     "slow": slow,
+    "refresh": refresh,
     **CLUSTER,
 }
 # What a name on the command line may stand for.

@@ -1,4 +1,4 @@
-"""Two streams and the trigger."""
+"""Streams, their triggers, and a page of the site."""
 
 from __future__ import annotations
 
@@ -10,4 +10,9 @@ urlpatterns = [
     path("stream", views.stream),
     path("presence", views.presence),
     path("publish", views.publish),
+    path("own", views.OwnList.as_view()),
+    path("shared", views.SharedList.as_view()),
+    path("refresh", views.refresh),
+    path("renders", views.renders),
+    path("page", views.page),
 ]

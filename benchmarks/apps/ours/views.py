@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING
 
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
+from django.template import engines
 
-from ds_broadcaster import broadcast
+from ds_broadcaster import BroadcastChannelView, broadcast
 
 from ..payload import publish_from_thread
 
 if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
+
+ROWS = engines["django"].from_string(
+    '<ul id="rows" data-ts="{{ now }}">{% for row in rows %}<li>{{ row }} for {{ who }}</li>{% endfor %}</ul>'
+)
+made = 0
 
 
 def stream(request: HttpRequest) -> HttpResponseBase:
@@ -38,3 +44,58 @@ def publish(request: HttpRequest) -> HttpResponse:
     """Broadcast the events of the query from a thread."""
     publish_from_thread(request.GET.dict(), lambda html: broadcast("bench", html))
     return HttpResponse(status=204)
+
+
+def rows(who: object) -> str:
+    """Render a list of fifty rows, as a page of a site may have it, with a stamp for the load client."""
+    html: str = ROWS.render({"now": time.time_ns(), "rows": range(50), "who": who})
+    return html
+
+
+class OwnList(BroadcastChannelView):
+    """A list that each viewer sees differently."""
+
+    def channel_name(self) -> str:
+        return "lists"
+
+    def has_permission(self) -> bool:
+        return True
+
+    def render_snapshot(self) -> str:
+        global made
+        made += 1
+        return rows(self.request.GET["user"])
+
+
+class SharedList(BroadcastChannelView):
+    """A list of which there are two."""
+
+    def channel_name(self) -> str:
+        return "lists"
+
+    def has_permission(self) -> bool:
+        return True
+
+    def audience(self) -> int:
+        return int(self.request.GET["user"]) % 2
+
+    def render_snapshot(self) -> str:
+        global made
+        made += 1
+        return rows(self.audience_key)
+
+
+def refresh(request: HttpRequest) -> HttpResponse:
+    """Refresh the lists."""
+    broadcast.refresh("lists")
+    return HttpResponse(status=204)
+
+
+def renders(request: HttpRequest) -> HttpResponse:
+    """Tell how often a list was rendered."""
+    return HttpResponse(str(made))
+
+
+def page(request: HttpRequest) -> HttpResponse:
+    """Answer with a page of the site."""
+    return HttpResponse(rows("everyone"))
