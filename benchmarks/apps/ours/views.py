@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
-from django.template import engines
+from django.template import Context, Engine
 
 from ds_broadcaster import BroadcastChannelView, broadcast
 
@@ -16,7 +16,7 @@ from ..payload import publish_from_thread
 if TYPE_CHECKING:
     from django.http.response import HttpResponseBase
 
-ROWS = engines["django"].from_string(
+ROWS = Engine().from_string(
     '<ul id="rows" data-ts="{{ now }}">{% for row in rows %}<li>{{ row }} for {{ who }}</li>{% endfor %}</ul>'
 )
 made = 0
@@ -48,8 +48,7 @@ def publish(request: HttpRequest) -> HttpResponse:
 
 def rows(who: object) -> str:
     """Render a list of fifty rows, as a page of a site may have it, with a stamp for the load client."""
-    html: str = ROWS.render({"now": time.time_ns(), "rows": range(50), "who": who})
-    return html
+    return ROWS.render(Context({"now": time.time_ns(), "rows": range(50), "who": who}))
 
 
 class OwnList(BroadcastChannelView):
