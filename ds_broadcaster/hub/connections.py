@@ -183,7 +183,10 @@ class Connection:
 
     def pump(self) -> None:
         """Write what is new, as far as the client takes it."""
-        if self.busy or (self.refresh is not None and self._is_paused()):
+        if self.busy:
+            return
+        if self.refresh is not None and self._is_paused():
+            self.behind_since = None  # It has taken a heartbeat.
             return
         closing = self.closing
         try:

@@ -199,6 +199,18 @@ def test_streams_of_their_own_take_turns(world, site):
     assert len(site.rendered) == 10
 
 
+def test_events_for_audiences_are_rendered_first(world, site):
+    site.seconds = 1
+    for _ in range(10):
+        viewer(world)
+    world.broadcast.refresh("room")
+    world.settle()
+    client = world.client("hall")
+    world.broker.publish("hall", b"hello\n", AUDIENCE_EVENT)
+    world.advance(1.25)
+    assert client.texts == ["<i id='e'>hello None</i>"]
+
+
 def test_one_render_for_each_audience(world, site):
     staff, rest = site.audience("staff"), site.audience("rest")
     clients = [viewer(world, audience=staff if number % 2 else rest) for number in range(20)]
@@ -511,6 +523,7 @@ def test_client_that_is_kicked_does_not_wait_for_a_transient_event(slow_world, s
     world.settle()
     assert client.texts == ["<b id='a'></b>", "<b id='b'></b>"]
     assert client.end == "clean"
+    assert not client.last_id.endswith(OWING)
 
 
 @each_kind
@@ -553,6 +566,36 @@ def test_client_that_takes_a_heartbeat_while_it_waits_gets_what_was_rendered(wor
         world.advance(4)
     assert sorted(client.texts) == ["<b id='b'></b>", site.now]
     assert client.last_id == world.broadcast.cursor()
+
+
+@each_kind
+@pytest.mark.parametrize("is_stalled", [False, True], ids=["takes it", "stalled"])
+@override_settings(DS_BROADCASTER_HEARTBEAT_INTERVAL=1, DS_BROADCASTER_HISTORY={"max_events": 5})
+def test_log_is_held_also_while_a_client_takes_a_heartbeat(world, site, kind, is_stalled):
+    site.seconds = 4
+    client = viewer(world, kind=kind, query=b"element=stream-1")
+    world.broadcast.refresh("room")
+    world.settle()
+    if is_stalled:
+        world.loop.advance(2.5, 1 / 16)
+        client.stall()
+    world.loop.advance(1.5 if is_stalled else 3, 1 / 16)
+    for number in range(30):
+        world.broadcast("room", f"<b id='{number}'></b>")
+        world.settle()
+    client.drain()
+    world.advance(6)
+    assert client.end is None
+    assert set(client.texts) == {site.now, *(f"<b id='{number}'></b>" for number in range(30))}
+
+
+def test_snapshot_of_the_opening_is_sent_again_after_an_event_that_changed_the_page(world, site):
+    site.now = "<p id='gap'></p>"
+    client = viewer(world, cursor="another-1")
+    world.broadcast("room", "<p id='gap'>9</p>")
+    world.broadcast.refresh("room")
+    world.advance(1)
+    assert client.texts == [site.now, "<p id='gap'>9</p>", site.now]
 
 
 @each_kind
