@@ -261,6 +261,16 @@ def test_stream_that_ends_during_its_render_leaves_nothing(world, site):
     assert world.hub.is_idle()
 
 
+def test_nothing_is_rendered_for_a_client_that_left_before_its_turn(world, site):
+    site.seconds = 1
+    clients = [viewer(world) for _ in range(PARALLEL + 1)]
+    world.broadcast.refresh("room")
+    world.settle()
+    clients[-1].vanish()
+    world.advance(3)
+    assert len(site.rendered) == PARALLEL
+
+
 def test_client_that_is_slow_gets_a_refresh_once_it_has_the_rest(world, site):
     client = viewer(world)
     client.stall()
