@@ -440,6 +440,7 @@ def test_process_that_serves_nothing_is_warned_once(caplog, monkeypatch):
     assert [record.getMessage().partition(",")[0] for record in caplog.records] == ["Sent to channel 'a'"]
 
 
+@pytest.mark.django_db  # Django looks at its connections when a request begins.
 def test_process_that_serves_pages_is_not_warned(caplog, monkeypatch):
     monkeypatch.setattr(MemoryBroker, "serves", False)
     request_started.send(ASGIHandler)
