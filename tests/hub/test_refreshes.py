@@ -562,6 +562,17 @@ def test_refresh_between_a_request_and_its_stream_is_shown(world, site):
     assert client.last_id == world.broadcast.cursor()
 
 
+def test_refresh_between_a_request_and_its_stream_is_not_for_the_tab_that_it_excludes(world, site):
+    tab = "tab-number-1"
+    client = viewer(
+        world,
+        query=f'datastar={{"broadcastTab":"{tab}"}}'.encode(),
+        before_opening=lambda: world.broadcast.refresh("room", exclude=tab),
+    )
+    assert client.texts == site.rendered == []
+    assert client.last_id == world.broadcast.cursor()
+
+
 @each_kind
 def test_client_that_takes_a_heartbeat_while_it_waits_gets_what_was_rendered(world, site, kind):
     with override_settings(DS_BROADCASTER_HEARTBEAT_INTERVAL=1):
