@@ -120,6 +120,16 @@ def test_snapshot_is_sent_again_after_an_event_that_changed_the_page(world, site
     assert client.texts == [site.now, "<p id='x'>9</p>", site.now]
 
 
+def test_snapshot_is_sent_again_after_an_event_for_its_audience(world, site):
+    client = viewer(world)
+    world.broadcast.refresh("room")
+    world.advance(1)
+    world.broker.publish("room", b"hello\n", AUDIENCE_EVENT)
+    world.broadcast.refresh("room")
+    world.advance(1)
+    assert client.texts == [site.now, "<i id='e'>hello None</i>", site.now]
+
+
 def test_signals_alone_change_no_elements(world, site):
     client = viewer(world)
     for number in range(2):
