@@ -11,6 +11,7 @@ from .present import Present
 if TYPE_CHECKING:
     from .models.base import BroadcastOnSave
     from .models.bind import bind_broadcasts
+    from .models.options import Face
     from .models.receivers import broadcast_saved, render_broadcast
     from .models.suppress import suppress_broadcasts
     from .views.channel_view import BroadcastChannelView
@@ -21,6 +22,7 @@ __all__ = [
     "BroadcasterError",
     "BrokerUnavailable",
     "EventTooLarge",
+    "Face",
     "Present",
     "bind_broadcasts",
     "broadcast",
@@ -35,6 +37,7 @@ __all__ = [
 _LATE = {
     "BroadcastChannelView": "views",
     "BroadcastOnSave": "models",
+    "Face": "models.options",
     "bind_broadcasts": "models.bind",
     "broadcast_saved": "models.receivers",
     "render_broadcast": "models.receivers",

@@ -98,6 +98,8 @@ class Presence:
                 if self._may_be_hidden(connection):
                     self._hidden.add(channel, connection, (until or now) + self._settings.presence_away)
             channel.roster.leave(user, until, is_away=self._has_hidden(channel, user))
+            if connection.meta is not None:
+                channel.roster.keep_meta(user, connection.meta)
             self._expect_leaves(channel)
         self._changed(channel, user, before)
 
@@ -213,7 +215,9 @@ class Presence:
             return None
         here = [each for each in self._connections_of(user) if each.is_present and channel in each.channels]
         hidden = self._hidden.on(channel, user)
-        metas = [meta for meta in (*(meta for _, meta in hidden), *(each.meta for each in here)) if meta is not None]
+        said = [meta for _, meta in hidden] + [each.meta for each in here]
+        # A page that is reloaded says it again in a moment.
+        metas = [meta for meta in said or [channel.roster.kept_meta(user)] if meta is not None]
         return UserPart(
             user,
             since,

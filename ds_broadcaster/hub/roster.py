@@ -4,6 +4,8 @@ from collections import OrderedDict
 from enum import Enum
 from typing import Any
 
+from ..present import Meta
+
 # There may be very many users, so each is one integer: the lower bits are the number of connections, one bit tells that
 # the user is away, the upper bits are the time of the join in milliseconds since 1970.
 _AWAY = 1 << 18
@@ -26,18 +28,21 @@ class Roster:
     users(). After it, a user may be away: still on the channel, with no page in sight.
     """
 
-    __slots__ = ("_grace", "_users")
+    __slots__ = ("_grace", "_metas", "_users")
 
     def __init__(self) -> None:
         self._users: dict[Any, int] = {}
         # When each grace ends. All graces are equally long, so the order of arrival is the order of expiry.
         self._grace: OrderedDict[Any, float] = OrderedDict()
+        # What the last connection of a user said about itself, for those who have none.
+        self._metas: dict[Any, Meta] | None = None
 
     def join(self, user: Any, now: float) -> None:
         """Count a connection; `now` is in seconds since 1970."""
-        before = self._users.get(user, round(now * 1000) << _SINCE)
+        before = self._users.get(user, int(now * 1000) << _SINCE)
         self._users[user] = (before & ~_AWAY) + 1
         self._grace.pop(user, None)
+        self._forget_meta(user)
 
     def leave(self, user: Any, until: float | None = None, *, is_away: bool = False) -> None:
         """Discount a connection. See settle()."""
@@ -54,6 +59,24 @@ class Roster:
             self._users[user] |= _AWAY
         else:
             del self._users[user]
+            self._forget_meta(user)
+
+    def keep_meta(self, user: Any, meta: Meta) -> None:
+        """Keep what the last connection of a user said about itself, until the user comes back or is gone."""
+        if self.connections(user) == 0:
+            if self._metas is None:
+                self._metas = {}
+            self._metas[user] = meta
+
+    def kept_meta(self, user: Any) -> Meta | None:
+        """Return what keep_meta() kept."""
+        return None if self._metas is None else self._metas.get(user)
+
+    def _forget_meta(self, user: Any) -> None:
+        if self._metas is not None:
+            self._metas.pop(user, None)
+            if not self._metas:
+                self._metas = None
 
     def dismiss(self, user: Any) -> bool:
         """Forget a user without a connection; False if there is no such user."""
@@ -61,6 +84,7 @@ class Roster:
             return False
         del self._users[user]
         self._grace.pop(user, None)
+        self._forget_meta(user)
         return True
 
     def expire(self, now: float) -> list[Any]:

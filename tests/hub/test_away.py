@@ -352,6 +352,17 @@ def test_metadata_is_the_users_with_the_newest_connection_last(world):
     assert one.meta == {"page": 2}
 
 
+@pytest.mark.parametrize("element", ["stream", ""])
+def test_metadata_stays_while_a_page_is_reloaded(world, element):
+    client = enter(world, element=element, presence_meta={"name": "ann"})
+    hide(world, client)
+    close(world)
+    [one] = world.broadcast.get_presence("room")
+    assert one.meta == {"name": "ann"}
+    enter(world, element=element)
+    assert world.broadcast.get_presence("room")[0].meta == {}
+
+
 @pytest.mark.parametrize(
     "meta, error, said",
     [

@@ -221,6 +221,22 @@ def test_events_for_audiences_are_rendered_first(world, site):
     assert client.texts == ["<i id='e'>hello None</i>"]
 
 
+def test_events_wait_for_streams_that_take_turns_but_not_for_long(world, site):
+    site.seconds = 0.25
+    clients = [viewer(world) for _ in range(4 * PARALLEL)]
+    world.broadcast.refresh("room")
+    world.broadcast("room", "<b id='b'></b>")
+    world.advance(0.25 * 4)
+    assert [client.texts for client in clients] == [[site.now, "<b id='b'></b>"]] * 4 * PARALLEL
+    more = [viewer(world) for _ in range(8 * PARALLEL)]
+    world.broadcast.refresh("room")
+    world.broadcast("room", "<b id='c'></b>")
+    world.advance(1)
+    assert all("<b id='c'></b>" in client.texts for client in more)
+    world.advance(5)
+    assert all(sorted(client.texts) == ["<b id='c'></b>", site.now] for client in more)
+
+
 def test_one_render_for_each_audience(world, site):
     staff, rest = site.audience("staff"), site.audience("rest")
     clients = [viewer(world, audience=staff if number % 2 else rest) for number in range(20)]
