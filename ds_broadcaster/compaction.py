@@ -39,7 +39,7 @@ _ACTS = re.compile(
     r"preserve|scope|on-(?:load|interval|intersect|signal-patch|raf|resize))(?![a-z0-9])"
 )
 _HAS_ID = re.compile(r"[\s\"'/]id\s*=", re.IGNORECASE)
-_ROOT = re.compile(r"""\s*<([a-z][a-z0-9-]*)((?:\s(?:[^>"']|"[^"]*"|'[^']*')*)?)>""", re.IGNORECASE)
+_ROOT = re.compile(r"""\s*<([a-z][a-z0-9-]*)((?:\s[^>"']*(?:"[^"]*"[^>"']*|'[^']*'[^>"']*)*)?)>""", re.IGNORECASE)
 _OWN_ID = re.compile(r"""\sid\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.IGNORECASE)
 
 
@@ -117,7 +117,7 @@ def _replaced_signals(options: bytes, text: bytes) -> str | None:
         paths = _paths(json.loads(text))
     except (ValueError, RecursionError):
         return None
-    return NOTHING if paths is None else SIGNALS + _short(json.dumps(sorted(paths)))
+    return NOTHING if paths is None else SIGNALS + _short(repr(sorted(paths)))
 
 
 def _paths(signals: Any, *prefix: str) -> list[list[str]] | None:
@@ -134,10 +134,10 @@ def _paths(signals: Any, *prefix: str) -> list[list[str]] | None:
 
 
 def _replaced_element(options: str, html: str) -> str | None:
-    fields = dict(_OPTION.findall(options))
+    fields = dict(_OPTION.findall(options)) if options else {}
     mode = fields.get("mode", "outer")
     selector = fields.get("selector", "").strip()
-    match = _ID_SELECTOR.fullmatch(selector)
+    match = _ID_SELECTOR.fullmatch(selector) if selector else None
     if _acts(html.lower()) or (selector and match is None and not (selector == "body" and mode in _PLACES)):
         return None
     if mode in _PLACES:
