@@ -18,7 +18,9 @@ from ds_broadcaster.brokers import GONE, LEASE, Command, PresenceDiff, PresenceS
 from ds_broadcaster.brokers.memory import MemoryBroker
 from ds_broadcaster.exceptions import BrokerUnavailable
 from ds_broadcaster.hub.hub import Hub
+from ds_broadcaster.streams.replayed_requests import still_allowed
 from ds_broadcaster.streams.requests import StreamOptions, checked_channels
+from ds_broadcaster.streams.responses import _ask_django
 from tests.harness.sse import Comment, Event, Retry, SSEParser
 
 
@@ -286,6 +288,12 @@ async def release_nothing():
     """What plain mode does with database connections, where there are none."""
 
 
+async def still_allowed_by_its_site(connection):
+    """Ask again as a hub does, but where the request is of no site: Django would be asked in a thread, for a 404."""
+    request = connection.request
+    return True if request is not None and request.application is _ask_django else await still_allowed(connection)
+
+
 @contextlib.contextmanager
 def virtual_world(*, broker_class=MemoryBroker, **parts):
     """Yield a World of real classes, with a loop's own clock and without threads; `parts` go to its hubs."""
@@ -295,7 +303,7 @@ def virtual_world(*, broker_class=MemoryBroker, **parts):
         return broker_class(settings.broker.LOCATION, settings.broker.OPTIONS, settings.history, clock=loop.time)
 
     def create_hub(*args, **named):
-        hub_parts = {"threads": InlineThreads(), **named, **parts}
+        hub_parts = {"threads": InlineThreads(), **named, "still_allowed": still_allowed_by_its_site, **parts}
         hub_parts["threads"].loop = loop
         hub = Hub(*args, **hub_parts)
         world.threads[hub] = hub_parts["threads"]
