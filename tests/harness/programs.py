@@ -89,7 +89,7 @@ class Program:
                 raise AssertionError(f"{self._process.args[0]} ended with status {status}:\n{self.log()}")
             assert time.monotonic() < deadline, f"{self._process.args[0]} does not answer:\n{self.log()}"
 
-    def stop(self, number: int | None = None, timeout: float = 10) -> None:
+    def stop(self, number: int | None = None, timeout: float = 30) -> None:
         """End it, as a crash would if no signal is given."""
         if not self.alive:
             return
