@@ -78,7 +78,7 @@ _DOUBT = {
 }
 _SAME = {tag: re.compile(rf"<(/?){tag}(?![\w-])[^>]*>", re.IGNORECASE) for tag in _NOT_INSIDE}
 # Emptied, these have no ids inside; what was in them may be elsewhere by then.
-_HOLDERS = _tags("ul ol dl menu table thead tbody tfoot select form fieldset main section article aside nav")
+_HOLDERS = _tags("ul ol dl menu form fieldset main section article aside nav")
 
 
 def replaces_of(payload: bytes) -> str | None:
