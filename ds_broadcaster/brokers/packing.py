@@ -6,6 +6,7 @@ one does not return, and nothing else.
 
 import json
 import uuid
+from functools import lru_cache
 from typing import Any
 
 from django.contrib.auth import get_user_model
@@ -30,8 +31,7 @@ def decoded(name: bytes) -> str:
 
 def pack_event(payload: bytes, facts: Facts) -> bytes:
     """Return an encoded event and its facts as bytes: first a line of facts, which is empty for most events."""
-    line = b"" if facts == PLAIN else json.dumps(_named(facts), separators=(",", ":")).encode()
-    return line + b"\n" + payload
+    return _line_of(facts) + b"\n" + payload
 
 
 def unpack_event(packed: bytes) -> tuple[bytes, Facts]:
@@ -39,8 +39,22 @@ def unpack_event(packed: bytes) -> tuple[bytes, Facts]:
     line, end, payload = packed.partition(b"\n")
     if not end:
         raise ValueError("The event has no line of facts.")
+    return payload, _facts_in(line)
+
+
+# Many events have the same facts.
+@lru_cache(maxsize=1024)
+def _line_of(facts: Facts) -> bytes:
+    if facts == PLAIN:
+        return b""
+    named = {name: value for name, value in facts._asdict().items() if value != getattr(PLAIN, name)}
+    return json.dumps(named, separators=(",", ":")).encode()
+
+
+@lru_cache(maxsize=1024)
+def _facts_in(line: bytes) -> Facts:
     if not line:
-        return payload, PLAIN
+        return PLAIN
     named = _loaded(line)
     if not isinstance(named, dict) or not all(
         isinstance(named[name], str if default is None else bool)
@@ -49,11 +63,7 @@ def unpack_event(packed: bytes) -> tuple[bytes, Facts]:
     ):
         raise ValueError("The event's line of facts is wrong.")
     # Facts unknown here come from a newer process.
-    return payload, Facts(**{name: named[name] for name in Facts._fields if name in named})
-
-
-def _named(facts: Facts) -> dict[str, Any]:
-    return {name: value for name, value in facts._asdict().items() if value != getattr(PLAIN, name)}
+    return Facts(**{name: named[name] for name in Facts._fields if name in named})
 
 
 def pack_command(channel: str, command: Command) -> bytes:
