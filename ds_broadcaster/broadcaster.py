@@ -2,7 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
@@ -16,6 +18,7 @@ from .engine import Engine
 from .hub.channel import PresenceCallback
 from .hub.hub import Hub
 from .ids import channel_name
+from .observers import render_observed
 from .present import Present
 from .sending import Sender
 from .sse import (
@@ -62,12 +65,34 @@ class Broadcaster:
         create_hub: Callable[..., Hub] = Hub,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._set_up(create_broker, create_hub, clock)
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _set_up(
+        self, create_broker: Callable[[Settings], Broker], create_hub: Callable[..., Hub], clock: Callable[[], float]
+    ) -> None:
         self._engine = engine = Engine(create_broker, create_hub, type(self), clock)
         self._sender = Sender(engine.broker, clock)
         self.page_cursor = PageCursor(self.cursor, self.acursor, clock)
         # What opens streams with the options that connect() does not take.
         self.opener = Opener(engine.broker, engine.heard, engine.hubs, clock)
-        os.register_at_fork(after_in_child=self._forget)
+
+    @contextmanager
+    def replaced(
+        self,
+        *,
+        create_broker: Callable[[Settings], Broker],
+        create_hub: Callable[..., Hub],
+        clock: Callable[[], float],
+    ) -> Iterator[None]:
+        """Have other parts for the time of a block, as the testing kit does. Channels that new() made stay."""
+        kept = dict(vars(self))
+        self._set_up(create_broker, create_hub, clock)
+        self._engine.declared.update(kept["_engine"].declared)
+        try:
+            yield
+        finally:
+            vars(self).update(kept)
 
     # Events. The channel is one, or a list of several, which the event reaches in one step.
 
@@ -183,7 +208,7 @@ class Broadcaster:
             payload = pack_template(template_name, context, selector, mode)
             self._sender.send(channel, payload, audience_facts(payload, request, exclude, transient, key))
             return
-        html = render_to_string(template_name, dict(context or {}), request)
+        html = render_observed(str(template_name), render_to_string, template_name, dict(context or {}), request)
         self.elements(channel, html, selector, mode, exclude=exclude, transient=transient, key=key)
 
     async def atemplate(
@@ -205,7 +230,8 @@ class Broadcaster:
             payload = pack_template(template_name, context, selector, mode)
             await self._sender.asend(channel, payload, audience_facts(payload, request, exclude, transient, key))
             return
-        html = await sync_to_async(render_to_string)(template_name, dict(context or {}), request)
+        render = partial(render_observed, str(template_name), render_to_string, template_name, dict(context or {}))
+        html = await sync_to_async(render)(request)
         await self.aelements(channel, html, selector, mode, exclude=exclude, transient=transient, key=key)
 
     @has_async_twin

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from .brokers import Broker, Event
 from .brokers.circuit import Circuit
 from .ids import channel_name, channel_names
+from .observers import observers
 from .sse import Facts
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Sender:
             waiting.publish()
         if len(names) == 1:
             self._circuit.call(self._broker().publish, names[0], payload, facts)
+            if observers:
+                _tell(Event(names[0], payload, facts))
         else:
             self.send_all([Event(name, payload, facts) for name in names])
 
@@ -51,14 +54,24 @@ class Sender:
         names = [channel_name(channel)] if isinstance(channel, str) else channel_names(channel)
         if len(names) == 1:
             await self._circuit.acall(self._broker().apublish, names[0], payload, facts)
+            if observers:
+                _tell(Event(names[0], payload, facts))
         else:
             events = [Event(name, payload, facts) for name in names]
             await self._circuit.acall(self._broker().apublish_all, events)
+            _tell(*events)
 
     def send_all(self, events: Sequence[Event]) -> None:
         """Publish events in one step of the broker."""
         self._circuit.call(self._broker().publish_all, events)
+        _tell(*events)
 
     def forget(self) -> None:
         """Begin anew, as in a process that was just forked."""
         self._circuit = Circuit(self._clock)  # Not for commands: to end a stream is worth a wait.
+
+
+def _tell(*events: Event) -> None:
+    for each in observers:
+        for event in events:
+            each.sent(event.channel, event.payload, event.facts)

@@ -99,7 +99,7 @@ def test_every_verb_that_asks_the_broker_names_its_twin():
 
 
 # What other modules of the package ask.
-OWN = {"declared", "holdings", "hubs", "review", "send_all"}
+OWN = {"declared", "holdings", "hubs", "replaced", "review", "send_all"}
 
 
 def test_there_are_no_other_verbs():

@@ -12,13 +12,26 @@ LONGEST = 500
 
 # From the ground up. A room is a package or a module of the top level; "" is the package itself.
 FLOORS = [
-    {"asgi_servers", "compaction", "conf", "exceptions", "ids", "log", "present", "signals", "sse", "tally", "twins"},
+    {
+        "asgi_servers",
+        "compaction",
+        "conf",
+        "exceptions",
+        "ids",
+        "log",
+        "observers",
+        "present",
+        "signals",
+        "sse",
+        "tally",
+        "twins",
+    },
     {"brokers"},
-    {"checks", "hub", "testing"},
+    {"checks", "hub"},
     {"streams"},
     {"asgi", "broadcaster", "engine", "sending"},
     {"contrib", "inspector", "migrations", "models", "receivers", "views"},
-    {"", "apps", "middleware", "templatetags", "urls"},
+    {"", "apps", "middleware", "templatetags", "testing", "urls"},
 ]
 FLOOR = {room: number for number, floor in enumerate(FLOORS, 1) for room in floor}
 
@@ -37,7 +50,7 @@ KNOWN_BY = {
         "streams.replayed_requests",
         "streams.responses",
         "templatetags",
-        "testing.cluster",
+        "testing",
     },
     "django.http": {"asgi", "broadcaster", "inspector", "middleware", "streams", "templatetags", "views"},
     "pydantic": {"broadcaster", "conf", "models.rendering", "sse", "views"},

@@ -51,17 +51,19 @@ class Head:
 class Closing(NamedTuple):
     """How a stream ends: with the events up to the sequence `until`, then `farewell`, then HTTP's end if `clean`.
 
-    A clean end is final for most clients; an unclean one, without HTTP's last chunk, makes all of them return.
+    A clean end is final for most clients; an unclean one, without HTTP's last chunk, makes all of them return. `why` is
+    for people.
     """
 
     until: int
     farewell: bytes
     clean: bool
+    why: str
 
 
 # A heartbeat for an element whose cursor must stay.
 SIGN_OF_LIFE = Chunk(visible_heartbeat(None))
-ABORTED = Closing(0, b"", clean=False)
+ABORTED = Closing(0, b"", clean=False, why="aborted")
 
 
 class Refresh:
@@ -291,10 +293,10 @@ class Connection:
         elif self.element is not None:
             self._write(SIGN_OF_LIFE)
 
-    def end(self, farewell: bytes = b"", *, clean: bool = True, until: int | None = None) -> None:
+    def end(self, why: str, farewell: bytes = b"", *, clean: bool = True, until: int | None = None) -> None:
         """End the stream after everything published so far, or up to the sequence `until`. See Closing."""
         if self.closing is None:
-            self.closing = Closing(self.registry.head.sequence if until is None else until, farewell, clean)
+            self.closing = Closing(self.registry.head.sequence if until is None else until, farewell, clean, why)
             self.pump()
 
     def fall_behind(self) -> None:

@@ -53,6 +53,9 @@ SHUTDOWN_SPREAD = 4000
 # Seconds that the last bytes may take before the connections that are left are aborted.
 SHUTDOWN_TIMEOUT = 0.5
 
+# Why a command ends a stream.
+WHY = {"disconnect": "broadcast.disconnect() closed it", "kill": "broadcast.kill() closed its channel"}
+
 # What is handed to a hub: an event's frame, a command on a channel, or the sequence alone.
 Item = Frame | Command | None
 # Queued after an epoch's last event; the channel field carries the new epoch.
@@ -334,7 +337,7 @@ class Hub:
         connection.cursor, connection.opened = missed.cursor, max(self._head.sequence, grant.granted)
         if missed.cursor < begin:
             # More than one client may hold: it returns for the rest.
-            connection.end(clean=False, until=missed.cursor)
+            connection.end("it has missed more than is sent at once", clean=False, until=missed.cursor)
         self._refreshes.begin(connection, grant.snapshot, missed.refreshed)
         self._enter(connection, grant)
         return opening_frames(grant, missed, self._tabs.replace(connection), self._connections.interval)
@@ -382,14 +385,14 @@ class Hub:
         if not command.ends:
             self._rechecks.ask(connection, is_urgent=command.verb == "recheck")
         else:
-            connection.end(farewell(connection.element))
+            connection.end(WHY[command.verb], farewell(connection.element))
             self._close_at_once(connection)
 
     def _end_refused(self, connection: Connection) -> None:
         """End the stream of a connection that a re-check refused."""
         # The client is to return and ask for itself, with the cookies it has by now. Those of our own element always
         # do; of others some only after an end that is not clean. What it has not read by now, it may not have.
-        connection.end(clean=connection.element is not None, until=connection.cursor)
+        connection.end("a re-check refused it", clean=connection.element is not None, until=connection.cursor)
         self._presence.refuse(connection)
         self._close_at_once(connection)
 
@@ -409,7 +412,8 @@ class Hub:
     def _send_away(self, connection: Connection) -> None:
         """Tell a client when to return: the more there are, the more time they share."""
         spread = min(500 + 4 * self._connections.count, SHUTDOWN_SPREAD)
-        connection.end(retry_frame(SHUTDOWN_RETRY + random.randint(0, spread)), clean=False)
+        retry = retry_frame(SHUTDOWN_RETRY + random.randint(0, spread))
+        connection.end("the server is about to stop", retry, clean=False)
 
     async def _finish(self) -> None:
         if self._connections.count:

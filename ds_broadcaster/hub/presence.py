@@ -14,6 +14,7 @@ from .. import signals
 from ..brokers import Command, PresenceDiff, PresenceStore, Receiver
 from ..conf import Settings
 from ..exceptions import BrokerUnavailable
+from ..observers import name_of, render_observed
 from ..present import UserPart, merged, merged_meta, tab_mark
 from ..sse import check_size, encode_fragment
 from .channel import Channel, PresenceCallback
@@ -108,7 +109,7 @@ class Presence:
         for connection in self._connections_of(user):
             if connection.tab == tab:
                 # If the page is open all the same, it returns within the grace.
-                connection.end(clean=False, until=connection.cursor)
+                connection.end("its page was closed", clean=False, until=connection.cursor)
                 self._close(connection)
         for channel in self._hidden.close(user, tab):
             self._tab_ended(channel, user, self._grace_from(self._loop.time()))
@@ -280,10 +281,12 @@ class Presence:
         if getattr(callback, "takes_present", False):
             remote = [] if store is None else store.remote_parts(self._receiver, name)
             present = merged([*self.parts(name), *remote])
-            fragment = callback(name, [each.user_id for each in present], present)  # type: ignore[call-arg]
+            users = [each.user_id for each in present]
+            fragment: Any = render_observed(name_of(callback), callback, name, users, present)  # type: ignore[call-arg]
         else:
             elsewhere = [] if store is None else store.remote_users(self._receiver, name)
-            fragment = callback(name, list(dict.fromkeys([*channel.roster.online(), *elsewhere])))
+            users = list(dict.fromkeys([*channel.roster.online(), *elsewhere]))
+            fragment = render_observed(name_of(callback), callback, name, users)
         return check_size(encode_fragment(fragment), self._settings.max_event_bytes)
 
     def _rendered(self, channel: Channel[Connection], rendering: "Future[bytes]") -> None:

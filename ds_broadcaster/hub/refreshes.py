@@ -13,10 +13,12 @@ import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context
+from functools import partial
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from ..ids import listed
+from ..observers import name_of, render_observed
 from ..sse import with_id, without_id
 from ..tally import Tally
 from .channel import Chunk, Stop
@@ -255,7 +257,8 @@ class Refreshes:
             return Rendered(await self._in_thread(self._render_event, payload, subject[2].value))
         if isinstance(subject, Audience):
             assert subject.render is not None
-            return Rendered(await self._in_thread(subject.render))
+            render = partial(render_observed, name_of(subject.render), subject.render)
+            return Rendered(await self._in_thread(render))
         return await self._render_own(subject, frozenset(_refresh_of(subject).owed))
 
     async def _in_thread(self, function: Callable[..., bytes], *args: Any) -> bytes:

@@ -45,7 +45,7 @@ class TabStreams:
         if older is None:
             return None
         # Its client would return and replace this stream in turn, and so on.
-        older.end(retry_frame(NEVER))
+        older.end("a newer stream of the same element took its place", retry_frame(NEVER))
         self._close(older)
         self._loop.call_later(RESTORE_RETRY_AFTER, self._restore_retry, connection, RESTORE_RETRY_AFTER)
         return NEVER

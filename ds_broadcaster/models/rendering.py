@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from ..conf import get_settings
 from ..ids import dom_id, dom_selector, single_line
+from ..observers import render_observed
 from ..sse import Mode, encode_elements, encode_remove, encode_signals, split_fragment
 from ..streams.audiences import pack_template
 from .options import LIST_MODES, MODES, Options, mode_error
@@ -199,5 +200,6 @@ def _is_target(html: str, target: str) -> bool:
 
 
 def _parts(options: Options, hook: str, instance: Model) -> tuple[str | None, Mapping[str, Any] | BaseModel | None]:
-    fragment = getattr(options, hook)(instance)
+    render = getattr(options, hook)
+    fragment = render_observed(f"{type(instance).__name__}.{options.name_of(hook)}()", render, instance)
     return (fragment, None) if isinstance(fragment, str) else split_fragment(fragment, f"{options.name_of(hook)}()")

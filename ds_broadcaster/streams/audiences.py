@@ -10,6 +10,7 @@ from django.db.models import Model
 from django.template.loader import render_to_string
 
 from ..ids import has_key
+from ..observers import render_observed
 from ..sse import Mode, encode_elements, encode_remove
 
 # The key that marks a model instance in a context: its label, primary key and database.
@@ -63,7 +64,7 @@ def render_event(payload: bytes, audience: Any) -> bytes:
         context = _loaded(context, {})
     except _Gone:
         return b""
-    html = render_to_string(names, {**context, "audience": audience})
+    html = render_observed(", ".join(names), render_to_string, names, {**context, "audience": audience})
     return encode_remove(or_remove) if or_remove and not html.strip() else encode_elements(html, selector, mode)
 
 

@@ -20,6 +20,7 @@ from ..conf import get_settings
 from ..hub.channel import AttendanceHook, PresenceCallback
 from ..hub.grant import Arrival, Audience, StreamGrant
 from ..ids import channel_names
+from ..observers import name_of, render_observed
 from ..present import checked_meta
 from ..sse import OWING, Fragment, encode_fragment
 from .scope import RECHECK_KEY, REFRESH_KEY
@@ -180,8 +181,12 @@ def _snapshot(grant: StreamGrant, request: HttpRequest, options: StreamOptions, 
         return b""
     if audience is not None and audience.render is not None:
         # In an empty context: nothing of this viewer is for the others.
-        return Context().run(audience.render)
-    return b"".join(encode_fragment(callback(request, name)) for name in grant.channels if name in channels)
+        return render_observed(name_of(audience.render), Context().run, audience.render)
+    return b"".join(
+        encode_fragment(render_observed(name_of(callback), callback, request, name))
+        for name in grant.channels
+        if name in channels
+    )
 
 
 def with_meta(grant: StreamGrant, request: HttpRequest, options: StreamOptions) -> StreamGrant:

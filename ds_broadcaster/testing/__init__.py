@@ -1,21 +1,25 @@
-"""The contract that every broker keeps, as a test class.
+"""The testing kit: what a project says in its tests of live pages, and the contract that brokers keep.
 
-Subclass it to test a broker:
-
-    class TestMyBroker(BrokerContract):
-        def make_broker(self, **history):
-            return MyBroker(self.location, {}, History(**history))
-
-Each call of make_broker() in a test stands for one more process on the same cluster: each publishes to all others.
-Nothing may remain from one test to the next.
+With pytest, the fixtures are there when the package is installed: see plugin.py.
 """
 
-from .events import EventsContract
-from .presence import PresenceContract
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-
-class BrokerContract(EventsContract, PresenceContract):
-    """What every broker does. Define make_broker() in a subclass, and run it with pytest."""
-
+if TYPE_CHECKING:
+    from .brokers import BrokerContract
 
 __all__ = ["BrokerContract"]
+
+# pytest imports this package with the plugin, in every project.
+_LATE = {"BrokerContract": "brokers"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

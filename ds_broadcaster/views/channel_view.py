@@ -314,7 +314,7 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
     def _presence_callback(self) -> "PresenceCallback | None":
         if not _overrides(self, "render_presence") and self.presence_template_name is None:
             return None
-        return _PresenceCallback(self._view_of_channel())
+        return _PresenceCallback(self._view_of_channel(), type(self))
 
     def _presence_meta(self) -> "PresenceMeta | None":
         if not _overrides(self, "presence_meta"):
@@ -341,7 +341,12 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
         if not _overrides(self, "render_snapshot"):
             return None
         rendered = iter([self.render_snapshot])  # Once for the client, however many of its channels have a gap.
-        return lambda request, channel: next(rendered, lambda: None)()
+
+        def render(request: HttpRequest, channel: str) -> Fragment:
+            return next(rendered, lambda: None)()
+
+        render.__qualname__ = f"{type(self).__name__}.render_snapshot"  # Observers name it.
+        return render
 
     def _audience(self) -> Audience | None:
         if not _overrides(self, "audience"):
@@ -361,6 +366,7 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
             view.args, view.kwargs, view.audience_key = args, kwargs, value
             return encode_fragment(view.render_snapshot())
 
+        render.__qualname__ = f"{cls.__name__}.render_snapshot"
         return Audience(value, key, render if _overrides(self, "render_snapshot") else None)
 
     def _view_of_channel(self) -> "Callable[[str], BroadcastChannelView]":
@@ -380,8 +386,9 @@ class _PresenceCallback:
 
     takes_present = True
 
-    def __init__(self, view_of: Callable[[str], BroadcastChannelView]) -> None:
+    def __init__(self, view_of: Callable[[str], BroadcastChannelView], cls: type) -> None:
         self._view_of = view_of
+        self.__qualname__ = f"{cls.__name__}.render_presence"
 
     def __call__(self, channel: str, user_ids: list[Any], present: Sequence[Present] = ()) -> Fragment:
         view = self._view_of(channel)

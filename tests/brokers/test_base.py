@@ -9,7 +9,7 @@ import pytest
 from ds_broadcaster.brokers import LEASE, Broker, Command, Event, Position, PresenceDiff, PresenceStore, ProcessHoldings
 from ds_broadcaster.conf import History
 from ds_broadcaster.sse import PLAIN, Facts
-from ds_broadcaster.testing.receiver import RecordingReceiver
+from ds_broadcaster.testing.brokers.receiver import RecordingReceiver
 
 LANGUAGE = ContextVar("language", default="en")
 

@@ -6,7 +6,7 @@ import pytest
 
 from ds_broadcaster.brokers.network import Listener, NetworkBroker
 from ds_broadcaster.conf import History
-from ds_broadcaster.testing.receiver import RESET, RecordingReceiver
+from ds_broadcaster.testing.brokers.receiver import RESET, RecordingReceiver
 from tests.fakes import VirtualLoop
 
 

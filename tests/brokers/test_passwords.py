@@ -12,7 +12,7 @@ from ds_broadcaster.brokers.redis import RedisBroker
 from ds_broadcaster.checks import check_settings
 from ds_broadcaster.conf import History, get_settings
 from ds_broadcaster.exceptions import BrokerUnavailable
-from ds_broadcaster.testing.receiver import RecordingReceiver
+from ds_broadcaster.testing.brokers.receiver import RecordingReceiver
 from tests.harness.redis import RedisServer
 
 REDIS = "ds_broadcaster.brokers.redis.RedisBroker"

@@ -24,8 +24,8 @@ from ds_broadcaster.compaction import ELEMENT
 from ds_broadcaster.conf import History
 from ds_broadcaster.exceptions import BrokerUnavailable, Gap
 from ds_broadcaster.sse import PLAIN, Facts
-from ds_broadcaster.testing.cluster import apart
-from ds_broadcaster.testing.receiver import GAP, PRESENCE, RESET, RecordingReceiver
+from ds_broadcaster.testing.brokers.cluster import apart
+from ds_broadcaster.testing.brokers.receiver import GAP, PRESENCE, RESET, RecordingReceiver
 from tests.fakes import make_request, make_scope
 from tests.harness.postgres import PgBouncer, PostgresServer
 from tests.harness.programs import wait_until

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ds_broadcaster.brokers.postgres import statements
 from ds_broadcaster.brokers.postgres.listener import PostgresListener
-from ds_broadcaster.testing.receiver import PRESENCE, RecordingReceiver
+from ds_broadcaster.testing.brokers.receiver import PRESENCE, RecordingReceiver
 
 KEY = statements.key_of("a").hex()
 

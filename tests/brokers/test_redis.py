@@ -17,7 +17,7 @@ from ds_broadcaster.brokers.redis.broker import SWEPT
 from ds_broadcaster.conf import History
 from ds_broadcaster.exceptions import BrokerUnavailable, Gap
 from ds_broadcaster.ids import parse_id
-from ds_broadcaster.testing.receiver import PRESENCE, RESET, RecordingReceiver
+from ds_broadcaster.testing.brokers.receiver import PRESENCE, RESET, RecordingReceiver
 from tests.harness.programs import wait_until
 from tests.harness.redis import RedisCluster, RedisSentinel, RedisServer
 from tests.harness.server import free_port

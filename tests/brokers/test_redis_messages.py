@@ -11,7 +11,7 @@ from ds_broadcaster.brokers import Command
 from ds_broadcaster.brokers.packing import pack_command
 from ds_broadcaster.brokers.redis.messages import unpack_entry, unpack_kept_command, unpack_message
 from ds_broadcaster.sse import Frame
-from ds_broadcaster.testing.receiver import RESET, RecordingReceiver
+from ds_broadcaster.testing.brokers.receiver import RESET, RecordingReceiver
 from tests.brokers.malformed import BYTES, NUMBERS, mangled
 from tests.brokers.test_redis import broker_at
 from tests.harness.redis import RedisServer

@@ -9,7 +9,7 @@ import pytest
 
 from ds_broadcaster.brokers import Command, Event
 from ds_broadcaster.ids import parse_id
-from ds_broadcaster.testing.receiver import GAP, PRESENCE, RESET, RecordingReceiver
+from ds_broadcaster.testing.brokers.receiver import GAP, PRESENCE, RESET, RecordingReceiver
 from tests.brokers.test_redis import broker_at, gaps, publish
 from tests.harness.programs import wait_until
 from tests.harness.redis import RedisSentinel, RedisServer

@@ -41,6 +41,7 @@ INTERNAL = {
     "send_all",
     "opener",
     "page_cursor",
+    "replaced",
 }
 OF_DJANGO = {"Meta", "get", "request"}
 

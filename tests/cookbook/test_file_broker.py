@@ -15,7 +15,7 @@ from ds_broadcaster import BrokerUnavailable
 from ds_broadcaster.brokers import EVERYWHERE, Command
 from ds_broadcaster.conf import History
 from ds_broadcaster.exceptions import Gap
-from ds_broadcaster.testing.receiver import GAP, PRESENCE, RESET, RecordingReceiver
+from ds_broadcaster.testing.brokers.receiver import GAP, PRESENCE, RESET, RecordingReceiver
 from tests.brokers.test_cluster import LEASE, all_have, ended, shows
 from tests.harness.server import ROOT, Server
 from tests.live import begun, until

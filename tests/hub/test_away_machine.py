@@ -32,7 +32,7 @@ class Connection(SimpleNamespace):
 
     __hash__ = object.__hash__
 
-    def end(self, *, clean, until):
+    def end(self, why, *, clean, until):
         pass
 
 

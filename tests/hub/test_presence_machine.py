@@ -11,7 +11,7 @@ from ds_broadcaster.conf import History
 from ds_broadcaster.exceptions import BrokerUnavailable
 from ds_broadcaster.hub.channels import Channels
 from ds_broadcaster.hub.presence_sync import PresenceSync
-from ds_broadcaster.testing.walk import Account
+from ds_broadcaster.testing.brokers.walk import Account
 from tests.fakes import FACTOR, SharedPresence, VirtualLoop
 
 GRACE = 0.5

@@ -8,7 +8,8 @@ from cookbook.brokers.files import FileBroker
 from cookbook.brokers.files.presence import FilePresence
 from ds_broadcaster.brokers import GONE, PLAIN, Frame
 from ds_broadcaster.conf import History
-from ds_broadcaster.testing import BrokerContract, cluster, events, receiver
+from ds_broadcaster.testing import BrokerContract
+from ds_broadcaster.testing.brokers import cluster, events, receiver
 
 
 class LosesOrder(FileBroker):

@@ -4,8 +4,8 @@ import asyncio
 from typing import Any
 from uuid import UUID
 
-from ..brokers import GONE, LEASE, PresenceChange, PresenceDiff, PresenceStore, ProcessHoldings
-from ..present import UserPart
+from ...brokers import GONE, LEASE, PresenceChange, PresenceDiff, PresenceStore, ProcessHoldings
+from ...present import UserPart
 from .cluster import Cluster, Process, apart, between_processes, on_loop, publish, with_parts
 from .receiver import PRESENCE
 from .walk import WALKS, Walk

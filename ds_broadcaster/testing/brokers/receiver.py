@@ -5,9 +5,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from ..brokers import EVERYWHERE, GONE, Command, Frame, PresenceChange
-from ..ids import new_epoch
-from ..present import UserPart
+from ...brokers import EVERYWHERE, GONE, Command, Frame, PresenceChange
+from ...ids import new_epoch
+from ...present import UserPart
 
 # Seconds that an event may take from one process to another.
 PATIENCE = 5

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from django.db import connections
 
-from ..brokers import LEASE, Broker, PresenceChange, PresenceDiff, PresenceStore
-from ..brokers.ledger import Ledger
-from ..ids import parse_id
+from ...brokers import LEASE, Broker, PresenceChange, PresenceDiff, PresenceStore
+from ...brokers.ledger import Ledger
+from ...ids import parse_id
 from .receiver import PATIENCE, RecordingReceiver
 
 T = TypeVar("T")

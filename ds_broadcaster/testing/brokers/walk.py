@@ -5,8 +5,8 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
-from ..brokers import PresenceDiff
-from ..brokers.ledger import Ledger
+from ...brokers import PresenceDiff
+from ...brokers.ledger import Ledger
 from .cluster import Cluster, Process, apart
 
 WALKS = 2

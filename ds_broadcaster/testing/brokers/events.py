@@ -3,10 +3,10 @@
 import asyncio
 import time
 
-from ..brokers import EVERYWHERE, Command, Event, Facts, Frame
-from ..compaction import CONTAINER, ELEMENT, NOTHING, REFRESH, SIGNALS
-from ..exceptions import Gap
-from ..ids import parse_id
+from ...brokers import EVERYWHERE, Command, Event, Facts, Frame
+from ...compaction import CONTAINER, ELEMENT, NOTHING, REFRESH, SIGNALS
+from ...exceptions import Gap
+from ...ids import parse_id
 from .cluster import Cluster, apart, epoch_of, on_loop, publish
 from .receiver import PATIENCE
 
