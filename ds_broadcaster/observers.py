@@ -19,6 +19,9 @@ class Observer:
     def sent(self, channel: str, payload: bytes, facts: Facts) -> None:
         """Note an event that the broker has taken."""
 
+    def refused(self, view: str, path: str, why: str) -> None:
+        """Note that a channel view refused its stream to a request for this path."""
+
     @contextmanager
     def rendering(self, name: str) -> Iterator[None]:
         """Surround the rendering of a fragment, such as "Message.render_broadcast()"."""

@@ -54,6 +54,8 @@ class MemoryBroker(Broker):
 
     # True after the first ASGI request. A shell, a cron job or a Celery worker has no clients, and never will.
     serves = False
+    # Whether it warns where the server runs more than one process.
+    warns_of_workers = True
 
     def __init__(
         self,
@@ -181,7 +183,7 @@ class MemoryBroker(Broker):
         return self._receivers
 
     def attach(self, receiver: Receiver) -> int:
-        if (workers := worker_count()) > 1:
+        if self.warns_of_workers and (workers := worker_count()) > 1:
             logger.warning(
                 "This is one of %d worker processes, and the memory broker reaches only clients of the process that "
                 "sends: the others go without. %s Or run one worker.",

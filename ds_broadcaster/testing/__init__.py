@@ -7,12 +7,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .broadcasts import Broadcasts
     from .brokers import BrokerContract
+    from .cases import BroadcastTestMixin
+    from .events import Event, Sent
+    from .kit import assert_may_listen, assert_refused, capture_broadcasts
+    from .stream import Stream
 
-__all__ = ["BrokerContract"]
+__all__ = [
+    "BroadcastTestMixin",
+    "Broadcasts",
+    "BrokerContract",
+    "Event",
+    "Sent",
+    "Stream",
+    "assert_may_listen",
+    "assert_refused",
+    "capture_broadcasts",
+]
 
 # pytest imports this package with the plugin, in every project.
-_LATE = {"BrokerContract": "brokers"}
+_LATE = {
+    "BroadcastTestMixin": "cases",
+    "Broadcasts": "broadcasts",
+    "BrokerContract": "brokers",
+    "Event": "events",
+    "Sent": "events",
+    "Stream": "stream",
+    "assert_may_listen": "kit",
+    "assert_refused": "kit",
+    "capture_broadcasts": "kit",
+}
 
 
 def __getattr__(name: str) -> Any:

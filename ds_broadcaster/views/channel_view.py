@@ -21,6 +21,7 @@ from ..broadcaster import broadcast
 from ..hub.channel import AttendanceHook
 from ..hub.grant import Audience
 from ..ids import channel_names
+from ..observers import observers
 from ..present import Present
 from ..sse import Fragment, encode_fragment
 from ..streams.replayed_requests import is_trouble
@@ -401,6 +402,8 @@ def _overrides(view: BroadcastChannelView, name: str) -> bool:
 
 
 def _log_refusal(cls: type, request: HttpRequest, why: str | None) -> None:
+    for each in observers:
+        each.refused(cls.__name__, request.path, why or "has_permission() returned None")
     if why is not None:
         # It may be a mistake in the view, for its developers to see; in production it is one visitor among many.
         level = logging.WARNING if settings.DEBUG else logging.INFO

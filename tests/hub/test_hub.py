@@ -1068,7 +1068,7 @@ def test_signals_of_those_aborted_at_a_shutdown_are_sent(kind):
             assert told == [1, 2]
     finally:
         signals.connection_closed.disconnect(note)
-        threads._sender.shutdown()
+        threads._ordered.shutdown()
 
 
 # Publishers

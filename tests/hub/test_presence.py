@@ -584,7 +584,7 @@ def threads():
     threads = Threads(Broadcaster)
     yield threads
     threads.close()
-    threads._sender.shutdown()
+    threads._ordered.shutdown()
 
 
 def test_signals_are_sent_in_order_by_one_thread_with_the_broadcaster_as_sender(listen, threads):
@@ -619,7 +619,7 @@ def test_receiver_that_fails_is_logged_and_stops_no_other(listen, threads, caplo
     listen(signals.user_joined, lambda **kwargs: told.set())
     threads.send(signals.user_joined, "a room", 1)
     assert told.wait(5)
-    threads._sender.submit(lambda: None).result(5)  # After the log entry.
+    threads._ordered.submit(lambda: None).result(5)  # After the log entry.
     (record,) = [record for record in caplog.records if record.name == "ds_broadcaster"]
     assert "'a room'" in record.getMessage()
     assert record.exc_info[0] is LookupError
@@ -627,7 +627,7 @@ def test_receiver_that_fails_is_logged_and_stops_no_other(listen, threads, caplo
 
 def test_signal_without_a_receiver_costs_no_thread(threads):
     threads.send(signals.connection_opened, "room", 1)
-    assert not threads._sender._threads
+    assert not threads._ordered._threads
 
 
 def wait_for_renders(threads):

@@ -1,0 +1,58 @@
+"""The testing kit for unittest."""
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from .broadcasts import Broadcasts, recorded
+from .kit import aopen_stream, assert_may_listen, assert_refused, open_stream, staged
+from .stage import Clock
+from .stream import Stream
+
+if TYPE_CHECKING:
+    import unittest
+
+    Base = unittest.TestCase
+else:
+    Base = object
+
+
+class BroadcastTestMixin(Base):
+    """What the fixtures give, for a TestCase:
+
+        class MessageTests(BroadcastTestMixin, TestCase):
+            def test_message_reaches_the_room(self):
+                Message.objects.create(room=self.room, text="hi")
+                self.broadcasts.assert_sent(f"room-{self.room.pk}", contains="hi")
+
+    It comes before the class of Django; a setUp() of your own calls super().setUp() first. `broadcasts` holds what was
+    sent since then, and `broadcaster_clock` moves the time of streams.
+    """
+
+    broadcasts: Broadcasts
+    broadcaster_clock: Clock
+
+    def setUp(self) -> None:
+        super().setUp()
+        self._stage = self.enterContext(staged())
+        self.broadcasts = self.enterContext(recorded())
+        self.broadcaster_clock = Clock(self._stage)
+
+    def open_stream(self, to: Any, /, *args: Any, **kwargs: Any) -> Stream:
+        """Open the stream of a view: see the fixture of this name."""
+        return open_stream(self._stage, to, *args, **kwargs)
+
+    async def aopen_stream(self, to: Any, /, *args: Any, **kwargs: Any) -> Stream:
+        """See open_stream()."""
+        return await aopen_stream(self._stage, to, *args, **kwargs)
+
+    def broadcaster_outage(self) -> AbstractContextManager[None]:
+        """Have the broker away for the time of a block."""
+        return self._stage.broker.away()
+
+    def assertMayListen(self, user: Any, to: Any, /, *args: Any, **kwargs: Any) -> None:
+        """See assert_may_listen()."""
+        assert_may_listen(user, to, *args, **kwargs)
+
+    def assertRefused(self, user: Any, to: Any, /, *args: Any, **kwargs: Any) -> None:
+        """See assert_refused()."""
+        assert_refused(user, to, *args, **kwargs)

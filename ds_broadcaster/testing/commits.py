@@ -1,0 +1,65 @@
+"""Commits in a test whose transaction never ends: on_commit() hooks run where the project's own transactions do."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+logger = logging.getLogger("ds_broadcaster")
+
+
+@contextmanager
+def commits_run() -> Iterator[None]:
+    """Run on_commit() hooks as without the test's transaction, for the time of a block.
+
+    A hook runs when the outermost of the project's own atomic() blocks ends, and at once outside of any. Those from
+    before the block never run, as in every TestCase.
+    """
+    on_commit, leave = BaseDatabaseWrapper.on_commit, transaction.Atomic.__exit__
+    begin = {connection: len(connection.run_on_commit) for connection in connections.all(initialized_only=True)}
+
+    def run(connection: BaseDatabaseWrapper) -> None:
+        if not _is_committed(connection):
+            return
+        first = begin.setdefault(connection, 0)
+        while len(connection.run_on_commit) > first:
+            entry: Any = connection.run_on_commit.pop(first)
+            _, hook, is_robust = entry
+            _call(hook, is_robust)
+
+    @wraps(on_commit)
+    def on_commit_of_test(self: BaseDatabaseWrapper, *args: Any, **kwargs: Any) -> None:
+        on_commit(self, *args, **kwargs)
+        run(self)
+
+    @wraps(leave)
+    def leave_of_test(self: transaction.Atomic, *args: Any) -> None:
+        leave(self, *args)
+        run(transaction.get_connection(self.using))
+
+    BaseDatabaseWrapper.on_commit = on_commit_of_test  # type: ignore[method-assign]
+    transaction.Atomic.__exit__ = leave_of_test  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        BaseDatabaseWrapper.on_commit = on_commit  # type: ignore[method-assign]
+        transaction.Atomic.__exit__ = leave  # type: ignore[method-assign]
+
+
+def _is_committed(connection: BaseDatabaseWrapper) -> bool:
+    """Tell whether no transaction is open but the test's own."""
+    blocks: list[Any] = connection.atomic_blocks
+    return connection.in_atomic_block and not connection.needs_rollback and all(each._from_testcase for each in blocks)
+
+
+def _call(hook: Callable[[], Any], is_robust: bool) -> None:
+    try:
+        hook()
+    except Exception:
+        if not is_robust:
+            raise
+        logger.exception("The on_commit() hook %r failed.", hook)

@@ -1,0 +1,203 @@
+"""An event loop of a test: it stands still while the test runs, and only the test moves its clock.
+
+The loop has a thread of its own, as in a server. Everything that runs in threads there, such as plain views and hooks,
+runs on the test's own thread instead, with its database connection, while the test waits for the loop.
+"""
+
+import asyncio
+import queue
+import selectors
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import Context
+from typing import Any, Generic, TypeVar
+
+from asgiref.current_thread_executor import CurrentThreadExecutor
+from asgiref.sync import SyncToAsync
+
+T = TypeVar("T")
+
+# Seconds of real time after which what runs on the test's thread, or in a thread of its own, is given up.
+PATIENCE = 30.0
+
+
+class TestThread(Executor):
+    """Runs what the loop has for threads on the thread that waits for the loop.
+
+    `wake` is called from that thread when something is done.
+    """
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self.unfinished = 0
+        self.is_closed = False
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
+        """Have the function called; after the end of the test, nothing is."""
+        future: Future[T] = Future()
+
+        def call() -> None:
+            if self.is_closed or not future.set_running_or_notify_cancel():
+                future.cancel()
+                return
+            try:
+                with as_outermost():
+                    result = function(*args, **kwargs)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        with self._lock:
+            self.unfinished += 1
+        self._calls.put(call)
+        return future
+
+    def work_until(self, done: "Future[Any]") -> None:
+        """Call what there is to call, on this thread, until a future is done."""
+        done.add_done_callback(lambda _: self._calls.put(None))
+        while (call := self._calls.get()) is not None:
+            try:
+                call()
+            finally:
+                with self._lock:
+                    self.unfinished -= 1
+                self._wake()
+
+
+@contextmanager
+def as_outermost() -> Iterator[None]:
+    """Be in a thread without an event loop, as plain code of a server is, also within an async test.
+
+    What async_to_sync() notes of the loop is gone afterwards: the test's own calls must not wait for it.
+    """
+    running = asyncio._get_running_loop()
+    noted = vars(SyncToAsync.threadlocal)
+    before = dict(noted)
+    asyncio._set_running_loop(None)
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(running)
+        noted.clear()
+        noted.update(before)
+
+
+class _Selector(selectors.DefaultSelector):
+    """Tells the loop when nothing is ready: `on_idle` gets the seconds until the next timer, None without one."""
+
+    on_idle: Callable[[float | None], list[tuple[selectors.SelectorKey, int]]]
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        return self.on_idle(timeout) if timeout is None or timeout > 0 else super().select(0)
+
+    def wait(self, timeout: float) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait for seconds of real time."""
+        return super().select(timeout)
+
+
+class StillLoop(asyncio.SelectorEventLoop):
+    """Runs in rest(), until nothing is ready; `now` is its clock, in seconds."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self._io = _Selector()
+        self._io.on_idle = self._be_idle
+        super().__init__(self._io)
+        self.test_thread = TestThread(self._wake)
+        # Seconds until the next timer, when the loop came to rest.
+        self._next_timer: float | None = None
+        self._thread = ThreadPoolExecutor(1, "ds_broadcaster-test-loop")
+        self._is_stuck = False
+        self._awaited: Running[Any] | None = None
+
+    def time(self) -> float:
+        return self.now
+
+    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> "asyncio.Future[T]":  # type: ignore[override]
+        # Plain code that waits for the loop brings an executor, and runs what is for its thread.
+        is_nested = isinstance(executor, CurrentThreadExecutor)
+        return super().run_in_executor(executor if is_nested else self.test_thread, func, *args)
+
+    def rest(self, awaited: "Running[Any] | None" = None) -> float | None:
+        """Run until nothing is left to do but to wait; return the time of the next timer, None without one.
+
+        For what is `awaited`, that is also to wait for connections that a view has to other servers.
+        """
+        self._awaited = awaited
+        self._on_own_thread(self.run_forever)
+        if self._is_stuck:
+            self._is_stuck = False
+            raise AssertionError(f"A thread that a view or a hook waits for has not ended in {PATIENCE:g} s.")
+        return None if self._next_timer is None else self.now + self._next_timer
+
+    def begin(self, coroutine: Coroutine[Any, Any, T]) -> "Running[T]":
+        """Have a coroutine run with the loop."""
+        running = Running(self, coroutine)
+        self.call_soon_threadsafe(running.begin)
+        return running
+
+    def end(self) -> None:
+        """Cancel what is left, and close."""
+        self.test_thread.is_closed = True
+
+        async def finish() -> None:
+            mine = asyncio.current_task()
+            tasks = [each for each in asyncio.all_tasks() if each is not mine]
+            for each in tasks:
+                each.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.shutdown_asyncgens()
+
+        self.begin(finish())
+        self.rest()
+        self.close()
+        self._thread.shutdown()
+
+    def _on_own_thread(self, run: Callable[[], None]) -> None:
+        done = self._thread.submit(run)
+        self.test_thread.work_until(done)
+        done.result()
+
+    def _wake(self) -> None:
+        if not self.is_closed():
+            self.call_soon_threadsafe(lambda: None)
+
+    def _be_idle(self, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        is_busy = self.test_thread.unfinished > 0  # Looked at first: what is done later has woken the loop.
+        if self._awaited is not None and not self._awaited.outcome.done():
+            is_busy = is_busy or len(self._io.get_map()) > 1  # The first is how threads wake the loop.
+        found = self._io.wait(PATIENCE if is_busy else 0)
+        if not found:
+            self._is_stuck = is_busy
+            self._next_timer = timeout
+            self.stop()
+        return found
+
+
+class Running(Generic[T]):
+    """A coroutine on the loop, in an empty context as a request of a server. Any thread may look at its `outcome`."""
+
+    def __init__(self, loop: StillLoop, coroutine: Coroutine[Any, Any, T]) -> None:
+        self.outcome: Future[T] = Future()
+        self._loop = loop
+        self._coroutine = coroutine
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Begin; called on the loop."""
+        self._task = self._loop.create_task(self._run(), context=Context())
+
+    def cancel(self) -> None:
+        """Cancel it, when the loop runs next."""
+        self._loop.call_soon_threadsafe(lambda: self._task is not None and self._task.cancel())
+
+    async def _run(self) -> None:
+        try:
+            self.outcome.set_result(await self._coroutine)
+        except BaseException as error:
+            self.outcome.set_exception(error)

@@ -1,0 +1,65 @@
+"""The fixtures of the testing kit, for pytest: there when the package is installed."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from .broadcasts import Broadcasts
+    from .stage import Clock, Stage
+
+# The kit is imported by the fixtures: pytest loads this module in every project, before Django is set up.
+
+
+@pytest.fixture
+def _broadcaster_stage(request: pytest.FixtureRequest) -> "Iterator[Stage]":
+    from .kit import staged
+
+    # The database is there before the stage, and after it.
+    for name in ("db", "transactional_db"):
+        if name in request.fixturenames:
+            request.getfixturevalue(name)
+    with staged() as stage:
+        yield stage
+
+
+@pytest.fixture
+def broadcasts(_broadcaster_stage: "Stage") -> "Iterator[Broadcasts]":
+    """What the test sends to channels: a list of Sent, with assert_sent(), assert_nothing_sent() and clear()."""
+    from .broadcasts import recorded
+
+    with recorded() as found:
+        yield found
+
+
+@pytest.fixture
+def open_stream(_broadcaster_stage: "Stage") -> Callable[..., Any]:
+    """Open a stream: open_stream("ds_broadcaster:room-channel", pk=room.pk, user=ann)."""
+    from .kit import open_stream as open_on
+
+    return partial(open_on, _broadcaster_stage)
+
+
+@pytest.fixture
+def aopen_stream(_broadcaster_stage: "Stage") -> Callable[..., Any]:
+    """Open a stream in an async test: await aopen_stream(...)."""
+    from .kit import aopen_stream as open_on
+
+    return partial(open_on, _broadcaster_stage)
+
+
+@pytest.fixture
+def broadcaster_clock(_broadcaster_stage: "Stage") -> "Clock":
+    """The clock of streams: broadcaster_clock.advance(seconds)."""
+    from .stage import Clock
+
+    return Clock(_broadcaster_stage)
+
+
+@pytest.fixture
+def broadcaster_outage(_broadcaster_stage: "Stage") -> "Callable[[], AbstractContextManager[None]]":
+    """Have the broker away: `with broadcaster_outage(): ...`."""
+    return _broadcaster_stage.broker.away
