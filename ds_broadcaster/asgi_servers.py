@@ -82,7 +82,10 @@ class ASGIServer:
 
 
 class Uvicorn(ASGIServer):
-    """Its protocols keep the transport, and the server is found through the signal handler that it installs."""
+    """Its protocols keep the transport. The server is found through the signal handler that it installs.
+
+    In another thread than the main one it installs none: there its own task leads to it.
+    """
 
     name = "uvicorn"
 
@@ -121,7 +124,13 @@ class Uvicorn(ASGIServer):
         if "uvicorn" not in sys.modules:
             return None
         server = _owner(signal.getsignal(signal.SIGTERM))
-        return server if hasattr(server, "server_state") and hasattr(server, "shutdown") else None
+        if hasattr(server, "server_state") and hasattr(server, "shutdown"):
+            return server
+        for task in asyncio.all_tasks():
+            frame = getattr(task.get_coro(), "cr_frame", None)
+            if frame is not None and isinstance(server := frame.f_locals.get("self"), sys.modules["uvicorn"].Server):
+                return server
+        return None
 
 
 class Hypercorn(ASGIServer):

@@ -65,7 +65,8 @@ def check_asgi(request: HttpRequest) -> None:
     if not hasattr(request, "scope"):
         raise ImproperlyConfigured(
             "broadcast.connect() needs an ASGI server: this request came through WSGI. "
-            "Run for example `uvicorn yourproject.asgi:application`."
+            'Put "ds_broadcaster.contrib.runserver" first in INSTALLED_APPS and run `manage.py runserver`, or run '
+            "`uvicorn yourproject.asgi:application`."
         )
 
 

@@ -1,0 +1,1 @@
+"""`manage.py runserver` that serves streams, with uvicorn. Needs the extra `uvicorn`."""

@@ -1,0 +1,101 @@
+"""Django's runserver, with uvicorn in place of its WSGI server."""
+
+import os
+import re
+from importlib.util import find_spec
+from io import StringIO
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import CommandError, CommandParser
+from django.core.management.base import OutputWrapper
+from django.utils.module_loading import import_string
+
+from ds_broadcaster.asgi import Application, get_asgi_application
+
+if apps.is_installed("django.contrib.staticfiles"):
+    from django.contrib.staticfiles.management.commands.runserver import Command as BaseCommand
+else:
+    from django.core.management.commands.runserver import Command as BaseCommand  # type: ignore[assignment]
+
+
+class Command(BaseCommand):
+    """Serves the project's ASGI application; all else is Django's."""
+
+    help = "Starts a development server that serves streams, and static files where staticfiles is installed."
+
+    _server: Any = None
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        if apps.is_installed("whitenoise.runserver_nostatic"):
+            parser.set_defaults(use_static_handler=False)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if find_spec("uvicorn") is None:
+            raise CommandError('runserver needs uvicorn: run `pip install "ds-broadcaster[uvicorn]"`.')
+        from ...server import Listener
+
+        self.server_cls = Listener  # type: ignore[assignment]
+        os.environ["WEB_CONCURRENCY"] = "1"  # Of the deployed project; this server is one process.
+        super().handle(*args, **options)
+
+    def run(self, **options: Any) -> None:
+        """Serve; the reloader ends the process in the main thread, and the server runs in another one."""
+        code: Any = 0
+        try:
+            super().run(**options)
+        except SystemExit as end:
+            code = end.code
+            raise
+        finally:
+            if self._server is not None and options["use_reloader"]:
+                self._server.end_with_process(code)
+
+    def inner_run(self, *args: Any, **options: Any) -> None:
+        if not options["use_threading"]:
+            self.stderr.write(
+                self.style.WARNING("--nothreading changes nothing here: with ASGI, each sync view has a thread.")
+            )
+        super().inner_run(*args, **options)
+
+    def get_handler(self, *args: Any, **options: Any) -> Any:
+        """Return the server, which Django hands to the listener."""
+        from ...server import DevelopmentServer
+
+        application: Any = get_application()
+        if options.get("use_static_handler") and (settings.DEBUG or options["insecure_serving"]):
+            from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+
+            application = ASGIStaticFilesHandler(application)
+        self._server = DevelopmentServer(application, is_threaded=options["use_reloader"])
+        return self._server
+
+    def on_bind(self, server_port: int) -> None:
+        """Print Django's banner, with the name of the server that runs."""
+        stdout, self.stdout = self.stdout, OutputWrapper(StringIO())
+        try:
+            super().on_bind(server_port)
+            banner = self.stdout.getvalue()
+        finally:
+            self.stdout = stdout
+        # Django 5.2 names no interface.
+        banner = re.sub("Starting (WSGI )?development", "Starting ASGI/uvicorn development", banner)
+        self.stdout.write(banner, ending="")
+
+
+def get_application() -> Application:
+    """Return the application that ASGI_APPLICATION names, or else Django's with the handoff."""
+    path = getattr(settings, "ASGI_APPLICATION", None)
+    if path is None:
+        return get_asgi_application()
+    try:
+        application: Application = import_string(path)
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            f"ASGI_APPLICATION = {path!r} could not be imported: {error}. Write the path of the application in the "
+            'project\'s asgi.py, such as "yourproject.asgi.application".'
+        ) from error
+    return application
