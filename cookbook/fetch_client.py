@@ -4,15 +4,19 @@ The Datastar project publishes its client to a CDN, not to a package registry. W
 v1.0.4, the version that the package pins, which the demo serves; and v1.0.1, the oldest that is supported, on which the
 tests run again what depends on the client. This script extracts one of them, verifies it and puts it into `client/`,
 which is never committed. Without a network it prints a message and exits normally; the demo then uses the CDN.
+
+`manage.py broadcaster_client` is what a project of your own has for this.
 """
 
 import hashlib
-import subprocess
 import sys
-import tempfile
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
+
+try:
+    from ds_broadcaster.management.pinned_client import WHEEL, Unavailable, from_wheel
+except ImportError as error:
+    sys.exit(f"Install the package first, with `pip install -e .`: {error}.")
 
 FOLDER = Path(__file__).resolve().parent / "client"
 
@@ -29,8 +33,7 @@ class Client(NamedTuple):
 # By the name of the file.
 CLIENTS = {
     "datastar.js": Client(
-        "stario-create==5.2.0",
-        "stario_create/vendor/datastar.js",
+        *WHEEL,
         "727844adfc825ee651fb93c544a2a739986f9a21820a94524b35f0cac470cf91",
     ),
     "datastar-1.0.1.js": Client(
@@ -41,27 +44,14 @@ CLIENTS = {
 }
 
 
-def download(client: Client) -> bytes:
-    """Return the client's bytes from the wheel."""
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    with tempfile.TemporaryDirectory() as folder:
-        # The wheels require newer Pythons, which does not matter for the one file we take from each.
-        options = ["--no-deps", "--only-binary=:all:", "--python-version=3.14", "--retries=1"]
-        command = [*pip, "download", *options, f"--dest={folder}", client.package]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)  # noqa: S603
-        (wheel,) = Path(folder).glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            return archive.read(client.member)
-
-
 def fetch(name: str) -> None:
     client, target = CLIENTS[name], FOLDER / name
     if target.exists() and client.is_in(target.read_bytes()):
         target.touch()
         return
     try:
-        content = download(client)
-    except (OSError, ValueError, KeyError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+        content = from_wheel(client.package, client.member)
+    except Unavailable as error:
         reason = type(error).__name__
         print(f"The Datastar client could not be fetched ({reason}); the demo will use the CDN.")
         return

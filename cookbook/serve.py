@@ -19,7 +19,6 @@ import uvicorn
 from django.conf import settings
 from django.contrib.auth import get_user_model, login
 from django.core.management import call_command
-from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import include, path
 
@@ -127,7 +126,8 @@ def configure(recipe, database):
             }
         },
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
-        **({"DS_BROADCASTER_DATASTAR_URL": "/datastar.js"} if CLIENT.exists() else {}),
+        STATICFILES_DIRS=[CLIENT.parent] if CLIENT.exists() else [],
+        DS_BROADCASTER_DATASTAR_STATIC=CLIENT.name if CLIENT.exists() else None,
     )
     django.setup()
     urlpatterns[:] = [
@@ -135,7 +135,6 @@ def configure(recipe, database):
         path("events/", include("ds_broadcaster.urls")),
         path("as/", people, name="people"),
         path("as/<str:username>/", log_in, name="log-in"),
-        path("datastar.js", client),
     ]
     call_command("check", fail_level="WARNING")
     call_command("migrate", run_syncdb=True, verbosity=0)
@@ -159,10 +158,6 @@ def people(request):
 def log_in(request, username):
     login(request, get_object_or_404(get_user_model(), username=username))
     return redirect("/")
-
-
-def client(request):
-    return HttpResponse(CLIENT.read_bytes(), content_type="text/javascript")
 
 
 if __name__ == "__main__":

@@ -66,15 +66,25 @@ def check_asgi(**kwargs: Any) -> list[CheckMessage]:
 def check_client(**kwargs: Any) -> list[CheckMessage]:
     """Warn of a client that browsers will not find, or that the project's Content-Security-Policy stops."""
     try:
-        url = get_settings().datastar_url
+        chosen = get_settings()
     except ImproperlyConfigured:
         return []
     messages: list[CheckMessage] = []
-    if not is_address(url) and not _is_static_file(url):
+    name, url = chosen.datastar_static, chosen.datastar_url
+    if name is not None and not _is_static_file(name):
+        messages.append(
+            Warning(
+                f"DS_BROADCASTER_DATASTAR_STATIC = {name!r} is no static file of the project: pages get no client.",
+                hint="Run `manage.py broadcaster_client`, which puts the pinned client there.",
+                id="ds_broadcaster.W030",
+            )
+        )
+    elif not is_address(url) and not _is_static_file(url):
         messages.append(
             Warning(
                 f"DS_BROADCASTER_DATASTAR_URL = {url!r} is the path of a static file, and there is none.",
-                hint='Put the file into a "static" folder, or write a path such as "/static/datastar.js", or a URL.',
+                hint='Write DS_BROADCASTER_DATASTAR_STATIC = "datastar.js" in its place, and run `manage.py '
+                'broadcaster_client`. Or write a path such as "/static/datastar.js", or a URL.',
                 id="ds_broadcaster.W030",
             )
         )

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 PREFIX = "DS_BROADCASTER_"
 
@@ -33,6 +34,7 @@ EXAMPLES = {
     "TOKEN_MAX_AGE": "86_400 (seconds, more than 0)",
     "INSPECTOR": "True (False switches it off)",
     "DATASTAR_URL": f'"{DATASTAR_URL}"',
+    "DATASTAR_STATIC": 'None (the client of DATASTAR_URL), or the name of a static file such as "datastar.js"',
 }
 
 
@@ -82,6 +84,16 @@ class Settings(_Strict):
     token_max_age: PositiveFloat = 86_400
     inspector: bool = True
     datastar_url: str = Field(DATASTAR_URL, min_length=1)
+    datastar_static: str | None = Field(None, min_length=1)
+
+    @field_validator("datastar_static")
+    @classmethod
+    def _is_name_of_static_file(cls, name: str | None) -> str | None:
+        if name is not None and is_address(name):
+            raise PydanticCustomError(
+                "static", "the name of a static file is as in {{% static %}}, without its address"
+            )
+        return name
 
 
 def is_address(url: str) -> bool:
@@ -132,6 +144,10 @@ def _load() -> tuple[Settings | None, list[Problem]]:
             near = difflib.get_close_matches(name, EXAMPLES, n=1)
             hint = f"Did you mean {PREFIX}{near[0]}?" if near else f"The settings are {', '.join(EXAMPLES)}."
             found.append(Problem(setting, f"{setting} is not a setting of ds_broadcaster.", hint))
+    if values.get("datastar_static") and "datastar_url" in values:
+        both = f"{PREFIX}DATASTAR_STATIC", f"{PREFIX}DATASTAR_URL"
+        hint = f"Keep {both[0]} for a static file of the project, or {both[1]} for a client of another place."
+        return None, [*found, Problem(both[0], f"{both[0]} and {both[1]} are both set: choose one.", hint)]
     try:
         return Settings.model_validate(values), found
     except ValidationError as error:

@@ -1,17 +1,13 @@
 """The system checks of settings, asgi.py and workers."""
 
-import re
 import sys
 
 import pytest
 from django.core.checks import ERROR, INFO, WARNING, run_checks
-from django.core.management import CommandError, call_command
 from django.test import override_settings
 
 from ds_broadcaster.brokers.memory import MemoryBroker
 from ds_broadcaster.checks import check_client
-from ds_broadcaster.views.connect_element import client_script
-from tests.harness.requirements import require_client_bundle
 
 
 class OtherBroker(MemoryBroker):
@@ -194,6 +190,17 @@ def test_client_that_is_a_static_file_is_found(tmp_path, where):
     assert client_messages(DS_BROADCASTER_DATASTAR_URL="js/datastar.js", **{where: found}) == []
 
 
+def test_static_client_that_is_missing_is_a_warning_that_names_the_command(tmp_path):
+    given = {"DS_BROADCASTER_DATASTAR_STATIC": "js/datastar.js", "STATICFILES_DIRS": [tmp_path]}
+    (message,) = client_messages(**given)
+    assert (message.id, message.level) == ("ds_broadcaster.W030", WARNING)
+    assert message.msg.startswith("DS_BROADCASTER_DATASTAR_STATIC = 'js/datastar.js' is no static file")
+    assert "manage.py broadcaster_client" in message.hint
+    (tmp_path / "js").mkdir()
+    (tmp_path / "js" / "datastar.js").touch()
+    assert client_messages(**given) == []
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -246,25 +253,3 @@ def test_nonce_in_the_policy_and_in_a_template_is_fine(settings, tmp_path, text)
 
 def test_client_is_not_checked_where_the_settings_are_wrong():
     assert client_messages(DS_BROADCASTER_DATASTAR_URL=7) == []
-
-
-def test_bundle_passes_a_storage_with_hashes_without_its_last_line(tmp_path):
-    """As the documentation says: the comment names a source map that is not there."""
-    source, text = tmp_path / "source", require_client_bundle().read_text()
-    source.mkdir()
-    storage = "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"
-    given = {
-        "STORAGES": {"staticfiles": {"BACKEND": storage}},
-        "STATICFILES_DIRS": [source],
-        "STATICFILES_FINDERS": ["django.contrib.staticfiles.finders.FileSystemFinder"],
-        "STATIC_ROOT": tmp_path / "root",
-        "DS_BROADCASTER_DATASTAR_URL": "datastar.js",
-    }
-    with override_settings(**given):
-        (source / "datastar.js").write_text(text)
-        with pytest.raises((ValueError, CommandError), match=r"datastar\.js\.map"):
-            call_command("collectstatic", interactive=False, verbosity=0)
-        lines = text.splitlines(keepends=True)
-        (source / "datastar.js").write_text("".join(each for each in lines if "sourceMappingURL" not in each))
-        call_command("collectstatic", interactive=False, verbosity=0)
-        assert re.search(r'src="/static/datastar\.[0-9a-f]{12}\.js"', client_script(""))

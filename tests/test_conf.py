@@ -27,6 +27,7 @@ DEFAULTS = {
     "TOKEN_MAX_AGE": 86_400,
     "INSPECTOR": True,
     "DATASTAR_URL": "https://cdn.jsdelivr.net/gh/starfederation/datastar@v1.0.4/bundles/datastar.js",
+    "DATASTAR_STATIC": None,
 }
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -67,6 +68,7 @@ def test_every_setting_has_an_example_that_is_right():
         ("TOKEN_MAX_AGE", 60),
         ("INSPECTOR", False),
         ("DATASTAR_URL", "/static/datastar.js"),
+        ("DATASTAR_STATIC", "js/datastar.js"),
         ("BROKER", {"BACKEND": "somewhere.Broker", "LOCATION": ["redis://a", "redis://b"], "OPTIONS": {"a": 1}}),
         ("HISTORY", {"max_events": 1, "max_age": 0.5, "max_bytes": 1, "max_total_bytes": 1}),
     ],
@@ -107,6 +109,7 @@ MISTAKES = [
         for value in (0, -1, 1.5, "1", True, [50])
     ),
     *(("DATASTAR_URL", value) for value in ("", None, 3, b"x")),
+    *(("DATASTAR_STATIC", value) for value in ("", 3, True, "/static/datastar.js", "https://cdn.example/datastar.js")),
     *(("BROKER", value) for value in ("ds_broadcaster.brokers.memory.MemoryBroker", None, ["x"], 3)),
     *(("HISTORY", value) for value in (100, None, "100", [100])),
 ]
@@ -146,6 +149,20 @@ def test_mistake_inside_a_setting_is_one_message_that_says_where(name, value, pl
         assert setting == f"DS_BROADCASTER_{name}"
         assert message.startswith(f"DS_BROADCASTER_{name}{place}is wrong: ")
         assert EXAMPLES[name] in hint
+
+
+@pytest.mark.parametrize("url", ["/static/datastar.js", DEFAULTS["DATASTAR_URL"]])
+def test_two_clients_are_one_too_many(url):
+    with given("DATASTAR_STATIC", "datastar.js"), given("DATASTAR_URL", url):
+        (problem,) = problems()
+        assert problem.is_error
+        assert problem.message == (
+            "DS_BROADCASTER_DATASTAR_STATIC and DS_BROADCASTER_DATASTAR_URL are both set: choose one."
+        )
+        with pytest.raises(ImproperlyConfigured, match="choose one"):
+            get_settings()
+    with given("DATASTAR_STATIC", None), given("DATASTAR_URL", url):
+        assert problems() == []
 
 
 def test_several_mistakes_are_several_messages():

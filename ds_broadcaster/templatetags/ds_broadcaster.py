@@ -99,7 +99,11 @@ def broadcast_tab() -> SafeString:
 
 @register.simple_tag(takes_context=True)
 def datastar_script(context: Context, /) -> SafeString:
-    """Render the script element of the Datastar client, from DS_BROADCASTER_DATASTAR_URL."""
+    """Render the script element of the Datastar client.
+
+    It loads the static file of DS_BROADCASTER_DATASTAR_STATIC, or else DS_BROADCASTER_DATASTAR_URL. The pinned client
+    of the CDN has its hash: browsers refuse a file that was changed on the way.
+    """
     return client_script(nonce_of(_request(context), context.get("csp_nonce")))
 
 

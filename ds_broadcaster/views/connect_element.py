@@ -189,14 +189,17 @@ def page_cursor(request: Any) -> str | None:
 def client_script(nonce: str) -> SafeString:
     """Return the script element of the Datastar client.
 
-    A path without a slash in front is that of a static file, as in the Media of a form.
+    The client is that of DS_BROADCASTER_DATASTAR_STATIC, under the name that the project's storage gives the file, or
+    else that of DS_BROADCASTER_DATASTAR_URL. Raises what the storage raises for a file that it does not have.
     """
-    url = get_settings().datastar_url
+    chosen = get_settings()
+    url = chosen.datastar_static or chosen.datastar_url
     attributes = format_html(' nonce="{}"', nonce) if nonce else SafeString()
     if url == DATASTAR_URL:
         # What another URL brings is the project's to know.
         attributes += format_html(' integrity="{}" crossorigin="anonymous"', DATASTAR_INTEGRITY)
     if not is_address(url):
+        # A URL without a slash in front is that of a static file too, as in the Media of a form.
         url = static(url)
     return format_html('<script type="module" src="{}"{}></script>', url, attributes)
 

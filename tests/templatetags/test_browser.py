@@ -6,8 +6,11 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
+from ds_broadcaster.conf import DATASTAR_URL
+from ds_broadcaster.views.connect_element import client_script
 from tests.harness import MODES, Relay, each_client, each_client_and, expect
 from tests.harness.loop import loop_thread
+from tests.harness.requirements import require_client_bundle
 from tests.live import live_server, until
 from tests.settings import MIDDLEWARE
 
@@ -72,6 +75,31 @@ def becomes(tab, state, selector=ELEMENT, **options):
 def is_alone(server, channel):
     """Tell whether one stream, and no more, is open."""
     return len(server.call("get_users", channel)) == 1
+
+
+# The client of the CDN
+
+
+def test_browser_runs_the_pinned_client_and_no_file_that_was_changed_on_the_way(chromium):
+    tab, bundle = chromium.tab(), require_client_bundle().read_text()
+    # What the CDN answers to a request with crossorigin.
+    answer = {"headers": {"Access-Control-Allow-Origin": "*"}, "content_type": "text/javascript"}
+    files = [bundle, bundle + " "]
+
+    async def page(route):
+        html = f"<!doctype html>{client_script('')}<p id=it data-text=\"'runs'\">waits</p>"
+        await route.fulfill(body=html, content_type="text/html")
+
+    async def cdn(route):
+        await route.fulfill(body=files.pop(0), **answer)
+
+    tab.route("http://site.example/**", page)
+    tab.route(DATASTAR_URL, cdn)
+    tab.goto("http://site.example/")
+    expect(tab.locator("#it")).to_have_text("runs")
+    tab.goto("http://site.example/")
+    until(lambda: any("integrity" in each for each in tab.errors))
+    assert tab.texts("#it") == ["waits"]
 
 
 # The stream, and the tab's id

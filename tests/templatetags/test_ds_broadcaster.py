@@ -471,9 +471,11 @@ def test_path_without_a_slash_in_front_is_that_of_a_static_file(settings, url, s
     assert only(render("{% datastar_script %}"), "script")["src"] == src
 
 
-def test_static_file_has_the_name_that_its_storage_gives_it(settings):
+@pytest.mark.parametrize("setting", ["STATIC", "URL"])
+def test_static_file_has_the_name_that_its_storage_gives_it(settings, setting):
+    setattr(settings, f"DS_BROADCASTER_DATASTAR_{setting}", "js/datastar.js")
+    assert only(render("{% datastar_script %}"), "script") == {"type": "module", "src": "/static/js/datastar.js"}
     settings.STORAGES = {**settings.STORAGES, "staticfiles": {"BACKEND": f"{__name__}.Hashing"}}
-    settings.DS_BROADCASTER_DATASTAR_URL = "js/datastar.js"
     assert only(render("{% datastar_script %}"), "script")["src"] == "/static/js/datastar.js.0123"
 
 

@@ -86,4 +86,4 @@ STATIC_URL = "/static/"
 CLIENT_DIR = BASE_DIR.parent / "client"
 if (CLIENT_DIR / "datastar.js").exists():
     STATICFILES_DIRS = [CLIENT_DIR]
-    DS_BROADCASTER_DATASTAR_URL = STATIC_URL + "datastar.js"
+    DS_BROADCASTER_DATASTAR_STATIC = "datastar.js"
