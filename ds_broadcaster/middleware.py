@@ -9,7 +9,7 @@ from django.utils.decorators import sync_and_async_middleware
 
 from .broadcaster import broadcast
 from .streams.requests import CURSOR_ATTRIBUTE, ELEMENT_PARAMETER
-from .streams.responses import refusal
+from .streams.responses import redirect_reason, refusal
 from .streams.tabs import serving
 from .views.channel_view import BroadcastChannelView
 from .views.connect_element import REFRESH_HEADER
@@ -68,7 +68,7 @@ def _for_client(request: HttpRequest, response: HttpResponseBase) -> HttpRespons
     is_redirect = 300 <= response.status_code < 400 and "Datastar-Request" in request.headers
     # An element of ours asks for streams alone, whatever kind of view is at its URL.
     if is_redirect and (is_ours or ELEMENT_PARAMETER in request.GET):
-        return refusal(request)
+        return refusal(request, why=redirect_reason(response.headers.get("Location", "")))
     if is_ours:
         # Django's own page, of what the view raised.
         response.headers.setdefault("Cache-Control", "no-store")

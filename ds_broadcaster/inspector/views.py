@@ -81,7 +81,7 @@ class Inspector:
         """Keep the page live. A user who gets or loses the buttons gets another stream, by a re-check."""
         _check_is_on()
         if not _is_staff(request):
-            return refusal(request)
+            return refusal(request, why="the inspector is for staff")
         channel, overview = (CHANNEL, self.overview) if _may(request, DISCONNECT) else (READ_ONLY, self.read_only)
         check_asgi(request)
         return self.broadcast.opener.open((channel,), request, StreamOptions(presence_callback=overview))

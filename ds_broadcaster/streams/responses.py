@@ -7,12 +7,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from contextvars import copy_context
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import quote
 
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 
 from ..asgi_servers import find_transport
 from ..exceptions import BrokerUnavailable, Gap
@@ -140,6 +142,12 @@ FULL_FOR = "10"
 # Statuses that mean "not you" or "not here".
 REFUSALS = {401, 403, 404, 410}
 
+# With DEBUG, why a stream was refused, percent-encoded: an element of ours tells the browser's console.
+REASON_HEADER = "Broadcast-Refused"
+MAX_REASON_LENGTH = 1000
+
+R = TypeVar("R", bound=HttpResponseBase)
+
 _ELEMENT = re.compile(rb"(?:^|&)%b=" % ELEMENT_PARAMETER.encode())
 
 
@@ -151,9 +159,25 @@ def refusal_status(returns: bool, status: int = 403) -> int:
     return 204 if returns else status
 
 
-def refusal(request: HttpRequest, status: int = 403) -> HttpResponse:
-    """Return the answer to a client that may not have its stream."""
-    return HttpResponse(status=refusal_status(is_returning(request), status), headers=NO_STORE)
+def refusal(request: HttpRequest, status: int = 403, *, why: str) -> HttpResponse:
+    """Return the answer to a client that may not have its stream; `why` is for its developer alone."""
+    return with_reason(HttpResponse(status=refusal_status(is_returning(request), status), headers=NO_STORE), why)
+
+
+def with_reason(response: R, why: str) -> R:
+    """Return the response, with DEBUG with the reason for which it refuses a stream."""
+    if settings.DEBUG:
+        response.headers[REASON_HEADER] = _reason(why)
+    return response
+
+
+def redirect_reason(location: str) -> str:
+    """Return why a redirect became a refusal."""
+    return f"the answer was a redirect to {location}, which would replace the whole page: is a login needed?"
+
+
+def _reason(why: str) -> str:
+    return quote(why[:MAX_REASON_LENGTH], safe=" ", errors="replace")
 
 
 def without_redirect(scope: Message, start: Message) -> Message:
@@ -168,19 +192,23 @@ def without_redirect(scope: Message, start: Message) -> Message:
         return start
     replaced = (b"location", b"content-length", b"cache-control")
     kept = [each for each in start["headers"] if each[0].lower() not in replaced]
-    status = refusal_status(b"last-event-id" in headers)
-    return {**start, "status": status, "headers": [*kept, (b"cache-control", b"no-store")]}
+    kept.append((b"cache-control", b"no-store"))
+    if settings.DEBUG:
+        location = next((value for name, value in start["headers"] if name.lower() == b"location"), b"")
+        kept.append((REASON_HEADER.lower().encode(), _reason(redirect_reason(location.decode("latin-1"))).encode()))
+    return {**start, "status": refusal_status(b"last-event-id" in headers), "headers": kept}
 
 
 def broker_is_away(channels: tuple[str, ...], error: BrokerUnavailable) -> HttpResponse:
     """Return the answer of a server that cannot open streams for a while."""
     logger.warning("A stream of %s could not be granted: %s", listed(channels), error)
-    return not_now()
+    return not_now(f"the broker is away: {error}")
 
 
-def not_now() -> HttpResponse:
+def not_now(why: str) -> HttpResponse:
     """Return the answer of a server in trouble, which may be over when the client asks again."""
-    return HttpResponse("Streams cannot be opened now.", status=503, headers={"Retry-After": "1", **NO_STORE})
+    headers = {"Retry-After": "1", **NO_STORE}
+    return with_reason(HttpResponse("Streams cannot be opened now.", status=503, headers=headers), why)
 
 
 def no_room(request: HttpRequest, user_id: Any, hubs: Hubs) -> HttpResponse | None:
@@ -196,9 +224,10 @@ def no_room(request: HttpRequest, user_id: Any, hubs: Hubs) -> HttpResponse | No
             request.path,
             REQUEST_BYTES,
         )
-        return HttpResponse("The request is too large for a stream.", status=431, headers=NO_STORE)
+        text = "The request is too large for a stream."
+        return with_reason(HttpResponse(text, status=431, headers=NO_STORE), text)
     limit = hubs.refuse(user_id, tab_of(request), element_of(request))
     if limit is None:
         return None
     text, status = FULL[limit]
-    return HttpResponse(text, status=status, headers={"Retry-After": FULL_FOR, **NO_STORE})
+    return with_reason(HttpResponse(text, status=status, headers={"Retry-After": FULL_FOR, **NO_STORE}), text)

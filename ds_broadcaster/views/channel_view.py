@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import wraps
 from inspect import isasyncgen, isawaitable, iscoroutine, isgenerator
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from asgiref.sync import async_to_sync
 from django.conf import settings
@@ -33,7 +34,15 @@ from ..streams.requests import (
     is_recheck,
     login_is_required,
 )
-from ..streams.responses import NO_STORE, REFUSALS, BroadcastResponse, not_now, refusal
+from ..streams.responses import (
+    NO_STORE,
+    REFUSALS,
+    BroadcastResponse,
+    not_now,
+    redirect_reason,
+    refusal,
+    with_reason,
+)
 from .client_signals import BadSignals, signals_of
 from .routes import ChannelViewType
 
@@ -44,16 +53,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ds_broadcaster")
 
+# The views whose mistake in has_permission() is in the log.
+_mistaken: WeakSet[type] = WeakSet()
+
 
 class NotPermitted(PermissionDenied):
     """What has_permission() refused.
 
-    `why` is for the log alone: a project's 403.html may show an error's text. None where the log has it already.
+    `why` is for the developer alone: a project's 403.html may show an error's text. `is_logged` where the log has it.
     """
 
-    def __init__(self, why: str | None) -> None:
+    def __init__(self, why: str, *, is_logged: bool = False) -> None:
         super().__init__()
         self.why = why
+        self.is_logged = is_logged
 
 
 class _NoRequest:
@@ -207,18 +220,22 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
                 if isawaitable(response):
                     response = async_to_sync(_awaited)(response)
             except BadSignals as error:
-                return HttpResponse(str(error), status=400, content_type="text/plain; charset=utf-8", headers=NO_STORE)
+                content_type = "text/plain; charset=utf-8"
+                bad = HttpResponse(str(error), status=400, content_type=content_type, headers=NO_STORE)
+                return with_reason(bad, str(error))
             except (PermissionDenied, Http404) as error:
-                _log_refusal(cls, request, error.why if isinstance(error, NotPermitted) else repr(error))
+                why = error.why if isinstance(error, NotPermitted) else repr(error)
+                if not (isinstance(error, NotPermitted) and error.is_logged):
+                    _log_refusal(cls, request, why)
                 if not is_from_datastar(request):
                     raise
-                return refusal(request, 404 if isinstance(error, Http404) else 403)
+                return refusal(request, 404 if isinstance(error, Http404) else 403, why=f"{cls.__name__}: {why}")
             except Exception as error:
                 # A re-check learns the error itself.
                 if not is_trouble(error) or not is_from_datastar(request) or is_recheck(request):
                     raise
                 logger.exception("%s could not answer at %r: the client will ask again.", cls.__name__, request.path)
-                return not_now()
+                return not_now(f"{cls.__name__} could not answer: {error!r}")
             answer: HttpResponseBase = response
             if isinstance(answer, BroadcastResponse) and cls not in answer.permitted_by:
                 raise ImproperlyConfigured(
@@ -226,8 +243,12 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
                     "return super().dispatch(request, *args, **kwargs) in its dispatch(), and open the stream in get()."
                 )
             if is_from_datastar(request) and (300 <= answer.status_code < 400 or answer.status_code in REFUSALS):
-                _log_refusal(cls, request, f"the view answered with {answer.status_code}")
-                return refusal(request, answer.status_code if answer.status_code in REFUSALS else 403)
+                why = f"the view answered with {answer.status_code}"
+                if "Location" in answer.headers:
+                    why += f": {redirect_reason(answer.headers['Location'])}"
+                _log_refusal(cls, request, why)
+                status = answer.status_code if answer.status_code in REFUSALS else 403
+                return refusal(request, status, why=f"{cls.__name__}: {why}")
             answer.headers.setdefault("Cache-Control", "no-store")
             return answer
 
@@ -280,9 +301,9 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
             raise NotPermitted(f"has_permission() returned False for {user}")
         name = f"{type(self).__name__}.has_permission()"
         if allowed is None:
-            told = "%s returned None for %r, which refuses every user: write `return` before its result."
-            logger.warning(told, name, self.request.path)
-            raise NotPermitted(None)
+            told = "returned None, which refuses every user: write `return` before its result"
+            self._log_mistake(f"{name} {told}.")
+            raise NotPermitted(f"has_permission() {told}", is_logged=True)
         if isawaitable(allowed) or isgenerator(allowed) or isasyncgen(allowed) or callable(allowed):
             if iscoroutine(allowed):
                 allowed.close()
@@ -292,7 +313,15 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
         else:
             hint = "write for example bool(...), or the exists() of a query."
         # Most of these are true, whatever they mean.
-        raise ImproperlyConfigured(f"{name} must return True or False, not {allowed!r}: {hint}")
+        mistake = f"{name} must return True or False, not {allowed!r}: {hint}"
+        self._log_mistake(mistake)
+        raise ImproperlyConfigured(mistake)
+
+    def _log_mistake(self, message: str) -> None:
+        """Log a mistake of the class, once: each request makes it again."""
+        if type(self) not in _mistaken:
+            _mistaken.add(type(self))
+            logger.error("%s Asked for %r; this is logged once.", message, self.request.path)
 
     def _channel_names(self) -> tuple[str, ...]:
         returned: Any = self.channel_name()
@@ -401,13 +430,12 @@ def _overrides(view: BroadcastChannelView, name: str) -> bool:
     return getattr(type(view), name) is not getattr(BroadcastChannelView, name)
 
 
-def _log_refusal(cls: type, request: HttpRequest, why: str | None) -> None:
+def _log_refusal(cls: type, request: HttpRequest, why: str) -> None:
     for each in observers:
-        each.refused(cls.__name__, request.path, why or "has_permission() returned None")
-    if why is not None:
-        # It may be a mistake in the view, for its developers to see; in production it is one visitor among many.
-        level = logging.WARNING if settings.DEBUG else logging.INFO
-        logger.log(level, "%s refused the stream at %r: %s", cls.__name__, request.path, why)
+        each.refused(cls.__name__, request.path, why)
+    # It may be a mistake in the view, for its developers to see; in production it is one visitor among many.
+    level = logging.WARNING if settings.DEBUG else logging.INFO
+    logger.log(level, "%s refused the stream at %r: %s", cls.__name__, request.path, why)
 
 
 async def _awaited(response: Any) -> Any:

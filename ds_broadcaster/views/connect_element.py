@@ -71,6 +71,26 @@ _SLOW_FETCH = (
     "window.fetch=(...args)=>el.pause?new Promise(go=>setTimeout(go,el.pause)).then(()=>f(...args)):f(...args);"
 )
 
+# With DEBUG, the console says why a stream was refused: the server tells in a header, or on Django's page of an error.
+# The client's own event has the status alone, and nothing of a 204. Told once, as long as it is the same.
+_TELL = (
+    "fetch.tells||((f,last)=>{"
+    "window.fetch=async(...args)=>{"
+    "const r=await f(...args),url=r.url;"
+    "if(r.status!=200&&url.includes('element=broadcast-'))"
+    "(async()=>{"
+    "let why=decodeURIComponent(r.headers.get('Broadcast-Refused')||'');"
+    "if(!why){"
+    "const page=new DOMParser().parseFromString(await r.clone().text(),'text/html');"
+    "why=(page.querySelector('title')?.textContent||'')+' '+(page.querySelector('.exception_value')?.textContent||'')"
+    "+' (the log of the server may say more)'}"
+    r"const told='No stream from '+new URL(url).pathname+' (status '+r.status+'): '+why.replaceAll(/\s+/g,' ').trim();"
+    "if(told!=last)console.warn(last=told)"
+    "})().catch(()=>{});"
+    "return r};"
+    "window.fetch.tells=true})(fetch);"
+)
+
 # A page tells once that it closes, however many elements it has. A page that comes back opens its streams again.
 _ON_PAGEHIDE = (
     " data-on:pagehide__window=\"document.querySelector('[data-broadcast]')==el"
@@ -141,8 +161,9 @@ def connect_element(url: str, identity: str, cursor: str | None, *, refresh: str
     closed = closed_url()
     on_pagehide = format_html(_ON_PAGEHIDE, _string(closed), TAB, TAB) if closed is not None else ""
     refreshing = "" if refresh is None else _refresh_element(refresh)
+    begin = _DEBUG_BEGIN_HTML if settings.DEBUG else _BEGIN_HTML
     return format_html(
-        _ELEMENT, element_id, _ON_FETCH_HTML, on_pagehide, _BEGIN_HTML, _string(url), _OPTIONS_HTML, refreshing
+        _ELEMENT, element_id, _ON_FETCH_HTML, on_pagehide, begin, _string(url), _OPTIONS_HTML, refreshing
     )
 
 
@@ -231,4 +252,5 @@ def _attribute(expression: str) -> SafeString:
 
 _ON_FETCH_HTML = _attribute(_ON_FETCH)
 _BEGIN_HTML = _attribute(_BEGIN + _SLOW_FETCH)
+_DEBUG_BEGIN_HTML = _attribute(_BEGIN + _TELL + _SLOW_FETCH)
 _OPTIONS_HTML = _attribute(_OPTIONS)

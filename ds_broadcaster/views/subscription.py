@@ -47,7 +47,7 @@ class Subscription(BroadcastChannelView):
         except BadToken as error:
             # Without the path, which holds the token.
             logger.warning("Refused a subscription: %s.", error)
-            raise NotPermitted(None) from error
+            raise NotPermitted(str(error), is_logged=True) from error
         return True
 
     def channel_name(self) -> list[str]:

@@ -59,6 +59,15 @@ class MembersRoom(TagRoom):
         return self.request.user.is_authenticated
 
 
+class EagerRoom(TagRoom):
+    """A mistake that the system checks report."""
+
+    url_path = "eager-rooms/<str:channel>/"
+
+    async def has_permission(self):
+        return True
+
+
 @login_not_required
 def own_stream(request, channel):
     """A user's own view, which is no class."""

@@ -1,10 +1,14 @@
 """Refusals for which the project's own code does nothing."""
 
 import asyncio
+from urllib.parse import unquote
 
 import pytest
+from django.http import HttpResponse
 
 from ds_broadcaster.asgi import HandoffApplication
+from ds_broadcaster.middleware import BroadcasterMiddleware
+from ds_broadcaster.streams.responses import without_redirect
 from tests.live import begun, live_server, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -112,6 +116,22 @@ def test_other_answers_to_our_element_are_untouched(site, headers):
     answer = site.get("/held/?element=broadcast-1", headers=headers)
     assert answer.status == 200
     assert set(answer.json()) == {"requests", "views"}
+
+
+@pytest.mark.parametrize("is_debug", [False, True])
+def test_replaced_redirect_has_its_reason_with_debug_alone(settings, rf, is_debug):
+    settings.DEBUG = is_debug
+    answer = HttpResponse(status=302, headers={"Location": "/login/?next=/a\u00e4/"})
+    scope = {"headers": [(b"datastar-request", b"true")], "query_string": b"element=x"}
+    start = {"status": 302, "headers": [(b"Location", answer["Location"].encode("latin-1"))]}
+    by_handoff = dict(without_redirect(scope, start)["headers"]).get(b"broadcast-refused", b"").decode()
+    request = rf.get("/?element=x", headers=DATASTAR)
+    request.resolver_match = None
+    by_middleware = BroadcasterMiddleware(lambda request: answer)(request).headers.get("Broadcast-Refused", "")
+    told = "the answer was a redirect to /login/?next=/a\u00e4/, which would replace the whole page: is a login needed?"
+    for found in (by_handoff, by_middleware):
+        assert found.isascii()
+        assert unquote(found) == (told if is_debug else "")
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,12 @@ def server(django_db_setup):
         yield server
 
 
+@pytest.fixture(scope="module")
+def debugged(django_db_setup):
+    with live_server("handoff", settings=SETTINGS | {"DEBUG": True}) as server:
+        yield server
+
+
 @pytest.fixture
 def own_server(start_server):
     """A server that the test ends."""
@@ -459,6 +465,34 @@ def test_page_whose_element_is_taken_away_is_watched_no_more(beating, relay, wat
 
 
 # What happens in a page's future is made to happen now: the page's clock is set forward by a minute.
+
+
+@each_client
+def test_console_says_why_a_stream_is_refused(debugged, open_page, chromium, channel):
+    source = (
+        '{% broadcast_connect "members-room" channel=channel %}{% broadcast_connect "eager-room" channel=channel %}'
+        '{% broadcast_connect "answer" channel 404 %}'
+    )
+    tab = open_page(debugged, source, channel, tab=chromium.tab())
+    until(lambda: len(reasons(tab)) == 3)
+    told = reasons(tab)
+    place = f"No stream from /events/{{}}-rooms/{channel}/ (status {{}}): "
+    assert told[0] == f"No stream from /answer/{channel}/404/ (status 404): (the log of the server may say more)"
+    assert told[1].startswith(place.format("eager", 500) + "ImproperlyConfigured at /events/eager-rooms/")
+    assert "EagerRoom.has_permission() must return True or False, not <coroutine object" in told[1]
+    why = "MembersRoom: has_permission() returned False for an anonymous user"
+    assert told[2] == place.format("members", 403) + why
+    tab = open_page(debugged, '{% broadcast_connect "members-room" channel=channel %}', channel)
+    becomes(tab, "live")
+    assert reasons(tab) == []
+    debugged.get("/switch-off/ann/")
+    becomes(tab, "closed")
+    assert reasons(tab) == [place.format("members", 204) + why]
+
+
+def reasons(tab):
+    told = [each.removeprefix("warning: ") for each in tab.messages]
+    return sorted(each for each in told if each.startswith("No stream"))
 
 
 @each_client_and("status", [403, 401, 404, 410, 400])

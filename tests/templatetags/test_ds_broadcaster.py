@@ -124,6 +124,12 @@ def test_element_is_short():
     assert len(render(CONNECT, channel="a")) < 2000
 
 
+def test_element_tells_the_console_of_refusals_with_debug_alone(settings):
+    assert "console" not in render(CONNECT, channel="a")
+    settings.DEBUG = True
+    assert "console.warn" in only(render(CONNECT, channel="a"))["data-init"]
+
+
 def test_element_carries_the_cursor_of_now_and_its_own_id():
     html = render(CONNECT, channel="a")
     assert query_of(html) == {"cursor": broadcast.cursor(), "element": only(html)["id"]}

@@ -346,12 +346,28 @@ def said(caplog):
 @pytest.mark.parametrize("headers", [{}, DATASTAR, RETURNING])
 def test_permission_without_a_return_is_a_refusal_that_the_log_explains(site, served, headers, caplog):
     served("ForgetfulChannel", url_path="forgetful/", has_permission=lambda self: None)
-    assert site.ask("forgetful/", user="ann", **headers).status == (204 if headers is RETURNING else 403)
+    for _ in range(2):
+        assert site.ask("forgetful/", user="ann", **headers).status == (204 if headers is RETURNING else 403)
     told = (
-        "ForgetfulChannel.has_permission() returned None for '/events/forgetful/', which refuses every user: "
-        "write `return` before its result."
+        "ForgetfulChannel.has_permission() returned None, which refuses every user: write `return` before its result. "
+        "Asked for '/events/forgetful/'; this is logged once."
     )
-    assert said(caplog) == [("WARNING", told)]
+    assert said(caplog) == [("ERROR", told)]
+
+
+def test_permission_that_is_async_is_named_in_the_log_once(rf, caplog):
+    async def has_permission(self):
+        return True
+
+    view = define("EagerView", has_permission=has_permission).as_view()
+    for _ in range(2):
+        with pytest.raises(ImproperlyConfigured):
+            view(rf.get("/rooms/"))
+    ((level, text),) = said(caplog)
+    assert level == "ERROR"
+    assert text.startswith("EagerView.has_permission() must return True or False, not <coroutine object")
+    assert "write `def`, not `async def`" in text
+    assert text.endswith("Asked for '/rooms/'; this is logged once.")
 
 
 REASONS = {
@@ -375,6 +391,28 @@ def test_refused_stream_is_explained_in_the_log(site, served, path, headers, cap
     assert re.match(rf"\w+Channel refused the stream at '/events/{path[:4]}", text)
     assert REASONS[path] in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("headers", [DATASTAR, RETURNING])
+@pytest.mark.parametrize("path", REASONS)
+def test_refused_stream_is_explained_to_the_browser_with_debug_alone(site, served, settings, path, headers):
+    served("CarefulChannel", url_path="careful/", has_permission=lambda self: self.request.user.boss)
+    assert "broadcast-refused" not in site.ask(unquote(path), **headers).headers
+    settings.DEBUG = True
+    why = unquote(site.ask(unquote(path), **headers).headers["broadcast-refused"])
+    assert re.match(rf"\w+Channel: {re.escape(REASONS[path])}", why)
+    if path == "with-login/":
+        assert "a redirect to /login/nobody/?next=/events/with-login/" in why
+    assert "broadcast-refused" not in site.ask("open/room/", user="ann", **headers).headers
+
+
+def test_reason_of_a_forgotten_return_and_of_bad_signals(site, served, settings):
+    settings.DEBUG = True
+    served("ForgottenChannel", url_path="forgotten/", has_permission=lambda self: None)
+    why = unquote(site.ask("forgotten/", **DATASTAR).headers["broadcast-refused"])
+    assert why.startswith("ForgottenChannel: has_permission() returned None")
+    found = site.ask("search/", user="ann", query={"datastar": "{"}, **DATASTAR)
+    assert (found.status, unquote(found.headers["broadcast-refused"])) == (400, found.body.decode())
 
 
 def test_user_who_is_refused_is_named_in_the_log(site, served, caplog):
