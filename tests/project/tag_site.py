@@ -60,9 +60,7 @@ class MembersRoom(TagRoom):
 
 
 class EagerRoom(TagRoom):
-    """A mistake that the system checks report."""
-
-    url_path = "eager-rooms/<str:channel>/"
+    """A mistake that the system checks report, of views with a path of their own: this one has none."""
 
     async def has_permission(self):
         return True
@@ -164,6 +162,7 @@ def switch_off(request, username):
 urlpatterns = [
     path("tell/<str:channel>/<how>/", tell_others),
     path("switch-off/<username>/", switch_off),
+    path("events/eager-rooms/<str:channel>/", EagerRoom.as_view(), name="eager-room"),
     path("own/<str:channel>/", own_stream, name="own-stream"),
     path("own/<str:first>/<str:second>/", own_stream, name="pair"),
     path("any/<path:path>", own_stream, name="any-path"),
