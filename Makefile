@@ -8,6 +8,7 @@
 # PORT         where the demo and the recipes serve
 # NAME         the recipe that `make recipe` serves, as in NAME=notifications
 # PYTEST_ARGS  added to pytest's command line, as in PYTEST_ARGS='-k presence'
+# INSTALLER    the command that installs packages into the environment (default: its pip)
 # PARALLEL     how the tests are spread over processes (PARALLEL= for one process)
 
 PYTHONS ?= 3.14 3.13 3.12 3.11
@@ -17,6 +18,7 @@ export PORT
 slug = $(shell printf '%s' '$(1)' | sed 's/[^A-Za-z0-9.]//g; s/\.*$$//')
 VENV ?= .venv$(if $(PYTHON),-$(call slug,$(notdir $(PYTHON))))$(if $(DJANGO),-$(call slug,$(DJANGO)))
 BIN := $(VENV)/bin
+INSTALLER ?= $(BIN)/python -m pip install --disable-pip-version-check
 CLIENT := cookbook/client/datastar.js
 OLDEST_CLIENT := cookbook/client/datastar-1.0.1.js
 
@@ -103,7 +105,7 @@ $(VENV)/.has-docs: EXTRAS = docs
 $(VENV)/.has-ci: EXTRAS = test,dev
 $(VENV)/.has-%: pyproject.toml | $(BIN)/python
 	@echo "Installing ds-broadcaster[$(EXTRAS)] into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]' $(if $(DJANGO),'$(DJANGO)')
+	@$(INSTALLER) --quiet --editable '.[$(EXTRAS)]' $(if $(DJANGO),'$(DJANGO)')
 	@touch $@ $(if $(filter ci,$*),$(VENV)/.has-test $(VENV)/.has-dev)
 
 # Ends well without a network too: the demo then takes the client from its CDN.

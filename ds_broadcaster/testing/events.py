@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 # What is shown of an event in a message.
 _LONGEST = 160
 
+# See models.rendering.guarded().
+_GUARD = re.compile(
+    r":not\((:has\((?P<inside>#[^() ]+)\)|(?P<beside>#[^() ]+), (?P=beside) ~ \*, :has\(~ (?P=beside)\))\)$"
+)
+
 _DISPATCH_TYPE = 'type="application/json" data-init="el.remove();'
 _REDIRECT = re.compile(r"setTimeout\(\(\) => window\.location = '((?:[^'\\]|\\.)*)'\)")
 _SCRIPT = re.compile(r"<script(?P<attributes>[^>]*)>(?P<text>.*)</script>", re.DOTALL)
@@ -93,7 +98,7 @@ class Event:
 
     def _targets(self) -> list[str | None]:
         if self.selector is not None:
-            return [self.selector]
+            return [_unguarded(self.selector), self.selector]
         return [f"#{each.id}" for each in self.elements if each.id] or [None]
 
     def _contains(self, text: str) -> bool:
@@ -220,6 +225,14 @@ def _script(html: str, mode: str, selector: str | None) -> tuple[str, Any]:
     if redirect is not None:
         return "redirect", redirect[1].replace(r"\'", "'")
     return "script", text
+
+
+def _unguarded(selector: str) -> str:
+    """Return the target as the project wrote it: models find it only while the page does not show the object."""
+    target = _GUARD.sub("", selector)
+    if target != selector and target.startswith(":is(") and target.endswith(")"):
+        return target[4:-1]
+    return target
 
 
 def _cut(text: str) -> str:

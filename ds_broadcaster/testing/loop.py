@@ -5,12 +5,13 @@ runs on the test's own thread instead, with its database connection, while the t
 """
 
 import asyncio
+import logging
 import queue
 import selectors
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager, suppress
 from contextvars import Context
 from typing import Any, Generic, TypeVar
 
@@ -19,8 +20,12 @@ from asgiref.sync import SyncToAsync
 
 T = TypeVar("T")
 
-# Seconds of real time after which what runs on the test's thread, or in a thread of its own, is given up.
+logger = logging.getLogger("ds_broadcaster")
+
+# Seconds of real time after which what does not come to rest is given up.
 PATIENCE = 30.0
+# Seconds of real time that another server, which an async view asks, may take.
+OTHERS_TAKE = 5.0
 
 
 class TestThread(Executor):
@@ -58,15 +63,25 @@ class TestThread(Executor):
         return future
 
     def work_until(self, done: "Future[Any]") -> None:
-        """Call what there is to call, on this thread, until a future is done."""
+        """Call what there is to call, on this thread, until a future is done.
+
+        Raises queue.Empty when neither happens for PATIENCE.
+        """
         done.add_done_callback(lambda _: self._calls.put(None))
-        while (call := self._calls.get()) is not None:
+        while (call := self._calls.get(timeout=PATIENCE)) is not None:
             try:
                 call()
             finally:
                 with self._lock:
                     self.unfinished -= 1
                 self._wake()
+
+    def forget(self) -> None:
+        """Call nothing of what waits."""
+        with suppress(queue.Empty):
+            while True:
+                if self._calls.get_nowait() is not None:
+                    self.unfinished -= 1
 
 
 @contextmanager
@@ -101,9 +116,10 @@ class _Selector(selectors.DefaultSelector):
 
 
 class StillLoop(asyncio.SelectorEventLoop):
-    """Runs in rest(), until nothing is ready; `now` is its clock, in seconds."""
+    """Runs in rest(), until nothing is ready; `now` is its clock, in seconds. `home` is the thread that made it."""
 
     def __init__(self) -> None:
+        self.home = threading.get_ident()
         self.now = 1000.0
         self._io = _Selector()
         self._io.on_idle = self._be_idle
@@ -111,9 +127,8 @@ class StillLoop(asyncio.SelectorEventLoop):
         self.test_thread = TestThread(self._wake)
         # Seconds until the next timer, when the loop came to rest.
         self._next_timer: float | None = None
-        self._thread = ThreadPoolExecutor(1, "ds_broadcaster-test-loop")
-        self._is_stuck = False
         self._awaited: Running[Any] | None = None
+        self._is_lost = False
 
     def time(self) -> float:
         return self.now
@@ -128,11 +143,30 @@ class StillLoop(asyncio.SelectorEventLoop):
 
         For what is `awaited`, that is also to wait for connections that a view has to other servers.
         """
+        if self._is_lost:
+            raise AssertionError("What did not come to rest before still runs.")
         self._awaited = awaited
-        self._on_own_thread(self.run_forever)
-        if self._is_stuck:
-            self._is_stuck = False
-            raise AssertionError(f"A thread that a view or a hook waits for has not ended in {PATIENCE:g} s.")
+        done: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                self.run_forever()
+            finally:
+                done.set_result(None)
+
+        threading.Thread(target=run, name="ds_broadcaster-test-loop", daemon=True).start()
+        try:
+            self.test_thread.work_until(done)
+        except queue.Empty:
+            self.call_soon_threadsafe(self.stop)
+            with suppress(TimeoutError):
+                done.result(timeout=1)
+            self._is_lost = not done.done()
+            self.test_thread.forget()
+            raise AssertionError(
+                f"A view or a stream has not come to rest in {PATIENCE:g} s. Does it loop without a pause, or wait for "
+                "a thread that does not end?"
+            ) from None
         return None if self._next_timer is None else self.now + self._next_timer
 
     def begin(self, coroutine: Coroutine[Any, Any, T]) -> "Running[T]":
@@ -154,14 +188,11 @@ class StillLoop(asyncio.SelectorEventLoop):
             await self.shutdown_asyncgens()
 
         self.begin(finish())
-        self.rest()
-        self.close()
-        self._thread.shutdown()
-
-    def _on_own_thread(self, run: Callable[[], None]) -> None:
-        done = self._thread.submit(run)
-        self.test_thread.work_until(done)
-        done.result()
+        try:
+            self.rest()
+            self.close()
+        except AssertionError as error:
+            logger.error("%s It is left behind.", error)
 
     def _wake(self) -> None:
         if not self.is_closed():
@@ -169,11 +200,11 @@ class StillLoop(asyncio.SelectorEventLoop):
 
     def _be_idle(self, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
         is_busy = self.test_thread.unfinished > 0  # Looked at first: what is done later has woken the loop.
-        if self._awaited is not None and not self._awaited.outcome.done():
-            is_busy = is_busy or len(self._io.get_map()) > 1  # The first is how threads wake the loop.
-        found = self._io.wait(PATIENCE if is_busy else 0)
-        if not found:
-            self._is_stuck = is_busy
+        is_awaited = self._awaited is not None and not self._awaited.outcome.done()
+        # The first connection is how threads wake the loop.
+        asks_others = is_awaited and len(self._io.get_map()) > 1
+        found = self._io.wait(PATIENCE if is_busy else OTHERS_TAKE if asks_others else 0)
+        if not found and not is_busy:
             self._next_timer = timeout
             self.stop()
         return found

@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger("ds_broadcaster")
 
+# Events that may wait for the loop. Fewer than the shortest history of a test should have.
+BACKLOG = 50
 # Seconds on the clock. What is due so soon is on its way.
 SOON = 0.1
 # Seconds on the clock for which a request may wait for a timer of its own, such as that of asyncio.sleep().
@@ -31,13 +33,15 @@ LONGEST_REQUEST = 60.0
 
 
 class StageHub(Hub):
-    """A hub on a loop that stands still: no publisher waits for it."""
+    """A hub on a loop that stands still: a publisher makes it run before logs are full."""
 
     def throttle(self) -> None:
-        pass
+        loop: Any = self.loop
+        if len(self._incoming) > BACKLOG and not loop.is_running() and threading.get_ident() == loop.home:
+            loop.rest()
 
     async def athrottle(self) -> None:
-        pass
+        self.throttle()
 
 
 class Stage(Observer):
@@ -49,7 +53,6 @@ class Stage(Observer):
 
     def __init__(self) -> None:
         self.loop = StillLoop()
-        self._thread = threading.get_ident()
         self._undo = ExitStack()
         # Why streams were refused, by their paths.
         self.refusals: dict[str, str] = {}
@@ -138,7 +141,7 @@ class Stage(Observer):
 
     def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call a function that runs the loop, where the test's plain code runs, from plain and async tests."""
-        if threading.get_ident() == self._thread or asyncio._get_running_loop() is None:
+        if threading.get_ident() == self.loop.home or asyncio._get_running_loop() is None:
             with as_outermost():
                 return function(*args, **kwargs)
         # In the loop of an async TestCase: its plain code runs on the thread that waits for it.

@@ -1,7 +1,9 @@
 """A site for the testing kit: rooms with members, their pages and their channels. A ROOT_URLCONF."""
 
+import asyncio
+
 from django.contrib.auth.decorators import login_required
-from django.http import HttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
 from django.shortcuts import redirect
 from django.template import RequestContext, Template
 from django.urls import include, path
@@ -75,7 +77,43 @@ async def open_in_async_view(request, name):
     return await broadcast.aconnect(name, request)
 
 
+async def never_rests(request):
+    async def events():
+        while True:
+            yield b"event: datastar-patch-signals\ndata: signals {}\n\n"
+            await asyncio.sleep(0)
+
+    return StreamingHttpResponse(events(), content_type="text/event-stream")
+
+
+async def ticks(request):
+    async def events():
+        while True:
+            yield b'event: datastar-patch-signals\ndata: signals {"tick":1}\n\n'
+            await asyncio.sleep(1)
+
+    return StreamingHttpResponse(events(), content_type="text/event-stream")
+
+
+async def waits(request):
+    await asyncio.Event().wait()
+
+
+async def takes_its_time(request):
+    await asyncio.sleep(5)
+    return HttpResponse("done")
+
+
+def fails(request):
+    raise ZeroDivisionError("The view fails.")
+
+
 urlpatterns = [
+    path("never-rests/", never_rests),
+    path("ticks/", ticks),
+    path("waits/", waits),
+    path("takes-its-time/", takes_its_time),
+    path("fails/", fails),
     path("rooms/<int:pk>/", page),
     path("rooms/<int:pk>/say/", say),
     path("open/<slug:name>/", open_to_all, name="open"),

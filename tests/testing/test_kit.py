@@ -1,11 +1,16 @@
 """The testing kit, as a project uses it: recording, permission, streams, the clock, the outage."""
 
+import re
+
 import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
 
 from ds_broadcaster import BrokerUnavailable, broadcast
-from ds_broadcaster.testing import assert_may_listen, assert_refused
+from ds_broadcaster.testing import assert_may_listen, assert_refused, loop
+from ds_broadcaster.testing.kit import open_stream as kit_open
+from ds_broadcaster.testing.kit import staged
+from ds_broadcaster.testing.visitor import Visitor
 from tests.chat.models import Message, Room
 from tests.testing import kit_site
 from tests.testing.kit_site import KitRoomChannel
@@ -47,7 +52,7 @@ def eve():
 
 def test_message_reaches_the_room(broadcasts, room, ann):
     Message.objects.create(room=room, text="hi")
-    broadcasts.assert_sent(f"room-{room.pk}", mode="append", contains="hi", count=1)
+    broadcasts.assert_sent(f"room-{room.pk}", mode="append", target="#messages", contains="hi", count=1)
     broadcasts.assert_nothing_sent("another-room")
     [sent] = broadcasts
     assert sent.channel == f"room-{room.pk}"
@@ -92,3 +97,287 @@ def test_presence_sees_the_tests_own_rows(open_stream, broadcaster_clock, room, 
     broadcaster_clock.advance(60)
     assert f"<li>{bob.pk}" not in stream.next().html
     assert kit_site.attended[-1] == ("leave", bob.pk, 1)
+
+
+# Streams
+
+
+def test_two_streams_and_one_that_leaves_in_the_middle(open_stream, room, ann, bob):
+    one, other = (open_stream(KitRoomChannel, pk=room.pk, user=user) for user in (ann, bob))
+    broadcast(f"room-{room.pk}", "<p id=a>1</p>")
+    one.close()
+    broadcast(f"room-{room.pk}", "<p id=a>2</p>")
+    assert [event.html for event in other if event.id] == ["<p id=a>1</p>", "<p id=a>2</p>"]
+    assert one.reason == "the client left"
+    assert [event.html for event in one if event.id] == []
+
+
+def test_stream_begins_at_a_cursor(open_stream, room, ann):
+    cursor = broadcast.cursor()
+    broadcast(f"room-{room.pk}", "<p id=a>missed</p>")
+    stream = open_stream(KitRoomChannel, pk=room.pk, user=ann, cursor=cursor)
+    assert "missed" in stream.next().html
+    broadcast(f"room-{room.pk}", "<p id=a>seen</p>")
+    stream.next(contains="seen")
+    stream.close()
+    broadcast(f"room-{room.pk}", "<p id=a>missed, too</p>")
+    again = open_stream(KitRoomChannel, pk=room.pk, user=ann, headers={"Last-Event-ID": stream.cursor})
+    again.next(contains="missed, too")
+    again.assert_nothing()
+
+
+def test_gap_brings_the_snapshot(open_stream, room, ann):
+    Message.objects.create(room=room, text="from before")
+    stream = open_stream(KitRoomChannel, pk=room.pk, user=ann, cursor="another-1")
+    assert "from before" in stream.next().html
+
+
+def test_refreshes_come_one_after_the_other(open_stream, room, ann):
+    stream = open_stream(KitRoomChannel, pk=room.pk, user=ann)
+    for number in range(3):
+        Message.objects.bulk_create([Message(room=room, text=f"text {number}")])
+        broadcast.refresh(f"room-{room.pk}")
+        stream.next(contains=f"text {number}", target="#messages")
+
+
+@pytest.mark.parametrize(
+    "end, reason",
+    [
+        (lambda room, ann: broadcast.disconnect(room, ann), "broadcast.disconnect() closed it"),
+        (lambda room, ann: broadcast.kill(room), "broadcast.kill() closed its channel"),
+        (
+            lambda room, ann: (
+                get_user_model().objects.filter(pk=ann.pk).update(is_active=False) and broadcast.recheck()
+            ),
+            "a re-check refused it (KitRoomChannel: has_permission() returned False for an anonymous user)",
+        ),
+    ],
+)
+def test_reason_says_why_a_stream_ended(open_stream, room, ann, end, reason):
+    stream = open_stream(KitRoomChannel, pk=room.pk, user=ann)
+    end(f"room-{room.pk}", ann)
+    stream.assert_closed()
+    assert stream.reason == reason
+
+
+def test_function_views_plain_and_async(open_stream):
+    for view in ("open", "aopen", kit_site.open_to_all):
+        stream = open_stream(view, name="hall")
+        broadcast("hall", "<p id=a></p>")
+        stream.next(target="#a")
+
+
+def test_many_events_keep_no_publisher_waiting(open_stream):
+    stream = open_stream("open", "hall")
+    for number in range(2500):
+        broadcast("hall", f"<p id=a>{number}</p>")
+    assert sum(1 for _ in stream) == 2500
+
+
+def test_stream_without_an_end_gives_what_is_there(open_stream, broadcaster_clock):
+    stream = open_stream("/ticks/")
+    assert [event.signals for event in stream] == [{"tick": 1}]
+    broadcaster_clock.advance(3)
+    assert len(list(stream)) == 3
+
+
+def test_what_never_rests_fails_the_test_and_does_not_hang_it(open_stream, monkeypatch):
+    monkeypatch.setattr(loop, "PATIENCE", 0.1)
+    with pytest.raises(AssertionError, match=r"has not come to rest in 0\.1 s"):
+        open_stream("/never-rests/")
+
+
+def test_view_that_waits_for_what_never_comes_fails_the_test():
+    with staged() as stage, pytest.raises(AssertionError, match="A view waits for what does not come within 60 s"):
+        Visitor(stage).get("/waits/")
+
+
+def test_view_that_sleeps_takes_no_time():
+    with staged() as stage:
+        assert Visitor(stage).get("/takes-its-time/").content == b"done"
+
+
+def test_what_a_view_raises_reaches_the_test(open_stream):
+    with pytest.raises(ZeroDivisionError, match="The view fails"):
+        open_stream("/fails/")
+
+
+def test_what_a_test_left_open_is_closed_and_named(caplog, room, ann):
+    with staged() as stage:
+        kit_open(stage, KitRoomChannel, pk=room.pk, user=ann)
+        kit_open(stage, "open", "hall").close()
+        kit_site.attended.clear()
+    assert caplog.messages[-1] == f"Closed what the test left open: the stream of /events/kit/rooms/{room.pk}/."
+    assert kit_site.attended == []  # The database may be gone by now.
+
+
+async def test_async_test(aopen_stream, room, ann):
+    stream = await aopen_stream(KitRoomChannel, pk=room.pk, user=ann)
+    await broadcast.aelements(f"room-{room.pk}", "<p id=a></p>")
+    assert (await stream.anext()).selector is None
+    await stream.aassert_nothing()
+    await stream.aassert_open()
+    broadcast.disconnect(f"room-{room.pk}", ann)
+    await stream.aassert_closed()
+
+
+# The clock
+
+
+def test_clock_moves_on(open_stream, broadcaster_clock, room, ann):
+    stream = open_stream(KitRoomChannel, pk=room.pk, user=ann)
+    ann.groups.clear()
+    broadcaster_clock.advance(30)
+    stream.assert_open()
+    broadcaster_clock.advance(3600)
+    stream.assert_closed()
+    with pytest.raises(ValueError, match="only goes forward"):
+        broadcaster_clock.advance(-1)
+
+
+# What failures say
+
+
+def fails_with(text):
+    return pytest.raises(AssertionError, match=re.escape(text))
+
+
+def test_assert_sent_lists_the_nearest_first(broadcasts, room):
+    message = Message.objects.create(room=room, text="hi")
+    broadcast.signals("other", {"count": 1})
+    with pytest.raises(AssertionError) as failure:
+        broadcasts.assert_sent(f"room-{room.pk}", mode="prepend", contains="hi")
+    first, second = str(failure.value).split("\n  - ")[1:]
+    assert str(failure.value).startswith(f"no event to 'room-{room.pk}' with mode='prepend', contains='hi'.")
+    assert first.startswith(f"'room-{room.pk}': elements mode='append'")
+    assert first.endswith("mode 'append', not 'prepend'")
+    assert second.startswith("'other': signals")
+    broadcasts.assert_sent(f"room-{room.pk}", target=message, count=0)
+
+
+@pytest.mark.parametrize(
+    "description, said",
+    [
+        ({"verb": "signals"}, "verb 'elements', not 'signals'"),
+        ({"mode": "inner"}, "mode 'outer', not 'inner'"),
+        ({"target": "#b"}, "target '#a', not '#b'"),
+        ({"contains": "bye"}, "does not contain 'bye'"),
+        ({"signals": {"count": 1}}, "no signal 'count'"),
+        ({"count": 2}, "1 event to 'room', not 2."),
+    ],
+)
+def test_assert_sent_says_what_differs(broadcasts, description, said):
+    broadcast("room", "<p id=a>hi</p>")
+    with fails_with(said):
+        broadcasts.assert_sent("room", **description)
+
+
+def test_assert_sent_compares_some_signals(broadcasts):
+    broadcast.signals("room", {"count": 2, "name": "x"})
+    [sent] = broadcasts.assert_sent("room", verb="signals", signals={"count": 2})
+    assert sent.signals == {"count": 2, "name": "x"}
+    with fails_with("signal 'count' is 2, not 3"):
+        broadcasts.assert_sent("room", signals={"count": 3})
+
+
+def test_assert_nothing_sent(broadcasts):
+    broadcasts.assert_nothing_sent()
+    with fails_with("no event to 'room'. Nothing was sent."):
+        broadcasts.assert_sent("room")
+    broadcast("room", "<p id=a>hi</p>")
+    with fails_with("1 sent:\n  - 'room': elements mode='outer' <p id=a>hi</p>"):
+        broadcasts.assert_nothing_sent()
+    with fails_with("1 sent to 'room':"):
+        broadcasts.assert_nothing_sent("room")
+    broadcasts.clear()
+    broadcasts.assert_nothing_sent()
+
+
+VERBS = {
+    "elements": lambda: broadcast("room", "<p id=a></p>"),
+    "remove": lambda: broadcast.remove("room", "#a"),
+    "signals": lambda: broadcast.signals("room", {"a": 1}),
+    "refresh": lambda: broadcast.refresh("room"),
+    "script": lambda: broadcast.script("room", "alert(1)"),
+    "redirect": lambda: broadcast.redirect("room", "/it's/"),
+    "dispatch": lambda: broadcast.dispatch("room", "paid", {"order": 1}, "#a"),
+    "template": lambda: broadcast.template("room", "chat/_reply.html", {"a": 1}, audience=True),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_sent_knows_its_verb(broadcasts, verb):
+    VERBS[verb]()
+    [sent] = broadcasts.assert_sent("room", verb=verb)
+    details = {"script": "alert(1)", "redirect": "/it's/", "dispatch": ("paid", {"order": 1}, "#a")}
+    assert sent.detail == details.get(verb, ("chat/_reply.html", {"a": 1}) if verb == "template" else None)
+    assert str(sent).startswith(f"'room': {verb}")
+
+
+def test_sent_knows_who_is_left_out(broadcasts):
+    broadcast(["a", "b"], "<p id=a></p>", exclude="tab-number-1", transient=True, key="k")
+    assert [(each.channel, each.exclude, each.transient, each.key) for each in broadcasts] == [
+        ("a", "tab-number-1", True, "k"),
+        ("b", "tab-number-1", True, "k"),
+    ]
+
+
+def test_who_may_listen_says_who_and_why(room, ann, eve):
+    with fails_with(
+        f"User eve may not listen at /events/kit/rooms/{room.pk}/: it answered with 403: "
+        f"KitRoomChannel: has_permission() returned False for user {eve.pk}."
+    ):
+        assert_may_listen(eve, KitRoomChannel, pk=room.pk)
+    with fails_with(f"User ann may listen at /events/kit/rooms/{room.pk}/, and was to be refused with 403."):
+        assert_refused(ann, KitRoomChannel, pk=room.pk)
+    with fails_with("An anonymous visitor is refused at "):
+        assert_refused(None, KitRoomChannel, pk=room.pk, status=404)
+    with fails_with("may not listen at /rooms/"):
+        assert_may_listen(ann, f"/rooms/{room.pk}/")
+
+
+def test_address_of_a_view_is_checked(room):
+    with fails_with("'/a/' is a URL, and takes no arguments: {'pk': 1}."):
+        assert_may_listen(None, "/a/", pk=1)
+    with fails_with("No URL of KitRoomChannel takes the arguments {'slug': 'a'}."):
+        assert_may_listen(None, KitRoomChannel, slug="a")
+    with fails_with("The project's urls do not serve Elsewhere: give a BroadcastChannelView a url_path"):
+        assert_may_listen(None, type("Elsewhere", (KitRoomChannel,), {}))
+
+
+def test_stream_says_what_came_instead(open_stream, room, ann, eve):
+    with fails_with("The stream was refused: /events/kit/rooms/"):
+        open_stream(KitRoomChannel, pk=room.pk, user=eve)
+    stream = open_stream(KitRoomChannel, pk=room.pk, user=ann)
+    with fails_with(f"No event came on /events/kit/rooms/{room.pk}/. Before came:\n  - elements"):
+        stream.next()
+    with fails_with("is open."):
+        stream.assert_closed()
+    broadcast(f"room-{room.pk}", "<p id=a></p>")
+    with fails_with("1 came on "):
+        stream.assert_nothing()
+    with fails_with("Another event came on"):
+        stream.next(target="#b")
+    broadcast.kill(f"room-{room.pk}")
+    with fails_with("has ended: broadcast.kill() closed its channel."):
+        stream.assert_open()
+    with fails_with("The stream has ended: broadcast.kill() closed its channel."):
+        stream.next()
+
+
+# Queries
+
+
+def test_queries_of_each_fragment(broadcasts, open_stream, room, ann):
+    for text in "ab":
+        Message.objects.create(room=room, text=text)
+    broadcasts.assert_max_queries(0)
+    stream = open_stream(KitRoomChannel, pk=room.pk, user=ann)
+    broadcast.refresh(f"room-{room.pk}")
+    stream.next(target="#messages")
+    broadcasts.assert_max_queries(1)
+    [query] = broadcasts.queries
+    assert query.fragment == "KitRoomChannel.render_snapshot()"
+    assert "chat_message" in query.sql
+    with fails_with("KitRoomChannel.render_snapshot() made 1 queries, and at most 0 were expected. They were:"):
+        broadcasts.assert_max_queries(0)
