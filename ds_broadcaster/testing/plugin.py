@@ -1,6 +1,6 @@
 """The fixtures of the testing kit, for pytest: there when the package is installed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,16 @@ if TYPE_CHECKING:
     from .stage import Clock, Stage
 
 # The kit is imported by the fixtures: pytest loads this module in every project, before Django is set up.
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> "Generator[None, pytest.TestReport, pytest.TestReport]":
+    """Show with a failure what the test had open."""
+    report = yield
+    stage = getattr(item, "funcargs", {}).get("_broadcaster_stage")
+    if report.when == "call" and report.failed and stage is not None and stage.open_things():
+        report.sections.append(("What the test had open", "\n".join(stage.open_things())))
+    return report
 
 
 @pytest.fixture

@@ -56,8 +56,8 @@ class Stage(Observer):
         self._undo = ExitStack()
         # Why streams were refused, by their paths.
         self.refusals: dict[str, str] = {}
-        # What is open, by its name for people, and how it is closed.
-        self._open: dict[object, tuple[str, Callable[[], Any]]] = {}
+        # The names, for people, of what is open.
+        self._open: dict[object, str] = {}
 
     # The process.
 
@@ -71,8 +71,7 @@ class Stage(Observer):
 
     def end(self) -> None:
         """Close what is left open, name it in the log, and give the process back its own parts."""
-        left = [name for name, _ in self._open.values()]
-        if left:
+        if left := self.open_things():
             logger.info("Closed what the test left open: %s.", ", ".join(left))
         self._open.clear()
         try:
@@ -109,9 +108,13 @@ class Stage(Observer):
 
     # What a test leaves open.
 
-    def opened(self, thing: object, name: str, close: Callable[[], Any]) -> None:
+    def open_things(self) -> list[str]:
+        """Return the names of what is open."""
+        return list(self._open.values())
+
+    def opened(self, thing: object, name: str) -> None:
         """Note what is open."""
-        self._open[thing] = name, close
+        self._open[thing] = name
 
     def closed(self, thing: object) -> None:
         """Note that it is open no longer."""

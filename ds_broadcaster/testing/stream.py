@@ -36,7 +36,7 @@ class Stream:
         if not is_stream(self.response):
             self.reason = f"{url} answered with {refusal_of(stage, self.response)}"
             return
-        stage.opened(self, f"the stream of {url}", self.close)
+        stage.opened(self, f"the stream of {url}")
         self._reading = stage.begin(self._read())
         stage.settle()
         channels: Any = getattr(self._connection, "channels", ())
