@@ -11,9 +11,12 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, CommandParser
 from django.core.management.base import OutputWrapper
+from django.db import connections
 from django.utils.module_loading import import_string
 
 from ds_broadcaster.asgi import Application, get_asgi_application
+
+from ...databases import is_in_memory, shared_databases
 
 if apps.is_installed("django.contrib.staticfiles"):
     from django.contrib.staticfiles.management.commands.runserver import Command as BaseCommand
@@ -55,11 +58,15 @@ class Command(BaseCommand):
                 self._server.end_with_process(code)
 
     def inner_run(self, *args: Any, **options: Any) -> None:
-        if not options["use_threading"]:
+        if options["use_threading"]:
+            super().inner_run(*args, **options)
+            return
+        if not any(map(is_in_memory, connections.all())):  # Of testserver, which gives the option by itself.
             self.stderr.write(
                 self.style.WARNING("--nothreading changes nothing here: with ASGI, each sync view has a thread.")
             )
-        super().inner_run(*args, **options)
+        with shared_databases():
+            super().inner_run(*args, **options)
 
     def get_handler(self, *args: Any, **options: Any) -> Any:
         """Return the server, which Django hands to the listener."""
