@@ -31,7 +31,7 @@ FLOORS = [
     {"streams"},
     {"asgi", "broadcaster", "engine", "sending"},
     {"contrib", "inspector", "migrations", "models", "receivers", "views"},
-    {"", "apps", "management", "middleware", "templatetags", "testing", "urls"},
+    {"", "__main__", "apps", "management", "middleware", "templatetags", "testing", "urls"},
 ]
 FLOOR = {room: number for number, floor in enumerate(FLOORS, 1) for room in floor}
 
