@@ -11,6 +11,7 @@ from django.contrib.staticfiles import finders
 from django.contrib.staticfiles.storage import staticfiles_storage
 from django.core.checks import CheckMessage, Error, Info, Warning
 from django.core.exceptions import ImproperlyConfigured, SuspiciousOperation
+from django.core.files.storage import FileSystemStorage
 from django.template import engines
 
 from .brokers import create_broker
@@ -106,7 +107,9 @@ def _is_static_file(path: str) -> bool:
     try:
         if finders.find(path):
             return True
-        return apps.is_installed("django.contrib.staticfiles") and staticfiles_storage.exists(path)
+        # Another storage may be on the network.
+        is_local = isinstance(staticfiles_storage, FileSystemStorage)
+        return apps.is_installed("django.contrib.staticfiles") and is_local and staticfiles_storage.exists(path)
     except (ImproperlyConfigured, SuspiciousOperation):
         return False
 

@@ -2,7 +2,6 @@
 
 import ast
 import re
-import sysconfig
 from collections.abc import Callable, Collection
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 from django.apps import AppConfig
 from django.urls import NoReverseMatch, reverse
 
-from .source import PythonFile, Sequence, TextFile, Unsure
+from .source import PythonFile, Sequence, TextFile, Unsure, is_the_projects
 
 APP = "ds_broadcaster"
 RUNSERVER = "ds_broadcaster.contrib.runserver"
@@ -19,9 +18,6 @@ MIDDLEWARE = "ds_broadcaster.middleware.BroadcasterMiddleware"
 URLS = "ds_broadcaster.urls"
 SCRIPT = "{% datastar_script %}"
 LOAD = "{% load ds_broadcaster %}"
-
-HERE = Path(__file__).resolve().parent.parent
-PACKAGES = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib")]
 
 ASGI = """\
 import os
@@ -62,6 +58,7 @@ class Setup:
         self.by_hand: list[str] = []
         self._files: dict[Path, TextFile] = {}
         self._module = settings.SETTINGS_MODULE or ""
+        self._urlconf = getattr(settings, "ROOT_URLCONF", "")
         for step in (self._apps, self._middleware, self._urls, self._asgi, self._template):
             step()
 
@@ -165,16 +162,16 @@ class Setup:
         if self._has_urls():
             return
         route = 'path("events/", include("ds_broadcaster.urls"))'
-        self._try(self._add_urls, f"urlpatterns of {self.settings.ROOT_URLCONF}: add {route}.")
+        self._try(self._add_urls, f"urlpatterns of {self._urlconf}: add {route}.")
 
     def _has_urls(self) -> bool:
         try:
-            if any(_constant(node) == URLS for node in ast.walk(self._python(self.settings.ROOT_URLCONF).tree)):
+            if any(_constant(node) == URLS for node in ast.walk(self._python(self._urlconf).tree)):
                 return True
         except Unsure:
             pass
         try:
-            reverse(f"{APP}:tab-closed", urlconf=self.settings.ROOT_URLCONF)
+            reverse(f"{APP}:tab-closed", urlconf=self._urlconf)
         except NoReverseMatch:
             return False
         except Exception:  # Of the project's own modules: to be seen at its next command.
@@ -182,7 +179,7 @@ class Setup:
         return True
 
     def _add_urls(self) -> None:
-        file = self._python(self.settings.ROOT_URLCONF)
+        file = self._python(self._urlconf)
         value = file.assigned("urlpatterns")
         literals = [] if value is None else file.literals(value)
         if not literals:
@@ -206,7 +203,7 @@ class Setup:
         application = getattr(self.settings, "ASGI_APPLICATION", None)
         if not application:
             wsgi = getattr(self.settings, "WSGI_APPLICATION", None)
-            package = (wsgi or f"{self.settings.ROOT_URLCONF}.x").rpartition(".")[0].rpartition(".")[0]
+            package = (wsgi or f"{self._urlconf}.x").rpartition(".")[0].rpartition(".")[0]
             application = f"{package}.asgi.application".lstrip(".")
             line = f'ASGI_APPLICATION = "{application}"'
             self._try(lambda: self._add_setting("ASGI_APPLICATION", application), f"The settings: add {line}.")
@@ -252,7 +249,7 @@ class Setup:
 
     def _folder_of(self, package: str) -> Path:
         if not package:
-            return self._python(self.settings.ROOT_URLCONF).path.parent
+            return self._python(self._urlconf).path.parent
         spec = _spec_of(package)
         if spec is None or not spec.submodule_search_locations:
             raise Unsure(f"there is no package {package}")
@@ -269,7 +266,7 @@ class Setup:
             raise Unsure("there are no Django templates")
         own = [Path(each) for engine in engines for each in engine.get("DIRS", ())]
         apps = [Path(AppConfig.create(each).path) for each in self.settings.INSTALLED_APPS]
-        folders = [*own, *(each / "templates" for each in apps if _is_the_projects(each))]
+        folders = [*own, *(each / "templates" for each in apps if is_the_projects(each))]
         if any("datastar_script" in _text(path) for each in folders for path in each.rglob("*.html")):
             return
         bases = [each / "base.html" for each in folders if (each / "base.html").exists()][:1]
@@ -326,7 +323,7 @@ class Setup:
         spec = _spec_of(module)
         if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
             raise Unsure(f"{module} is no file")
-        if not _is_the_projects(path := Path(spec.origin)):
+        if not is_the_projects(path := Path(spec.origin)):
             raise Unsure(f"{module} is not the project's")
         return self._open(path, PythonFile)
 
@@ -367,11 +364,6 @@ def _spec_of(module: str) -> Any:
         return find_spec(module)
     except (ImportError, ValueError):
         return None
-
-
-def _is_the_projects(path: Path) -> bool:
-    path = path.resolve()
-    return not any(path.is_relative_to(each) for each in [*PACKAGES, HERE])
 
 
 def _catches_all(route: ast.expr) -> bool:

@@ -11,7 +11,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 
 from ds_broadcaster.conf import DATASTAR_URL
-from ds_broadcaster.management import pinned_client
+from ds_broadcaster.management import pinned_client, source
 from ds_broadcaster.management.commands.broadcaster_client import MAP_FILE
 from ds_broadcaster.views.connect_element import client_script
 from tests.harness.requirements import require_client_bundle
@@ -110,6 +110,20 @@ def test_older_client_is_replaced_where_it_is(sources, settings, static, tmp_pat
     assert old.read_bytes() == bundle
 
 
+def test_file_of_an_installed_package_is_left_alone(sources, settings, static, monkeypatch, tmp_path, bundle):
+    theirs = tmp_path / "site-packages" / "datastar.js"
+    theirs.parent.mkdir()
+    theirs.write_text("theirs")
+    monkeypatch.setattr(source, "_OTHERS", [theirs.parent])
+    settings.STATICFILES_DIRS = [static, theirs.parent]
+    settings.DS_BROADCASTER_DATASTAR_STATIC = "datastar.js"
+    assert run().startswith(f"Wrote {static}/datastar.js: ")
+    assert theirs.read_text() == "theirs"
+    (static / "datastar.js").unlink()
+    theirs.write_bytes(bundle)
+    assert run().startswith(f"{theirs} is the Datastar client v1.0.4 already.")
+
+
 def test_setting_names_the_file(sources, settings, static):
     settings.DS_BROADCASTER_DATASTAR_STATIC = "js/client.js"
     assert "write in the settings" not in run()
@@ -134,7 +148,7 @@ def test_folder_that_finders_do_not_know_is_told(sources, settings, static, tmp_
     settings.DS_BROADCASTER_DATASTAR_URL = "/static/datastar.js"
     printed = run(str(tmp_path / "assets"))
     assert (tmp_path / "assets" / "datastar.js").exists()
-    assert 'STATICFILES_DIRS = [BASE_DIR / "assets"]' in printed
+    assert 'STATICFILES_DIRS = [..., BASE_DIR / "assets"]' in printed
     assert 'DS_BROADCASTER_DATASTAR_STATIC = "datastar.js"' in printed
     assert "remove DS_BROADCASTER_DATASTAR_URL" in printed
 
@@ -143,6 +157,11 @@ def test_folder_that_cannot_be_written_is_named(sources, static):
     static.write_text("a file")
     with pytest.raises(CommandError, match=re.escape(f"{static}/datastar.js cannot be written: ")):
         run()
+
+
+def test_first_static_folder_is_told(sources, settings, tmp_path):
+    settings.BASE_DIR, settings.STATICFILES_DIRS = tmp_path, []
+    assert 'STATICFILES_DIRS = [BASE_DIR / "static"]' in run(str(tmp_path / "static"))
 
 
 @pytest.mark.parametrize("aggregation", [False, True])

@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from ...conf import DATASTAR_URL, PREFIX
 from ..pinned_client import VERSION, fetch, is_pinned
+from ..source import is_the_projects
 
 FILE = "datastar.js"
 
@@ -65,7 +66,8 @@ class Command(BaseCommand):
         lines = []
         name = next(_static_names(target), None)
         if name is None:
-            lines.append(f"STATICFILES_DIRS = [{_as_code(target.parent)}]  # beside those that it has")
+            others = "..., " if settings.STATICFILES_DIRS else ""
+            lines.append(f"STATICFILES_DIRS = [{others}{_as_code(target.parent)}]")
             name = target.name
         if getattr(settings, f"{PREFIX}DATASTAR_STATIC", None) != name:
             lines.append(f'{PREFIX}DATASTAR_STATIC = "{name}"')
@@ -84,7 +86,8 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _default_target(name: str) -> Path:
-    if found := finders.find(name):
+    found = finders.find(name)
+    if found and (is_the_projects(Path(found)) or is_pinned(Path(found).read_bytes())):
         return Path(found)
     for prefix, root in _static_folders():
         return root / name.removeprefix(f"{prefix}/" if prefix else "")

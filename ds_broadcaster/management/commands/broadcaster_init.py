@@ -42,7 +42,8 @@ class Command(BaseCommand):
             return
         _write(setup.changes)
         self.stdout.write(self.style.SUCCESS("Written. Now run:"))
-        self.stdout.write("  python manage.py migrate\n  python manage.py runserver")
+        self.stdout.write("    python manage.py migrate\n    python manage.py runserver")
+        self.stdout.write("Templates of live pages extend base.html and begin with {% load ds_broadcaster %}.")
 
     def _show(self, changes: list[TextFile]) -> None:
         styles = {"+": self.style.SUCCESS, "-": self.style.ERROR}
