@@ -3,7 +3,7 @@
 There are none in production. The testing kit is one, and the debug toolbar's panel.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
@@ -26,6 +26,12 @@ class Observer:
     def rendering(self, name: str) -> Iterator[None]:
         """Surround the rendering of a fragment, such as "Message.render_broadcast()"."""
         yield
+
+    def opens(self, url: str, channels: Sequence[str] | None, user: Any) -> None:
+        """Note a stream that an element of a page opens.
+
+        The channels and their user are those of a subscription; of another stream, its view decides.
+        """
 
 
 observers: list[Observer] = []

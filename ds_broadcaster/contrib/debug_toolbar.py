@@ -8,7 +8,8 @@ Nothing is noted where the toolbar does not show.
 import copy
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from inspect import getmodule, unwrap
 from time import perf_counter
 from typing import Any
@@ -21,7 +22,7 @@ from django.http import HttpRequest, HttpResponse, QueryDict
 from django.urls import get_script_prefix, resolve
 
 from ..ids import channel_names
-from ..recording import recorder
+from ..observers import Observer, observers
 from ..sse import Facts
 from ..views.channel_view import BroadcastChannelView
 
@@ -49,10 +50,12 @@ class BroadcasterPanel(Panel):
         return ", ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items() if count)
 
     def enable_instrumentation(self) -> None:
-        recorder.set(self._notes)
+        _notes.set(self._notes)
+        if observer not in observers:
+            observers.append(observer)
 
     def disable_instrumentation(self) -> None:
-        recorder.set(None)
+        _notes.set(None)
 
     def generate_stats(self, request: HttpRequest, response: HttpResponse) -> None:
         notes = self._notes
@@ -81,8 +84,8 @@ class BroadcasterPanel(Panel):
         )
 
 
-class Notes:
-    """A recorder: see recording.py."""
+class Notes(Observer):
+    """What is shown of one request."""
 
     def __init__(self) -> None:
         # The URL, the channels, and who may listen.
@@ -98,7 +101,7 @@ class Notes:
             self.events.append({"channel": channel, "size": len(payload), **_event(payload, facts)})
 
     @contextmanager
-    def rendering(self, what: str) -> Iterator[None]:
+    def rendering(self, name: str) -> Iterator[None]:
         queries: list[str] = []
 
         def note(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
@@ -112,13 +115,38 @@ class Notes:
             try:
                 yield
             finally:
-                self.renders.append((what, perf_counter() - begin, queries))
+                self.renders.append((name, perf_counter() - begin, queries))
 
     def opens(self, url: str, channels: Sequence[str] | None, user: Any) -> None:
         who = None
         if channels is not None:
             who = f"{user} (user {user.pk})" if user.is_authenticated else "visitors who are not logged in"
         self.streams.append((url, channels, who))
+
+
+# The notes of the request that runs in this context, and in the threads and tasks that it began.
+_notes: ContextVar[Notes | None] = ContextVar("ds_broadcaster.notes", default=None)
+
+
+class _ContextObserver(Observer):
+    """Passes what it is told to the notes of the request that it belongs to. There is one: it stays."""
+
+    def sent(self, channel: str, payload: bytes, facts: Facts) -> None:
+        if (notes := _notes.get()) is not None:
+            notes.sent(channel, payload, facts)
+
+    @contextmanager
+    def rendering(self, name: str) -> Iterator[None]:
+        notes = _notes.get()
+        with nullcontext() if notes is None else notes.rendering(name):
+            yield
+
+    def opens(self, url: str, channels: Sequence[str] | None, user: Any) -> None:
+        if (notes := _notes.get()) is not None:
+            notes.opens(url, channels, user)
+
+
+observer = _ContextObserver()
 
 
 # Events

@@ -13,6 +13,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from .. import ids
+from ..observers import observers
 from ..streams.tabs import TAB
 from ..views.connect_element import (
     client_script,
@@ -45,6 +46,8 @@ def broadcast_connect(context: Context, name: Any, /, *args: Any, **kwargs: Any)
     url = stream_url(str(name), args if query is None else args[:-1], kwargs, _current_app(request))
     if query:
         url = f"{url}?{query}"
+    for each in observers:
+        each.opens(url, None, None)
     return connect_element(url, url, page_cursor(request))
 
 
@@ -88,6 +91,8 @@ def broadcast_subscribe(
         refresh = False
     url = subscription_url(make_token(names, user), _current_app(request), refresh=bool(refresh))
     selector = None if not refresh else refresh if isinstance(refresh, str) else ""
+    for observer in observers:
+        observer.opens(url, names, user)
     return connect_element(url, "\n".join(names), page_cursor(request), refresh=selector)
 
 
