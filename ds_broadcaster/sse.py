@@ -47,6 +47,7 @@ Namespace = Literal["html", "svg", "mathml"]
 # Milliseconds: the longest that a browser's setTimeout() takes, 24 days.
 NEVER = 2**31 - 1
 
+_TAG = re.compile(r"<[a-z/!][^>]*>", re.IGNORECASE)
 _LINE_END = re.compile(r"\r\n|\r|\n")
 # The client throws PatchElementsExpectedSelector for the other modes when there is no selector.
 _MODES_WITHOUT_SELECTOR = {ElementPatchMode.OUTER, ElementPatchMode.REPLACE}
@@ -250,7 +251,7 @@ def encode_fragment(fragment: object) -> bytes:
 
 def check_order(channel: object, html: object) -> None:
     """Raise ValueError for a channel and HTML in each other's place."""
-    if not isinstance(channel, str) or not channel.lstrip().startswith("<"):
+    if not (isinstance(channel, str) and "<" in channel and _TAG.search(channel)):
         return
     # A channel may have such a name, if what is sent to it is HTML.
     is_html = "<" in html if isinstance(html, str) else hasattr(html, "__html__")

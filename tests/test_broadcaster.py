@@ -266,6 +266,7 @@ WRONG_CALLS = [
     (ValueError, "^The channel comes first, as in broadcast\\(channel, html\\)", lambda b: b("<p id=a>", "room")),
     (ValueError, "^The channel comes first", lambda b: b(mark_safe(" <p id=a>"), Group(pk=7))),
     (ValueError, "^The channel comes first", lambda b: b.elements("<p id=a>", "room", "#a", "append")),
+    (ValueError, "^The channel comes first", lambda b: b("Ann: <b>hi</b>", "room")),
     (ValueError, "^The channel comes first", lambda b: asyncio.run(b.aelements("<p id=a>", "room"))),
     (ValueError, "^mode must be one of", lambda b: b.elements("room", "<p>", "#a", "morph")),
     (ValueError, "^selector must not hold", lambda b: b.elements("room", "<p>", "#a\rdata: x")),

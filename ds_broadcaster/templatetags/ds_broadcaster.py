@@ -1,6 +1,6 @@
 """`{% load ds_broadcaster %}`: tags that make a page live."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from django import template
@@ -8,6 +8,8 @@ from django.db.models import Model
 from django.http import QueryDict
 from django.middleware.csrf import get_token
 from django.template import Context, TemplateSyntaxError
+from django.template.base import Node, Parser, Token
+from django.urls import NoReverseMatch
 from django.utils.functional import Promise
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -27,6 +29,33 @@ from ..views.connect_element import (
 from ..views.subscription import make_token
 
 register = template.Library()
+
+
+class _LocatedNode(Node):
+    """A tag whose errors say where it is, and which of its arguments are undefined."""
+
+    # The parser sets both.
+    origin: Any
+    token: Token
+
+    def __init__(self, tag: Any) -> None:
+        self._tag = tag
+
+    def render(self, context: Context) -> SafeString:
+        try:
+            rendered: SafeString = self._tag.render(context)
+        except (TemplateSyntaxError, NoReverseMatch) as error:
+            place = f"{self.origin.template_name or self.origin.name}, line {self.token.lineno}"
+            arguments = [*self._tag.args, *self._tag.kwargs.values()]
+            undefined = [each.token for each in arguments if _is_undefined(each.resolve(context))]
+            told = "".join(f" The context has no `{name}`, or it is empty." for name in dict.fromkeys(undefined))
+            raise type(error)(f"{error}{told} ({place})") from error
+        return rendered
+
+
+def _located(name: str) -> None:
+    compile_tag: Callable[[Parser, Token], Node] = register.tags[name]
+    register.tag(name, lambda parser, token: _LocatedNode(compile_tag(parser, token)))
 
 
 @register.simple_tag(takes_context=True)
@@ -75,13 +104,13 @@ def broadcast_subscribe(
         )
     for number, each in enumerate(channels, 1):
         if _is_undefined(each):
-            raise TemplateSyntaxError(f"Argument {number} of broadcast_subscribe is no channel: {each!r}. {_UNDEFINED}")
+            raise TemplateSyntaxError(f"Argument {number} of broadcast_subscribe is no channel: {each!r}.")
     if user is None and not is_named:
         user = _user(request)
     if not hasattr(user, "is_authenticated"):
         raise TemplateSyntaxError(
             "`for` names the user of broadcast_subscribe, as in {% broadcast_subscribe room for=request.user %}, not "
-            f"{type(user).__name__} ({user!r}). " + (_UNDEFINED if _is_undefined(user) else "")
+            f"{type(user).__name__} ({user!r})."
         )
     names = tuple(dict.fromkeys(name for each in channels for name in _names(each)))
     if not names:
@@ -94,6 +123,10 @@ def broadcast_subscribe(
     for observer in observers:
         observer.opens(url, names, user)
     return connect_element(url, "\n".join(names), page_cursor(request), refresh=selector)
+
+
+for _name in ("broadcast_connect", "broadcast_subscribe"):
+    _located(_name)
 
 
 @register.simple_tag
@@ -139,9 +172,6 @@ def datastar_headers(context: Context, /) -> SafeString:
 def dom_id(instance: Any) -> str:
     """Return the id of the element that shows a model instance: `<li id="{{ message|dom_id }}">`."""
     return ids.dom_id(instance)
-
-
-_UNDEFINED = "The template's context has no variable of this name, or it is empty."
 
 
 def _is_undefined(value: Any) -> bool:

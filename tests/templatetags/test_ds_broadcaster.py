@@ -361,22 +361,33 @@ def test_tag_without_arguments_is_an_error():
 
 
 @pytest.mark.parametrize(
-    "source, number",
+    "source, number, name",
     [
-        ("{% broadcast_subscribe rom user %}", 1),
-        ("{% broadcast_subscribe rom %}", 1),
-        ("{% broadcast_subscribe room.name user %}", 1),
-        ("{% broadcast_subscribe room empty user %}", 2),
+        ("{% broadcast_subscribe rom user %}", 1, "rom"),
+        ("{% broadcast_subscribe rom %}", 1, "rom"),
+        ("{% broadcast_subscribe room.name user %}", 1, "room.name"),
+        ("{% broadcast_subscribe room empty user %}", 2, "empty"),
     ],
 )
-def test_variable_that_is_not_there_is_an_error_that_says_so(source, number):
-    told = rf"^Argument {number} of broadcast_subscribe is no channel: .*context has no variable of this name, or it is"
+def test_variable_that_is_not_there_is_an_error_that_names_it(source, number, name):
+    told = rf"^Argument {number} of broadcast_subscribe is no channel: .*\. The context has no `{name}`, or it is empty"
     with pytest.raises(TemplateSyntaxError, match=told):
         render(source, request_of(user()), room="a", user=user(), empty=None)
 
 
+@pytest.mark.parametrize("tag", ['broadcast_connect "tag-room" channel=rom.pk', 'broadcast_connect "tag-room" rom.pk'])
+def test_undefined_argument_is_named_with_its_template_and_line(settings, tmp_path, tag):
+    (tmp_path / "base.html").write_text("<body>{% block body %}{% endblock %}")
+    page = "{% extends 'base.html' %}{% load ds_broadcaster %}\n{% block body %}\n{% " + tag + " %}{% endblock %}"
+    (tmp_path / "page.html").write_text(page)
+    settings.TEMPLATES = [{**settings.TEMPLATES[0], "DIRS": [tmp_path]}]
+    told = r"^No stream is named 'tag-room'.* The context has no `rom.pk`, or it is empty. \(page.html, line 3\)$"
+    with pytest.raises(NoReverseMatch, match=told):
+        render_to_string("page.html")
+
+
 def test_user_who_is_not_there_is_an_error_that_says_so():
-    with pytest.raises(TemplateSyntaxError, match=r"the user of.*context has no variable of this name, or it is"):
+    with pytest.raises(TemplateSyntaxError, match=r"the user of.*context has no `usr`, or it is"):
         render("{% broadcast_subscribe room for=usr %}", request_of(user()), room="a", user=user())
     # The request's user takes no other's place.
     with pytest.raises(TemplateSyntaxError, match=r"^Argument 2 of broadcast_subscribe is no channel"):
