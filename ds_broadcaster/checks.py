@@ -1,7 +1,8 @@
 """System checks of a project: its settings, its asgi.py, its number of workers."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from django.core.exceptions import ImproperlyConfigured, SuspiciousOperation
 from django.core.files.storage import FileSystemStorage
 from django.template import engines
 
+from . import csp
 from .brokers import create_broker
 from .brokers.memory import WHAT_TO_SET, worker_count
-from .conf import get_settings, is_address, problems
+from .conf import client_url, get_settings, is_address, problems
 
 MEMORY_BROKER = "ds_broadcaster.brokers.memory.MemoryBroker"
 
@@ -89,17 +91,15 @@ def check_client(**kwargs: Any) -> list[CheckMessage]:
                 id="ds_broadcaster.W030",
             )
         )
-    stops = [sources for sources in _script_sources() if "'unsafe-eval'" not in sources]
-    if stops and not (all(map(_has_nonce, stops)) and _a_template_has_the_nonce()):
-        messages.append(
-            Warning(
-                "The project's Content-Security-Policy may stop the Datastar client: pages stay at `connecting`, with "
-                "an EvalError in the browser's console.",
-                hint="With a nonce in script-src, write `<html {% datastar_nonce %}>` in the pages' templates. Or "
-                "add 'unsafe-eval' to script-src.",
-                id="ds_broadcaster.W031",
-            )
-        )
+    policies = list(_policies())
+    if policies:
+        try:
+            client = client_url()
+        except ValueError:  # Of a storage with a manifest.
+            client = None
+        has_attribute = _a_template_has_the_nonce()
+        found = [csp.problems(policy, client, has_attribute=has_attribute) for policy in policies]
+        messages += [Warning(each.message, hint=each.hint, id=each.id) for each in dict.fromkeys(chain(*found))]
     return messages
 
 
@@ -114,25 +114,22 @@ def _is_static_file(path: str) -> bool:
         return False
 
 
-def _script_sources() -> Iterator[Collection[str]]:
-    """Return what the policies of Django's middleware and of django-csp, 4 and 3, allow of scripts."""
+def _policies() -> Iterator[csp.Policy]:
+    """Yield the policies of Django's middleware and of django-csp, 4 and 3, as their settings have them."""
     middleware = set(django_settings.MIDDLEWARE)
-    policies: list[Mapping[str, Any]] = []
+    given: list[Mapping[str, Any]] = []
     if "django.middleware.csp.ContentSecurityPolicyMiddleware" in middleware:
-        policies.append(getattr(django_settings, "SECURE_CSP", None) or {})
+        given.append(getattr(django_settings, "SECURE_CSP", None) or {})
     if "csp.middleware.CSPMiddleware" in middleware:
-        policies.append((getattr(django_settings, "CONTENT_SECURITY_POLICY", None) or {}).get("DIRECTIVES") or {})
-        names = {"script-src": "CSP_SCRIPT_SRC", "default-src": "CSP_DEFAULT_SRC"}
-        policies.append({name: getattr(django_settings, setting, None) for name, setting in names.items()})
-    for policy in policies:
-        sources = policy.get("script-src") or policy.get("default-src")
-        if sources:
-            yield sources.split() if isinstance(sources, str) else [str(each) for each in sources]
-
-
-def _has_nonce(sources: Collection[str]) -> bool:
-    """Tell whether there is one of the objects with which the two middlewares stand for the nonce of a page."""
-    return any("NONCE" in each for each in sources)
+        given.append((getattr(django_settings, "CONTENT_SECURITY_POLICY", None) or {}).get("DIRECTIVES") or {})
+        names = ("script-src", "script-src-elem", "connect-src", "default-src")
+        given.append({name: getattr(django_settings, f"CSP_{name.upper().replace('-', '_')}", None) for name in names})
+    for policy in given:
+        yield {
+            name: sources.split() if isinstance(sources, str) else [str(each) for each in sources]
+            for name, sources in policy.items()
+            if sources and sources is not True
+        }
 
 
 def _a_template_has_the_nonce() -> bool:

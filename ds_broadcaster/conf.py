@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
+from django.templatetags.static import static
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
@@ -94,6 +95,17 @@ class Settings(_Strict):
                 "static", "the name of a static file is as in {{% static %}}, without its address"
             )
         return name
+
+
+def client_url() -> str:
+    """Return the address of the client's file, which is a static file of the project or an address in the settings.
+
+    Raises what the project's storage raises for a static file that it does not have.
+    """
+    chosen = get_settings()
+    url = chosen.datastar_static or chosen.datastar_url
+    # A URL without a slash in front is that of a static file too, as in the Media of a form.
+    return url if is_address(url) else static(url)
 
 
 def is_address(url: str) -> bool:

@@ -1,18 +1,27 @@
 """Optional middleware: knows the tab that made a change, and the moment at which a page began."""
 
+import logging
 from collections.abc import Awaitable, Callable
+from functools import cache, partial
 from typing import Any
+from urllib.parse import urlsplit
 
 from asgiref.sync import iscoroutinefunction
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils.decorators import sync_and_async_middleware
+from django.utils.html import escape
 
+from . import csp
 from .broadcaster import broadcast
+from .conf import client_url
 from .streams.requests import CURSOR_ATTRIBUTE, ELEMENT_PARAMETER
 from .streams.responses import redirect_reason, refusal
 from .streams.tabs import serving
 from .views.channel_view import BroadcastChannelView
 from .views.connect_element import REFRESH_HEADER
+
+logger = logging.getLogger("ds_broadcaster")
 
 
 @sync_and_async_middleware
@@ -72,7 +81,31 @@ def _for_client(request: HttpRequest, response: HttpResponseBase) -> HttpRespons
     if is_ours:
         # Django's own page, of what the view raised.
         response.headers.setdefault("Cache-Control", "no-store")
+    if settings.DEBUG and isinstance(response, HttpResponse) and b"data-broadcast=" in response.content:
+        client = client_url()
+        told = partial(
+            _check_policy,
+            response,
+            client if escape(client).encode() in response.content else None,
+            b"data-nonce=" in response.content,
+            urlsplit(f"//{request.get_host()}").hostname or "",
+        )
+        # The middleware of the policy may come after this one: when the response is closed, its headers are complete.
+        closers: list[Any] = vars(response)["_resource_closers"]
+        closers.append(told)
     return response
+
+
+def _check_policy(response: HttpResponse, client: str | None, has_attribute: bool, host: str) -> None:
+    """Log, with DEBUG, what the Content-Security-Policy of a page with a stream stops."""
+    for policy in csp.parsed(response.headers.get("Content-Security-Policy", "")):
+        for each in csp.problems(policy, client, has_attribute=has_attribute, host=host):
+            _warn_once(f"{each.message} {each.hint}")
+
+
+@cache
+def _warn_once(text: str) -> None:
+    logger.warning(text)
 
 
 def _is_for_page(request: HttpRequest) -> bool:

@@ -156,6 +156,7 @@ def test_wrong_settings_are_reported_once_with_several_workers(monkeypatch):
 
 DJANGO_CSP = "django.middleware.csp.ContentSecurityPolicyMiddleware"
 OTHER_CSP = "csp.middleware.CSPMiddleware"
+CDN = "https://cdn.jsdelivr.net"
 STRICT = {"script-src": ["'self'", "<CSP_NONCE_SENTINEL>"]}
 
 
@@ -213,8 +214,9 @@ def test_static_client_that_is_missing_is_a_warning_that_names_the_command(tmp_p
     ],
 )
 def test_policy_that_stops_the_client_is_a_warning(given):
-    (message,) = client_messages(**given)
+    message, *others = client_messages(**given)
     assert (message.id, message.level) == ("ds_broadcaster.W031", WARNING)
+    assert {each.id for each in others} <= {"ds_broadcaster.W032", "ds_broadcaster.W033"}
     assert "EvalError" in message.msg
     assert "'unsafe-eval'" in message.hint
     assert "<html {% datastar_nonce %}>" in message.hint
@@ -227,14 +229,25 @@ def test_policy_that_stops_the_client_is_a_warning(given):
         {"MIDDLEWARE": [DJANGO_CSP]},
         {"MIDDLEWARE": [DJANGO_CSP], "SECURE_CSP": {}},
         {"MIDDLEWARE": [DJANGO_CSP], "SECURE_CSP": {"img-src": ["'self'"]}},
-        {"MIDDLEWARE": [DJANGO_CSP], "SECURE_CSP": {"default-src": ["'self'"], "script-src": {"'unsafe-eval'"}}},
+        {
+            "MIDDLEWARE": [DJANGO_CSP],
+            "SECURE_CSP": {"default-src": ["'self'"], "script-src": {"'self'", "'unsafe-eval'"}},
+        },
         {"MIDDLEWARE": [OTHER_CSP]},
-        {"MIDDLEWARE": [OTHER_CSP], "CONTENT_SECURITY_POLICY": {"DIRECTIVES": {"script-src": ["'unsafe-eval'"]}}},
+        {"MIDDLEWARE": [OTHER_CSP], "CONTENT_SECURITY_POLICY": {"DIRECTIVES": {"script-src": ["*", "'unsafe-eval'"]}}},
         {"MIDDLEWARE": [OTHER_CSP], "CSP_SCRIPT_SRC": "'self' 'unsafe-eval'"},
     ],
 )
 def test_other_policies_are_fine(given):
-    assert client_messages(**given) == []
+    assert client_messages(DS_BROADCASTER_DATASTAR_URL="/datastar.js", **given) == []
+
+
+@pytest.mark.parametrize("policy, expected", [("'self'", ["W032"]), ("'none'", ["W032", "W033"]), (CDN, ["W033"])])
+def test_policy_needs_the_place_of_the_client_and_of_the_streams(policy, expected):
+    given = {"script-src": [policy, "'unsafe-eval'"], "default-src": [policy if policy != CDN else "'none'"]}
+    found = client_messages(MIDDLEWARE=[DJANGO_CSP], SECURE_CSP=given)
+    assert [each.id.removeprefix("ds_broadcaster.") for each in found] == expected
+    assert {each.level for each in found} == {WARNING}
 
 
 @pytest.mark.parametrize("text", ["<html {% datastar_nonce %}>", '<html data-nonce="{{ csp_nonce }}">'])
@@ -247,7 +260,7 @@ def test_nonce_in_the_policy_and_in_a_template_is_fine(settings, tmp_path, text)
         {"MIDDLEWARE": [OTHER_CSP], "CONTENT_SECURITY_POLICY": {"DIRECTIVES": STRICT}},
     ):
         assert client_messages(**given) == []
-    (message,) = client_messages(MIDDLEWARE=[DJANGO_CSP], SECURE_CSP={"script-src": ["'self'"]})
+    message, _ = client_messages(MIDDLEWARE=[DJANGO_CSP], SECURE_CSP={"script-src": ["'self'"]})
     assert message.id == "ds_broadcaster.W031"
 
 

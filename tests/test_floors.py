@@ -16,6 +16,7 @@ FLOORS = [
         "asgi_servers",
         "compaction",
         "conf",
+        "csp",
         "exceptions",
         "ids",
         "log",

@@ -6,14 +6,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.conf import settings
-from django.templatetags.static import static
 from django.urls import NoReverseMatch, reverse
 from django.utils.encoding import iri_to_uri
 from django.utils.html import escape, format_html
 from django.utils.safestring import SafeString, mark_safe
 
 from ..broadcaster import broadcast
-from ..conf import DATASTAR_INTEGRITY, DATASTAR_URL, get_settings, is_address
+from ..conf import DATASTAR_INTEGRITY, DATASTAR_URL, client_url, get_settings
 from ..streams.requests import CURSOR_ATTRIBUTE, CURSOR_PARAMETER, ELEMENT_PARAMETER
 from ..streams.tabs import TAB, closed_url
 from .subscription import REFRESH_URL_NAME, URL_NAME
@@ -213,15 +212,11 @@ def client_script(nonce: str) -> SafeString:
     The client is that of DS_BROADCASTER_DATASTAR_STATIC, under the name that the project's storage gives the file, or
     else that of DS_BROADCASTER_DATASTAR_URL. Raises what the storage raises for a file that it does not have.
     """
-    chosen = get_settings()
-    url = chosen.datastar_static or chosen.datastar_url
+    url = client_url()
     attributes = format_html(' nonce="{}"', nonce) if nonce else SafeString()
     if url == DATASTAR_URL:
         # What another URL brings is the project's to know.
         attributes += format_html(' integrity="{}" crossorigin="anonymous"', DATASTAR_INTEGRITY)
-    if not is_address(url):
-        # A URL without a slash in front is that of a static file too, as in the Media of a form.
-        url = static(url)
     return format_html('<script type="module" src="{}"{}></script>', url, attributes)
 
 
