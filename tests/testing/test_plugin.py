@@ -52,7 +52,7 @@ def ann(db):
 
 @pytest.mark.parametrize("number", range(4))
 def test_two_streams_left_open(open_stream, broadcasts, ann, number):
-    one, other = open_stream("ds_broadcaster:hall-channel", user=ann), open_stream("ds_broadcaster:hall-channel", user=ann)
+    one, other = (open_stream("ds_broadcaster:hall-channel", user=ann) for _ in range(2))
     one.close()
     broadcast("hall", "<p id=a></p>")
     other.next(mode="outer")
