@@ -125,8 +125,7 @@ class StillLoop(asyncio.SelectorEventLoop):
         self._io.on_idle = self._be_idle
         super().__init__(self._io)
         self.test_thread = TestThread(self._wake)
-        # Seconds until the next timer, when the loop came to rest.
-        self._next_timer: float | None = None
+        self._until: Callable[[], float] = self.time
         self._awaited: Running[Any] | None = None
         self._is_lost = False
 
@@ -138,14 +137,15 @@ class StillLoop(asyncio.SelectorEventLoop):
         is_nested = isinstance(executor, CurrentThreadExecutor)
         return super().run_in_executor(executor if is_nested else self.test_thread, func, *args)
 
-    def rest(self, awaited: "Running[Any] | None" = None) -> float | None:
-        """Run until nothing is left to do but to wait; return the time of the next timer, None without one.
+    def rest(self, until: Callable[[], float] | None = None, awaited: "Running[Any] | None" = None) -> None:
+        """Run until nothing is left to do but to wait for a timer after `until()`, by default for any timer.
 
-        For what is `awaited`, that is also to wait for connections that a view has to other servers.
+        The clock moves to the timers before. For what is `awaited`, a rest is also to wait for connections that a view
+        has to other servers.
         """
         if self._is_lost:
             raise AssertionError("What did not come to rest before still runs.")
-        self._awaited = awaited
+        self._until, self._awaited = until or self.time, awaited
         done: Future[None] = Future()
 
         def run() -> None:
@@ -167,7 +167,6 @@ class StillLoop(asyncio.SelectorEventLoop):
                 f"A view or a stream has not come to rest in {PATIENCE:g} s. Does it loop without a pause, or wait for "
                 "a thread that does not end?"
             ) from None
-        return None if self._next_timer is None else self.now + self._next_timer
 
     def begin(self, coroutine: Coroutine[Any, Any, T]) -> "Running[T]":
         """Have a coroutine run with the loop."""
@@ -205,8 +204,10 @@ class StillLoop(asyncio.SelectorEventLoop):
         asks_others = is_awaited and len(self._io.get_map()) > 1
         found = self._io.wait(PATIENCE if is_busy else OTHERS_TAKE if asks_others else 0)
         if not found and not is_busy:
-            self._next_timer = timeout
-            self.stop()
+            if timeout is not None and self.now + timeout <= self._until():
+                self.now += timeout
+            else:
+                self.stop()
         return found
 
 

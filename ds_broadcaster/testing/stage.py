@@ -170,34 +170,25 @@ class Stage(Observer):
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         running = self.loop.begin(coroutine)
         latest = self.loop.now + LONGEST_REQUEST
-        due = self.loop.rest(running)
-        while not running.outcome.done():
-            if due is None or due > latest:
-                running.cancel()
-                self.loop.rest()
-                raise AssertionError(
-                    f"A view waits for what does not come within {LONGEST_REQUEST:g} s on the test's clock."
-                )
-            self.loop.now = due
-            due = self.loop.rest(running)
+        self.loop.rest(lambda: self.loop.now if running.outcome.done() else latest, running)
+        if not running.outcome.done():
+            running.cancel()
+            self.loop.rest()
+            raise AssertionError(
+                f"A view waits for what does not come within {LONGEST_REQUEST:g} s on the test's clock."
+            )
         return running.outcome.result()
 
     def _settle(self) -> None:
-        due = self.loop.rest()
         soon, latest = self.loop.now + SOON, self.loop.now + LONGEST_REQUEST
-        while due is not None and (due <= soon or (due <= latest and self._owes_refreshes())):
-            self.loop.now = max(self.loop.now, due)
-            due = self.loop.rest()
+        self.loop.rest(lambda: latest if self._owes_refreshes() else soon)
 
     def _owes_refreshes(self) -> bool:
         return any(each.refresh is not None and (each.refresh.owed or each.refresh.job) for each in self.connections())
 
     def _advance(self, seconds: float) -> None:
         end = self.loop.now + seconds
-        due = self.loop.rest()
-        while due is not None and due <= end:
-            self.loop.now = max(self.loop.now, due)
-            due = self.loop.rest()
+        self.loop.rest(lambda: end)
         self.loop.now = end
         self._settle()
 

@@ -208,8 +208,9 @@ def check_refused(visitor: Visitor, url: str, status: int) -> None:
 
 
 async def _closed(response: Any) -> None:
-    """Close a response that is not read."""
-    response.close()
+    """Close a response that is not read; Django has closed the others."""
+    if response.streaming:
+        response.close()
 
 
 def _named(visitor: Visitor) -> str:

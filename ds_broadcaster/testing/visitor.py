@@ -43,8 +43,11 @@ class Visitor:
     ) -> Any:
         """Return Django's response to a request; what its view raises is raised here, as by Django's test client."""
         send = getattr(self.client, method.lower())
-        named = {} if content_type is None else {"content_type": content_type}
-        return self.stage.run(send(url, data, headers=dict(headers or {}), **named))
+        named: dict[str, Any] = {} if content_type is None else {"content_type": content_type}
+        # The site redirects what is not secure.
+        return self.stage.run(
+            send(url, data, headers=dict(headers or {}), secure=settings.SECURE_SSL_REDIRECT, **named)
+        )
 
     def _log_in(self, user: Any) -> None:
         """Give the visitor a session. No signal is sent and no last login saved, which might broadcast."""

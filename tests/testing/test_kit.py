@@ -231,6 +231,10 @@ def test_clock_moves_on(open_stream, broadcaster_clock, room, ann):
     stream.assert_open()
     broadcaster_clock.advance(3600)
     stream.assert_closed()
+    with staged() as stage:
+        now = stage.loop.now
+    broadcaster_clock.advance(24 * 3600)
+    assert stage.loop.now == now + 24 * 3600
     with pytest.raises(ValueError, match="only goes forward"):
         broadcaster_clock.advance(-1)
 
@@ -363,6 +367,11 @@ def test_stream_says_what_came_instead(open_stream, room, ann, eve):
         stream.assert_open()
     with fails_with("The stream has ended: broadcast.kill() closed its channel."):
         stream.next()
+
+
+def test_site_that_redirects_to_https(settings, room, ann):
+    settings.SECURE_SSL_REDIRECT = True
+    assert_may_listen(ann, KitRoomChannel, pk=room.pk)
 
 
 # Queries
