@@ -15,9 +15,7 @@ def main() -> None:
     """Run the command by the project's own manage.py, in the current folder."""
     _, *words = sys.argv
     if words[:1] != ["init"]:
-        sys.exit(
-            f"{USAGE}\n\nAdds to the project in this folder what it lacks for live pages, and asks before it writes."
-        )
+        sys.exit(USAGE)
     if not Path("manage.py").is_file():
         sys.exit(
             "There is no manage.py here. Run this in your project's folder; `django-admin startproject` makes one."
