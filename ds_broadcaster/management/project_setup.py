@@ -373,8 +373,9 @@ def _catches_all(route: ast.expr) -> bool:
     address = _constant(route.args[0])
     if address is None:
         return False
-    includes = len(route.args) > 1 and isinstance(route.args[1], ast.Call)
-    return (address in ("", "^") and includes) or any(each in address for each in ("<path:", ".*", ".+"))
+    view = route.args[1] if len(route.args) > 1 else None
+    includes = isinstance(view, ast.Call) and isinstance(view.func, ast.Name) and view.func.id == "include"
+    return (includes and address in ("", "^")) or any(each in address for each in ("<path:", ".*", ".+"))
 
 
 def _text(path: Path) -> str:

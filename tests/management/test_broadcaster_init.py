@@ -248,6 +248,7 @@ def test_runserver_comes_before_the_first_of_the_others(project):
         ('path("<path:page>", page),', "first"),
         ('re_path(r"^.*$", page),', "first"),
         ('path("", home),', "last"),
+        ('path("", Home.as_view()),', "last"),
         ('path("blog/", include("blog.urls")),', "last"),
     ],
 )
