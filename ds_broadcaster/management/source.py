@@ -3,7 +3,6 @@
 import ast
 import os
 import re
-import sysconfig
 import tokenize
 from collections.abc import Iterator
 from difflib import unified_diff
@@ -13,14 +12,13 @@ from pathlib import Path
 Sequence = ast.List | ast.Tuple
 
 
-# Where packages are installed, and where this one is.
-_OTHERS = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib")]
-_OTHERS.append(Path(__file__).resolve().parent.parent)
+OURS = Path(__file__).resolve().parent.parent
 
 
 def is_the_projects(path: Path) -> bool:
     """Tell whether a file is for the project to change, and not that of an installed package."""
-    return not any(path.resolve().is_relative_to(each) for each in _OTHERS)
+    path = path.resolve()
+    return not (path.is_relative_to(OURS) or {"site-packages", "dist-packages"}.intersection(path.parts))
 
 
 class Unsure(Exception):

@@ -11,7 +11,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 
 from ds_broadcaster.conf import DATASTAR_URL
-from ds_broadcaster.management import pinned_client, source
+from ds_broadcaster.management import pinned_client
 from ds_broadcaster.management.commands.broadcaster_client import MAP_FILE
 from ds_broadcaster.views.connect_element import client_script
 from tests.harness.requirements import require_client_bundle
@@ -110,11 +110,10 @@ def test_older_client_is_replaced_where_it_is(sources, settings, static, tmp_pat
     assert old.read_bytes() == bundle
 
 
-def test_file_of_an_installed_package_is_left_alone(sources, settings, static, monkeypatch, tmp_path, bundle):
+def test_file_of_an_installed_package_is_left_alone(sources, settings, static, tmp_path, bundle):
     theirs = tmp_path / "site-packages" / "datastar.js"
     theirs.parent.mkdir()
     theirs.write_text("theirs")
-    monkeypatch.setattr(source, "_OTHERS", [theirs.parent])
     settings.STATICFILES_DIRS = [static, theirs.parent]
     settings.DS_BROADCASTER_DATASTAR_STATIC = "datastar.js"
     assert run().startswith(f"Wrote {static}/datastar.js: ")
