@@ -265,23 +265,31 @@ class Setup:
         if not engines:
             raise Unsure("there are no Django templates")
         own = [Path(each) for engine in engines for each in engine.get("DIRS", ())]
-        apps = [Path(AppConfig.create(each).path) for each in self.settings.INSTALLED_APPS]
-        folders = [*own, *(each / "templates" for each in apps if is_the_projects(each))]
-        if any("datastar_script" in _text(path) for each in folders for path in each.rglob("*.html")):
+        apps = [Path(AppConfig.create(each).path) / "templates" for each in self.settings.INSTALLED_APPS]
+        folders = [*own, *filter(is_the_projects, apps)]
+        texts = {path: _text(path) for each in folders for path in sorted(each.rglob("*.html"))}
+        if any("datastar_script" in text for text in texts.values()):
             return
-        bases = [each / "base.html" for each in folders if (each / "base.html").exists()][:1]
-        if not bases:
-            found = [path for each in folders for path in sorted(each.glob("*/base.html"))]
-            bases = [path for path in found if path.parent.name != "admin"]
-        if len(bases) > 1:
-            raise Unsure(f"there are several: {', '.join(map(str, bases))}")
-        if bases:
-            self._add_script(self._open(bases[0], TextFile))
+        if base := self._base_in(folders):
+            self._add_script(self._open(base, TextFile))
             return
-        if not own:
-            own = [self._add_template_folder()]
-        file = self._open(own[0] / "base.html", TextFile)
+        # A new base.html would be that of an app too, which may need its own.
+        others = [path for path, text in texts.items() if "</head" in text.lower() and path.parent.name != "admin"]
+        others += [each / "base.html" for each in apps if (each / "base.html").exists()]
+        if others:
+            raise Unsure(f"it may be one of these: {', '.join(map(str, others[:5]))}")
+        file = self._open((own or [self._add_template_folder()])[0] / "base.html", TextFile)
         file.text = file.text or BASE.format(language=self.settings.LANGUAGE_CODE)
+
+    def _base_in(self, folders: list[Path]) -> Path | None:
+        """Return the base.html of these folders: the one that Django finds, or else that of a folder in them."""
+        for each in folders:
+            if (each / "base.html").exists():
+                return each / "base.html"
+        found = [path for each in folders for path in sorted(each.glob("*/base.html")) if path.parent.name != "admin"]
+        if len(found) > 1:
+            raise Unsure(f"there are several: {', '.join(map(str, found))}")
+        return found[0] if found else None
 
     def _add_script(self, file: TextFile) -> None:
         if SCRIPT in file.text:

@@ -379,6 +379,19 @@ def test_base_of_the_projects_own_app_is_found_and_none_of_other_peoples(project
     assert project.settings().TEMPLATES[0]["DIRS"] == []
 
 
+@pytest.mark.parametrize(
+    "path", ["pages/layout.html", "pages/shop/pages/page.html", "theirs/site-packages/templates/base.html"]
+)
+def test_no_base_is_made_where_there_may_be_one(project, path):
+    text = SETTINGS.replace('["django', '["NAME.theirs.Theirs", "django')
+    project.write({**SMALL, "NAME/settings.py": text, path: "<head></head>"})
+    app = "from django.apps import AppConfig\nclass Theirs(AppConfig):\n    name, path = __name__, {!r}\n"
+    project.write({"NAME/theirs.py": app.format(str(project.path("theirs/site-packages")))})
+    (by_hand,) = project.init()
+    assert by_hand.endswith(f"(it may be one of these: {project.path(path)})")
+    assert not project.path("pages/base.html").exists()
+
+
 # The command
 
 
