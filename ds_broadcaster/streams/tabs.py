@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from django.http import HttpRequest
+from django.http import HttpRequest, QueryDict
 from django.urls import NoReverseMatch, reverse
 
 from ..compaction import NOTHING, REFRESH, replaces_of
@@ -39,6 +39,8 @@ _request: ContextVar[HttpRequest | None] = ContextVar("ds_broadcaster.request", 
 def serving(request: HttpRequest) -> Iterator[None]:
     """Make `request` the current one, also in the threads that its view waits for."""
     token = _request.set(request)
+    if "Datastar-Request" in request.headers:
+        tab_of(request)  # A view that reads the body as a stream, such as one of REST framework, leaves nothing of it.
     try:
         yield
     finally:
@@ -89,7 +91,7 @@ def excluded(exclude: HttpRequest | str | None) -> str | None:
     # The request of Django REST framework wraps Django's.
     request = getattr(exclude, "_request", exclude)
     if isinstance(request, HttpRequest):
-        return tab_of(request)
+        return tab_of(request) or (_parsed_tab(exclude) if request is not exclude else None)
     if not isinstance(exclude, str):
         raise TypeError(f"exclude must be a request or a tab's id, not {type(exclude).__name__} ({exclude!r}).")
     tab = plain(exclude)
@@ -149,12 +151,26 @@ def _read(request: HttpRequest) -> str | None:
             tab = _signal(request.GET["datastar"])
         elif request.content_type == "application/json":
             tab = _signal(request.body)
-        elif request.method == "POST" and not _is_unread_upload(request):
+        elif hasattr(request, "_post") or (request.method == "POST" and not _is_unread_upload(request)):
             tab = request.POST.get(TAB)
+        elif request.content_type == "application/x-www-form-urlencoded":  # Django parses those of POST alone.
+            tab = QueryDict(request.body).get(TAB)
     except Exception:
         # The view has read the body as a stream, or it is too large, or malformed: the view sees the same error when it
         # reads the body.
         return None
+    return _valid(tab)
+
+
+def _parsed_tab(request: Any) -> str | None:
+    """Return the tab's id among what REST framework has parsed, which may leave nothing in the body."""
+    try:
+        return _valid(_named(request.data))
+    except Exception:
+        return None
+
+
+def _valid(tab: Any) -> str | None:
     return tab if isinstance(tab, str) and _ID.fullmatch(tab) else None
 
 
@@ -164,5 +180,8 @@ def _is_unread_upload(request: HttpRequest) -> bool:
 
 
 def _signal(text: str | bytes) -> Any:
-    signals = json.loads(text)
+    return _named(json.loads(text))
+
+
+def _named(signals: Any) -> Any:
     return signals.get(TAB) if isinstance(signals, dict) else None

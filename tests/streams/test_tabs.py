@@ -4,13 +4,14 @@ import asyncio
 import io
 import json
 import threading
+from types import SimpleNamespace
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.core.exceptions import RequestDataTooBig
 from django.core.files.uploadhandler import MemoryFileUploadHandler
 from django.core.handlers.asgi import ASGIRequest
-from django.http import HttpRequest
+from django.http import HttpRequest, QueryDict
 from django.test import RequestFactory, override_settings
 
 from ds_broadcaster.streams.tabs import TAB, current_tab, excluded, serving, tab_of
@@ -44,8 +45,10 @@ def test_tab_is_in_the_signals_of_the_body(method):
     assert tab_of(post_json(SIGNALS, method)) == ID
 
 
-def test_tab_is_in_a_forms_field():
-    assert tab_of(factory.post("/", f"{TAB}={ID}", content_type="application/x-www-form-urlencoded")) == ID
+@pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])
+def test_tab_is_in_a_forms_field(method):
+    send = getattr(factory, method)
+    assert tab_of(send("/", f"{TAB}={ID}", content_type="application/x-www-form-urlencoded")) == ID
 
 
 def test_tab_is_in_an_uploads_field_once_the_view_or_a_middleware_has_looked_at_it():
@@ -53,6 +56,26 @@ def test_tab_is_in_an_uploads_field_once_the_view_or_a_middleware_has_looked_at_
     assert tab_of(request) is None
     assert request.POST[TAB] == ID
     assert tab_of(request) == ID
+
+
+def test_tab_is_in_an_uploads_field_that_a_framework_has_parsed_for_another_method():
+    request = factory.generic("PATCH", "/", b"--x--", content_type="multipart/form-data; boundary=x")
+    assert tab_of(request) is None
+    request._post = QueryDict(f"{TAB}={ID}")
+    assert tab_of(request) == ID
+
+
+def test_clients_request_is_read_before_a_view_reads_it_as_a_stream():
+    request = post_json(SIGNALS, headers={"Datastar-Request": "true"})
+    with serving(request):
+        assert request.read() == SIGNALS.encode()
+        assert current_tab() == ID
+
+
+def test_a_wrapped_requests_data_tells_the_tab_where_its_body_is_gone():
+    request = post_json(SIGNALS)
+    wrapped = SimpleNamespace(_request=request, data=json.loads(request.read()))
+    assert excluded(wrapped) == ID
 
 
 def test_asgi_request_has_a_tab_too():
