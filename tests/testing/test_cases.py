@@ -10,7 +10,7 @@ from django.test import TestCase, TransactionTestCase, override_settings
 
 from ds_broadcaster import broadcast
 from ds_broadcaster.testing import BroadcastTestMixin, capture_broadcasts
-from tests.chat.models import Message, Room
+from tests.chat.models import Article, Message, Room
 from tests.testing import kit_site
 from tests.testing.kit_site import KitRoomChannel
 
@@ -79,6 +79,20 @@ class InTransactionTests(Words, TestCase):
 @override_settings(ROOT_URLCONF=kit_site.__name__)
 class WithoutTransactionTests(Words, TransactionTestCase):
     pass
+
+
+class MadeBeforeTests(BroadcastTestMixin, TestCase):
+    @classmethod
+    def setUpTestData(cls):
+        cls.article = Article.objects.create(title="Garden")
+
+    def test_what_was_made_before_is_saved_and_not_sent(self):
+        self.broadcasts.assert_nothing_sent()
+        self.article.save()
+        self.broadcasts.assert_nothing_sent()
+        self.article.title = "Gardens"
+        self.article.save()
+        self.broadcasts.assert_sent("articles", verb="elements", mode="outer", contains="Gardens", count=1)
 
 
 class OwnCallsTests(BroadcastTestMixin, TestCase):
