@@ -22,6 +22,9 @@ class Observer:
     def refused(self, view: str, path: str, why: str) -> None:
         """Note that a channel view refused its stream to a request for this path."""
 
+    def recheck_refused(self, path: str, why: str) -> None:
+        """Note that the stream of this path was asked about again, and is refused now; its view may have told why."""
+
     @contextmanager
     def rendering(self, name: str) -> Iterator[None]:
         """Surround the rendering of a fragment, such as "Message.render_broadcast()"."""

@@ -53,8 +53,9 @@ SHUTDOWN_SPREAD = 4000
 # Seconds that the last bytes may take before the connections that are left are aborted.
 SHUTDOWN_TIMEOUT = 0.5
 
-# Why a command ends a stream.
+# Why a command ends a stream, and why a re-check does.
 WHY = {"disconnect": "broadcast.disconnect() closed it", "kill": "broadcast.kill() closed its channel"}
+REFUSED = "a re-check refused it"
 
 # What is handed to a hub: an event's frame, a command on a channel, or the sequence alone.
 Item = Frame | Command | None
@@ -392,7 +393,7 @@ class Hub:
         """End the stream of a connection that a re-check refused."""
         # The client is to return and ask for itself, with the cookies it has by now. Those of our own element always
         # do; of others some only after an end that is not clean. What it has not read by now, it may not have.
-        connection.end("a re-check refused it", clean=connection.element is not None, until=connection.cursor)
+        connection.end(REFUSED, clean=connection.element is not None, until=connection.cursor)
         self._presence.refuse(connection)
         self._close_at_once(connection)
 

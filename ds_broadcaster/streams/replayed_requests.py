@@ -18,6 +18,7 @@ from django.db.utils import InterfaceError, OperationalError
 from ..hub.connections import Connection
 from ..hub.grant import StreamGrant
 from ..hub.refreshes import Rendered
+from ..observers import observers
 from .handoff import Message, Receive, Send
 from .requests import is_authenticated
 from .scope import RECHECK_KEY, REFRESH_KEY, SCOPE_KEY, find_mark
@@ -101,12 +102,21 @@ async def _ask(connection: Connection, marks: Message | None = None) -> tuple[bo
         return None, None
     grant = answer.grant
     if grant is None:
-        return None if _says_nothing(connection, path, answer) else False, None
-    channels = {channel.name for channel in connection.channels}
-    if grant.user_id != connection.user_id or set(grant.channels) != channels:
-        return False, None
+        if _says_nothing(connection, path, answer):
+            return None, None
+        return _refused(path, f"it was answered with {answer.status}")
+    if grant.user_id != connection.user_id:
+        return _refused(path, "it is the stream of another user now")
+    if set(grant.channels) != {channel.name for channel in connection.channels}:
+        return _refused(path, "its channels are others now")
     connection.see_as(grant.audience)
     return True, grant
+
+
+def _refused(path: str, why: str) -> tuple[bool, None]:
+    for each in observers:
+        each.recheck_refused(path, why)
+    return False, None
 
 
 def _says_nothing(connection: Connection, path: str, answer: Answer) -> bool:

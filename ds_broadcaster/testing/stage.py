@@ -54,7 +54,7 @@ class Stage(Observer):
     def __init__(self) -> None:
         self.loop = StillLoop()
         self._undo = ExitStack()
-        # Why streams were refused, by their paths.
+        # Why streams were refused last, by their paths.
         self.refusals: dict[str, str] = {}
         # The names, for people, of what is open.
         self._open: dict[object, str] = {}
@@ -105,6 +105,9 @@ class Stage(Observer):
 
     def refused(self, view: str, path: str, why: str) -> None:
         self.refusals[path] = f"{view}: {why}"
+
+    def recheck_refused(self, path: str, why: str) -> None:
+        self.refusals.setdefault(path, why)
 
     # What a test leaves open.
 

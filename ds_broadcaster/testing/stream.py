@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..hub.connections import Connection
+from ..hub.hub import REFUSED
 from .events import Event, Parser
 from .stage import Stage
 from .visitor import Visitor
@@ -150,7 +151,7 @@ class Stream:
         closing = None if self._connection is None else self._connection.closing
         if closing is None:
             return "it could not begin"
-        refusal = self._stage.refusals.get(self.response.asgi_request.path)
+        refusal = self._stage.refusals.get(self.response.asgi_request.path) if closing.why == REFUSED else None
         return closing.why if refusal is None else f"{closing.why} ({refusal})"
 
     def _history(self) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_backends
@@ -42,6 +42,7 @@ class Visitor:
         content_type: str | None = None,
     ) -> Any:
         """Return Django's response to a request; what its view raises is raised here, as by Django's test client."""
+        self.stage.refusals.pop(urlsplit(url).path, None)
         send = getattr(self.client, method.lower())
         named: dict[str, Any] = {} if content_type is None else {"content_type": content_type}
         # The site redirects what is not secure.

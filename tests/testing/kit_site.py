@@ -73,6 +73,11 @@ def open_to_all(request, name):
     return broadcast.connect(name, request)
 
 
+@login_required
+def own(request, name):
+    return broadcast.connect([name, f"of-{request.user.pk}"], request)
+
+
 async def open_in_async_view(request, name):
     return await broadcast.aconnect(name, request)
 
@@ -117,6 +122,7 @@ urlpatterns = [
     path("rooms/<int:pk>/", page),
     path("rooms/<int:pk>/say/", say),
     path("open/<slug:name>/", open_to_all, name="open"),
+    path("own/<slug:name>/", own, name="own"),
     path("aopen/<slug:name>/", open_in_async_view, name="aopen"),
     path("events/", include("ds_broadcaster.urls")),
 ]

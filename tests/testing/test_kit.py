@@ -160,6 +160,22 @@ def test_reason_says_why_a_stream_ended(open_stream, room, ann, end, reason):
     assert stream.reason == reason
 
 
+def test_reason_is_that_of_this_stream(open_stream, room, ann, eve):
+    stream = open_stream(KitRoomChannel, pk=room.pk, user=ann)
+    assert_refused(eve, KitRoomChannel, pk=room.pk)
+    broadcast.kill(f"room-{room.pk}")
+    stream.assert_closed()
+    assert stream.reason == "broadcast.kill() closed its channel"
+
+
+def test_reason_is_the_answer_of_a_view_that_tells_no_more(open_stream, ann):
+    stream = open_stream("own", "room", user=ann)
+    get_user_model().objects.update(is_active=False)
+    broadcast.recheck()
+    stream.assert_closed()
+    assert stream.reason == "a re-check refused it (it was answered with 302)"
+
+
 def test_function_views_plain_and_async(open_stream):
     for view in ("open", "aopen", kit_site.open_to_all):
         stream = open_stream(view, name="hall")
