@@ -46,26 +46,40 @@ def capture_broadcasts() -> Iterator[Broadcasts]:
 
 
 def assert_may_listen(
-    user: Any, to: Any, /, *args: Any, client: "Client | AsyncClient | None" = None, **kwargs: Any
+    user: Any,
+    to: Any,
+    /,
+    *args: Any,
+    client: "Client | AsyncClient | None" = None,
+    headers: Mapping[str, str] | None = None,
+    **kwargs: Any,
 ) -> None:
     """Assert that a user, None for an anonymous visitor, gets the stream of a view.
 
     `to` is a URL, a view's name, a view class or a view function; the other arguments are those of its path. The
-    request runs through the project's whole middleware. A `client` gives its cookies.
+    request runs through the project's whole middleware. A `client` gives its cookies; `headers`, such as a token, are
+    added to those of the request.
     """
     with staged() as stage:
-        stage.call(lambda: check_may_listen(Visitor(stage, user, client), url_of(to, args, kwargs)))
+        stage.call(lambda: check_may_listen(Visitor(stage, user, client), url_of(to, args, kwargs), headers))
 
 
 def assert_refused(
-    user: Any, to: Any, /, *args: Any, status: int = 403, client: "Client | AsyncClient | None" = None, **kwargs: Any
+    user: Any,
+    to: Any,
+    /,
+    *args: Any,
+    status: int = 403,
+    client: "Client | AsyncClient | None" = None,
+    headers: Mapping[str, str] | None = None,
+    **kwargs: Any,
 ) -> None:
     """Assert that a user, None for an anonymous visitor, is refused the stream of a view, with this status.
 
     A client that comes back for a stream which it had must be refused too. See assert_may_listen().
     """
     with staged() as stage:
-        stage.call(lambda: check_refused(Visitor(stage, user, client), url_of(to, args, kwargs), status))
+        stage.call(lambda: check_refused(Visitor(stage, user, client), url_of(to, args, kwargs), status, headers))
 
 
 def open_stream(

@@ -176,9 +176,9 @@ def refusal_of(stage: Stage, response: Any) -> str:
     return f"{response.status_code}{to}{said}"
 
 
-def check_may_listen(visitor: Visitor, url: str) -> None:
-    """Raise AssertionError unless the visitor gets the stream at a URL."""
-    response = visitor.get(url, HEADERS)
+def check_may_listen(visitor: Visitor, url: str, headers: Mapping[str, str] | None = None) -> None:
+    """Raise AssertionError unless the visitor gets the stream at a URL, with these headers beside a client's."""
+    response = visitor.get(url, {**HEADERS, **(headers or {})})
     visitor.stage.run(_closed(response))
     if not is_stream(response):
         raise AssertionError(
@@ -186,20 +186,17 @@ def check_may_listen(visitor: Visitor, url: str) -> None:
         )
 
 
-def check_refused(visitor: Visitor, url: str, status: int) -> None:
+def check_refused(visitor: Visitor, url: str, status: int, headers: Mapping[str, str] | None = None) -> None:
     """Raise AssertionError unless the visitor is refused the stream at a URL, with this status.
 
     A client that comes back for a stream must be refused too, with 204, which ends its tries, or the status.
     """
-    for expected, headers in (
-        ({status}, HEADERS),
-        ({204, status}, {**HEADERS, "Last-Event-ID": visitor.stage.broker.cursor()}),
-    ):
-        response = visitor.get(url, headers)
+    for expected, back in (({status}, {}), ({204, status}, {"Last-Event-ID": visitor.stage.broker.cursor()})):
+        response = visitor.get(url, {**HEADERS, **(headers or {}), **back})
         visitor.stage.run(_closed(response))
         if response.status_code in expected and not is_stream(response):
             continue
-        comes = ", coming back," if "Last-Event-ID" in headers else ""
+        comes = ", coming back," if back else ""
         if is_stream(response):
             raise AssertionError(f"{_named(visitor)}{comes} may listen at {url}, and was to be refused with {status}.")
         raise AssertionError(
