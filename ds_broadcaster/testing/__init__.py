@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .broadcasts import Broadcasts
     from .brokers import BrokerContract
+    from .browser import await_for_live, wait_for_live
     from .cases import BroadcastTestMixin
     from .events import Event, Sent
     from .kit import assert_may_listen, assert_refused, capture_broadcasts
+    from .live_server import BroadcastLiveServerTestCase
     from .stream import Stream
 
 __all__ = [
+    "BroadcastLiveServerTestCase",
     "BroadcastTestMixin",
     "Broadcasts",
     "BrokerContract",
@@ -23,11 +26,14 @@ __all__ = [
     "Stream",
     "assert_may_listen",
     "assert_refused",
+    "await_for_live",
     "capture_broadcasts",
+    "wait_for_live",
 ]
 
 # pytest imports this package with the plugin, in every project.
 _LATE = {
+    "BroadcastLiveServerTestCase": "live_server",
     "BroadcastTestMixin": "cases",
     "Broadcasts": "broadcasts",
     "BrokerContract": "brokers",
@@ -36,7 +42,9 @@ _LATE = {
     "Stream": "stream",
     "assert_may_listen": "kit",
     "assert_refused": "kit",
+    "await_for_live": "browser",
     "capture_broadcasts": "kit",
+    "wait_for_live": "browser",
 }
 
 

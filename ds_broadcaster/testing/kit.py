@@ -31,6 +31,11 @@ def staged() -> Iterator[Stage]:
         stage.end()
 
 
+def current_stage() -> Stage | None:
+    """Return the stage that is there."""
+    return _stages[-1] if _stages else None
+
+
 @contextmanager
 def capture_broadcasts() -> Iterator[Broadcasts]:
     """Record what is sent in a block:

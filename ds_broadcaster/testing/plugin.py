@@ -9,6 +9,7 @@ import pytest
 
 if TYPE_CHECKING:
     from .broadcasts import Broadcasts
+    from .live_server import LiveServer
     from .stage import Clock, Stage
 
 # The kit is imported by the fixtures: pytest loads this module in every project, before Django is set up.
@@ -73,3 +74,23 @@ def broadcaster_clock(_broadcaster_stage: "Stage") -> "Clock":
 def broadcaster_outage(_broadcaster_stage: "Stage") -> "Callable[[], AbstractContextManager[None]]":
     """Have the broker away: `with broadcaster_outage(): ...`."""
     return _broadcaster_stage.broker.away
+
+
+@pytest.fixture(scope="session")
+def _broadcaster_plain_code(django_db_setup: None) -> "Iterator[None]":
+    from .browser import plain_code_beside_a_loop
+
+    # playwright's loop is there until the session ends, also while databases are emptied.
+    with plain_code_beside_a_loop():
+        yield
+
+
+@pytest.fixture
+def live_asgi_server(
+    _broadcaster_plain_code: None, transactional_db: None, _broadcaster_stage: "Stage"
+) -> "Iterator[LiveServer]":
+    """The site, served with uvicorn in this process: page.goto(live_asgi_server + "/rooms/1/")."""
+    from .live_server import live_server
+
+    with live_server() as server:
+        yield server

@@ -63,7 +63,7 @@ class Stage(Observer):
 
     def start(self) -> None:
         """Take the place of the process's broker and hubs."""
-        parts = broadcast.replaced(create_broker=self._create_broker, create_hub=self._create_hub, clock=self.loop.time)
+        parts = broadcast.replaced(create_broker=self._create_broker, create_hub=self.create_hub, clock=self.loop.time)
         self._undo.enter_context(parts)
         self._undo.enter_context(commits_run())
         observers.append(self)
@@ -92,9 +92,10 @@ class Stage(Observer):
     def _create_broker(self, settings: Settings) -> StageBroker:
         return StageBroker("", {}, settings.history, clock=self.loop.time)
 
-    def _create_hub(
+    def create_hub(
         self, loop: asyncio.AbstractEventLoop, broker: Any, settings: Settings, *args: Any, **named: Any
     ) -> Hub:
+        """Return a hub for the stage's loop, or a plain one for another loop."""
         if loop is not self.loop:  # Of a server that the test runs.
             return Hub(loop, broker, settings, *args, **named)
         # A change of presence is on its way at once.

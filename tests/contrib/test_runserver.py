@@ -16,6 +16,7 @@ from django.test import override_settings
 from ds_broadcaster.asgi import HandoffApplication
 from ds_broadcaster.asgi_servers import find_link
 from ds_broadcaster.contrib.runserver import checks
+from ds_broadcaster.contrib.runserver.application import get_application
 from ds_broadcaster.contrib.runserver.management.commands import runserver
 from ds_broadcaster.contrib.runserver.server import Listener, RequestLog
 from tests.harness.server import ROOT
@@ -184,13 +185,13 @@ def test_application_is_the_one_of_the_project_or_else_django_with_the_handoff()
     with override_settings(ASGI_APPLICATION="tests.project.asgi_plain.application"):
         from tests.project.asgi_plain import application
 
-        assert runserver.get_application() is application
-    assert isinstance(runserver.get_application(), HandoffApplication)
+        assert get_application() is application
+    assert isinstance(get_application(), HandoffApplication)
     with (
         override_settings(ASGI_APPLICATION="tests.project.no_such_module.application"),
         pytest.raises(ImproperlyConfigured, match=r'such as "yourproject\.asgi\.application"'),
     ):
-        runserver.get_application()
+        get_application()
 
 
 @pytest.mark.parametrize(

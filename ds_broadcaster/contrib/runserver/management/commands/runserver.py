@@ -8,14 +8,11 @@ from typing import Any
 
 from django.apps import apps
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, CommandParser
 from django.core.management.base import OutputWrapper
 from django.db import connections
-from django.utils.module_loading import import_string
 
-from ds_broadcaster.asgi import Application, get_asgi_application
-
+from ...application import get_application, with_static_files
 from ...databases import is_in_memory, shared_databases
 
 if apps.is_installed("django.contrib.staticfiles"):
@@ -72,11 +69,9 @@ class Command(BaseCommand):
         """Return the server, which Django hands to the listener."""
         from ...server import DevelopmentServer
 
-        application: Any = get_application()
+        application = get_application()
         if options.get("use_static_handler") and (settings.DEBUG or options["insecure_serving"]):
-            from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
-
-            application = ASGIStaticFilesHandler(application)
+            application = with_static_files(application)
         self._server = DevelopmentServer(application, is_threaded=options["use_reloader"])
         return self._server
 
@@ -91,18 +86,3 @@ class Command(BaseCommand):
         # Django 5.2 names no interface.
         banner = re.sub("Starting (WSGI )?development", "Starting ASGI/uvicorn development", banner)
         self.stdout.write(banner, ending="")
-
-
-def get_application() -> Application:
-    """Return the application that ASGI_APPLICATION names, or else Django's with the handoff."""
-    path = getattr(settings, "ASGI_APPLICATION", None)
-    if path is None:
-        return get_asgi_application()
-    try:
-        application: Application = import_string(path)
-    except ImportError as error:
-        raise ImproperlyConfigured(
-            f"ASGI_APPLICATION = {path!r} could not be imported: {error}. Write the path of the application in the "
-            'project\'s asgi.py, such as "yourproject.asgi.application".'
-        ) from error
-    return application
