@@ -20,12 +20,13 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument(
-            "--yes", "--no-input", "--noinput", "-y", action="store_true", dest="yes", help="write without asking"
-        )
+        parser.add_argument("--yes", "-y", action="store_true", help="write without asking")
+        parser.add_argument("--no-input", "--noinput", action="store_false", dest="interactive", help="the same")
         parser.add_argument("--dry-run", "--diff", action="store_true", help="only show the diff, and write nothing")
 
-    def handle(self, *args: Any, yes: bool = False, dry_run: bool = False, **options: Any) -> None:
+    def handle(
+        self, *args: Any, yes: bool = False, interactive: bool = True, dry_run: bool = False, **options: Any
+    ) -> None:
         setup = Setup(settings)
         self._show(setup.changes)
         if setup.by_hand:
@@ -37,7 +38,7 @@ class Command(BaseCommand):
             return
         if dry_run:
             return
-        if not yes and not self._is_wanted():
+        if interactive and not yes and not self._is_wanted():
             self.stdout.write("Nothing was written.")
             return
         _write(setup.changes)
