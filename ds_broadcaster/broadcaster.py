@@ -51,6 +51,12 @@ if TYPE_CHECKING:
 class Broadcaster:
     """Send to channels, open streams, list the users on a channel.
 
+    >>> broadcast("room-7", '<p id="status">Ann is here</p>')
+    >>> broadcast.signals(["room-7", "lobby"], {"unread": 3})
+    >>> broadcast.remove(room, "#message-12")
+    >>> broadcast.get_users(room)
+    []
+
     The verbs may be called from any thread: views, on_commit hooks, background jobs, shells. Each verb that may wait
     has an async twin with an `a` in front. A channel is a name or a saved model instance. `exclude` leaves out one
     tab: the one that sent this request, or the one with this id.
@@ -73,9 +79,9 @@ class Broadcaster:
     ) -> None:
         self._engine = engine = Engine(create_broker, create_hub, type(self), clock)
         self._sender = Sender(engine.broker, clock)
-        self.page_cursor = PageCursor(self.cursor, self.acursor, clock)
+        self.page_cursor: PageCursor = PageCursor(self.cursor, self.acursor, clock)
         # What opens streams with the options that connect() does not take.
-        self.opener = Opener(engine.broker, engine.heard, engine.hubs, clock)
+        self.opener: Opener = Opener(engine.broker, engine.heard, engine.hubs, clock)
 
     @contextmanager
     def replaced(
@@ -112,6 +118,8 @@ class Broadcaster:
         key: str | None = None,
     ) -> None:
         """Send HTML to patch into the page.
+
+        >>> broadcast.elements("room-7", "<li>hi</li>", "#messages", mode="append")
 
         `selector` says where and `mode` how ("outer", "inner", "replace", "prepend", "append", "before", "after",
         "remove"); `namespace` is "html", "svg" or "mathml". A `transient` event reaches the clients that are connected
@@ -478,4 +486,4 @@ class Broadcaster:
         self._sender.forget()
 
 
-broadcast = Broadcaster()
+broadcast: Broadcaster = Broadcaster()

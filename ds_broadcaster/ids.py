@@ -120,6 +120,9 @@ def channel_names(channels: Any) -> tuple[str, ...]:
 def dom_id(instance: Any) -> str:
     """Return the id of the element that shows a model instance: `<app_label>-<model_name>-<pk>`.
 
+    >>> dom_id(message)
+    'chat-message-7'
+
     It needs no escaping, neither in an `id` attribute nor after a `#`: other characters are written as their code
     between underscores. A proxy has the element of its model. Raises ValueError for an instance that is not saved yet
     and TypeError for anything else.
@@ -135,5 +138,8 @@ def dom_id(instance: Any) -> str:
 
 
 def dom_selector(instance: Any) -> str:
-    """Return the selector of the element that shows a model instance: `#` and its dom_id()."""
+    """Return the selector of the element that shows a model instance: `#` and its dom_id().
+
+    >>> broadcast.remove(message.room, dom_selector(message))
+    """
     return f"#{dom_id(instance)}"

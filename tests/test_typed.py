@@ -9,13 +9,14 @@ from django.dispatch import Signal
 from django.views.generic import View
 
 import ds_broadcaster
-from ds_broadcaster import BroadcastChannelView, BroadcastOnSave, broadcast, signals
+from ds_broadcaster import BroadcastChannelView, BroadcastOnSave, broadcast, signals, testing
 from tests.cookbook.test_docs import INTERNAL, attributes, public
 
 SAMPLE = "".join(path.read_text() for path in sorted((Path(__file__).parent / "typed").glob("*.py")))
 
 PATTERNS = [
     *(rf"\b{name}\b" for name in ds_broadcaster.__all__),
+    *(rf"\b{name}\b" for name in testing.__all__),
     *(rf"broadcast\.{name}\(" for name in public(dir(broadcast)) - INTERNAL),
     *(rf"\b{name}\b" for name in attributes(BroadcastChannelView, View) | attributes(BroadcastOnSave, Model)),
     *(rf"\b{name}\b" for name, value in vars(signals).items() if isinstance(value, Signal)),

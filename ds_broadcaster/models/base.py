@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import models
@@ -14,18 +14,21 @@ from .options import ATTRIBUTES, Face, Options, PlaceMode
 from .receivers import mark_known, watch
 from .registry import registered
 
+if TYPE_CHECKING:
+    from ..sending import Channels
+
 
 class BroadcastOnSave(models.Model):
     """A model whose saves and deletions reach the pages that show it.
 
-        class Message(BroadcastOnSave):
-            room = models.ForeignKey(Room, models.CASCADE)
-            text = models.TextField()
-
-            broadcast_target = "#messages"
-
-            def broadcast_channel(self):
-                return f"room-{self.room_id}"
+    >>> class Message(BroadcastOnSave):
+    ...     room = models.ForeignKey(Room, models.CASCADE)
+    ...     text = models.TextField()
+    ...
+    ...     broadcast_target = "#messages"
+    ...
+    ...     def broadcast_channel(self):
+    ...         return f"room-{self.room_id}"
 
     The fragment of a created object goes to the target. That of a changed one replaces the element with the same id,
     `{{ object|dom_id }}`. The element of a deleted one is removed. All this happens after the commit, with the changes
@@ -66,7 +69,7 @@ class BroadcastOnSave(models.Model):
     class Meta:
         abstract = True
 
-    def broadcast_channel(self) -> Any:
+    def broadcast_channel(self) -> "Channels | None":
         """Return the channel: a name or a saved instance, several in a list, or None to stay silent."""
         raise ImproperlyConfigured(f"{type(self).__name__} must define broadcast_channel().")
 

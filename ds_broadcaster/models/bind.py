@@ -2,25 +2,31 @@
 
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Model
 
 from .base import BroadcastOnSave
 from .checks import problems
-from .options import Face, Hook, Options, PlaceMode, channels_of
+from .options import Face, Options, PlaceMode, channels_of
 from .receivers import unwatch, watch
 from .registry import declared
 
+if TYPE_CHECKING:
+    from ..sending import Channels
+    from ..sse import Fragment
+
+M = TypeVar("M", bound=Model)
+
 
 def bind_broadcasts(
-    model: type[Model],
+    model: type[M],
     *,
-    channel: Any,
-    template_name: str | Sequence[str] | Callable[[Any], str | Sequence[str]] | None = None,
-    target: str | Callable[[Any], str | None] | None = None,
-    mode: PlaceMode | Callable[[Any], PlaceMode] = "append",
+    channel: "Channels | Callable[[M], Channels | None]",
+    template_name: str | Sequence[str] | Callable[[M], str | Sequence[str]] | None = None,
+    target: str | Callable[[M], str | None] | None = None,
+    mode: PlaceMode | Callable[[M], PlaceMode] = "append",
     fields: Collection[str] | None = None,
     select_related: Sequence[str] | None = None,
     exclude_sender: bool = False,
@@ -29,16 +35,16 @@ def bind_broadcasts(
     moves: Collection[str] | None = None,
     limit: int | None = None,
     touches: Mapping[str, str] | None = None,
-    shown: Callable[[Any], bool] | None = None,
-    created: Hook | None = None,
-    updated: Hook | None = None,
-    deleted: Hook | None = None,
+    shown: Callable[[M], bool] | None = None,
+    created: "Callable[[M], Fragment] | None" = None,
+    updated: "Callable[[M], Fragment] | None" = None,
+    deleted: "Callable[[M], Fragment] | None" = None,
     name: str | None = None,
     subclasses: bool = False,
 ) -> None:
     """Broadcast the saves and deletions of a model that cannot inherit BroadcastOnSave, and of its proxies.
 
-        bind_broadcasts(User, channel="staff", fields={"first_name", "last_name"})
+    >>> bind_broadcasts(User, channel="staff", fields={"first_name", "last_name"})
 
     Each argument is what the attribute or method `broadcast_<argument>` is there; `channel`, `template_name`,
     `target` and `mode` may be a value or a function of the instance, and `shown`, `created`, `updated` and `deleted`

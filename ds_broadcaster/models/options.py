@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Model
@@ -13,6 +13,9 @@ from django.utils.functional import Promise
 
 from ..ids import channel_name
 from ..sse import Fragment
+
+if TYPE_CHECKING:
+    from ..sending import Channels
 
 # Where a created object may go; "remove" puts nothing anywhere.
 PlaceMode = Literal["append", "prepend", "before", "after", "inner", "outer", "replace"]
@@ -33,7 +36,7 @@ class Face:
     The options are the arguments of bind_broadcasts(), and mean the same.
     """
 
-    channel: Any
+    channel: "Channels | Callable[[Any], Channels | None]"
     template_name: str | Sequence[str] | Callable[[Any], str | Sequence[str]] | None = None
     target: str | Callable[[Any], str | None] | None = None
     mode: PlaceMode | Callable[[Any], PlaceMode] = "append"

@@ -134,6 +134,9 @@ def _deleting(sender: type[Model], instance: Model, using: str, **kwargs: Any) -
 def broadcast_saved(objects: Model | Iterable[Model], *, created: bool | None = None) -> None:
     """Broadcast objects that were saved without signals: by bulk_create(), bulk_update() or QuerySet.update().
 
+    >>> messages = Message.objects.bulk_create([Message(room=room, text="hi")])
+    >>> broadcast_saved(messages)
+
     `objects` is an instance, an iterable or a QuerySet. They are sent as created with `created=True`, and as updated
     with `created=False`. By default an object that this process loaded or saved before is updated and any other is
     created, and all those of a QuerySet are updated; an object of a bound model of which neither is known is sent as

@@ -17,6 +17,9 @@ _suppressed: ContextVar[tuple[type, ...]] = ContextVar("ds_broadcaster.suppresse
 class suppress_broadcasts:
     """Silence a block, or the function it decorates, for these models and their subclasses; for all without any.
 
+    >>> with suppress_broadcasts(Message):
+    ...     message.save()
+
     What is saved inside is not broadcast, not even when its transaction ends outside; other threads and tasks are
     not concerned.
     """

@@ -19,10 +19,10 @@ else:
 class BroadcastTestMixin(Base):
     """What the fixtures give, for a TestCase:
 
-        class MessageTests(BroadcastTestMixin, TestCase):
-            def test_message_reaches_the_room(self):
-                Message.objects.create(room=self.room, text="hi")
-                self.broadcasts.assert_sent(f"room-{self.room.pk}", contains="hi")
+    >>> class MessageTests(BroadcastTestMixin, TestCase):
+    ...     def test_message_reaches_the_room(self):
+    ...         Message.objects.create(room=self.room, text="hi")
+    ...         self.broadcasts.assert_sent(f"room-{self.room.pk}", contains="hi")
 
     It comes before the class of Django; a setUp() of your own calls super().setUp() first. `broadcasts` holds what was
     sent since then, and `broadcaster_clock` moves the time of streams.

@@ -40,9 +40,9 @@ def current_stage() -> Stage | None:
 def capture_broadcasts() -> Iterator[Broadcasts]:
     """Record what is sent in a block:
 
-        with capture_broadcasts() as broadcasts:
-            Message.objects.create(room=room, text="hi")
-        broadcasts.assert_sent(f"room-{room.pk}", contains="hi")
+    >>> with capture_broadcasts() as broadcasts:
+    ...     message = Message.objects.create(room=room, text="hi")
+    >>> [sent] = broadcasts.assert_sent(f"room-{room.pk}", contains="hi")
 
     Nothing of it leaves the test, whatever broker the settings name.
     """

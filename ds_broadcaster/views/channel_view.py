@@ -89,14 +89,14 @@ class _NoRequest:
 class BroadcastChannelView(View, metaclass=ChannelViewType):
     """A view that opens a stream. Subclass it in `views.py`:
 
-        class RoomChannel(BroadcastChannelView):
-            url_path = "rooms/<int:pk>/"
-
-            def channel_name(self):
-                return f"room-{self.kwargs['pk']}"
-
-            def has_permission(self):
-                return Room.objects.filter(pk=self.kwargs["pk"], members=self.request.user).exists()
+    >>> class RoomChannel(BroadcastChannelView):
+    ...     url_path = "rooms/<int:pk>/"
+    ...
+    ...     def channel_name(self):
+    ...         return f"room-{self.kwargs['pk']}"
+    ...
+    ...     def has_permission(self):
+    ...         return Room.objects.filter(pk=self.kwargs["pk"], members=self.request.user).exists()
 
     The hooks are plain methods and may use the ORM. Most run for one client, and have `self.request`. Presence belongs
     to the whole channel: render_presence(), on_join() and on_leave() have `self.channel` and `self.kwargs`, and no

@@ -67,6 +67,14 @@ def ready() -> None:
     bind_broadcasts(Room, channel="rooms", target=lambda room: f"#rooms-{room.pk}", fields={"name"})
 
 
+def mistakes() -> None:
+    """What a type checker says of arguments that are no modes, no channels and no hooks."""
+    bind_broadcasts(Room, channel="rooms", mode="remove")  # type: ignore[arg-type]
+    bind_broadcasts(Room, channel=7)  # type: ignore[arg-type]
+    bind_broadcasts(Room, channel=lambda room: room.nmae)  # type: ignore[attr-defined]
+    bind_broadcasts(Room, channel=lambda room: room, created=lambda room: room.pk > 1)  # type: ignore[arg-type, return-value]
+
+
 def add_many(texts: list[str], room: Room) -> None:
     messages = Message.objects.bulk_create(Message(room=room, text=text) for text in texts)
     broadcast_saved(messages)

@@ -105,6 +105,14 @@ def send(request: HttpRequest, message: Message) -> HttpResponse:
     return HttpResponse(str(len(users)))
 
 
+def mistakes(request: HttpRequest) -> None:
+    """What a type checker says of arguments that no method takes."""
+    broadcast("room-1", "<li></li>", "#list", "apend")  # type: ignore[arg-type]
+    broadcast.elements("room-1", "<g></g>", namespace="xml")  # type: ignore[arg-type]
+    broadcast.signals("room-1", ["count"])  # type: ignore[arg-type]
+    broadcast.connect("room-1", request, snapshot_callback=lambda channel: "")  # type: ignore[arg-type, misc]
+
+
 async def asend(request: HttpRequest, message: Message) -> None:
     await broadcast.aelements("room-1", "<p id='a'></p>", exclude=request)
     await broadcast.aremove(message, "#a")

@@ -1,0 +1,61 @@
+from typing import Any, assert_type
+
+from django.contrib.auth.models import User
+from django.test import TestCase
+
+from ds_broadcaster.brokers import Broker
+from ds_broadcaster.brokers.memory import MemoryBroker
+from ds_broadcaster.testing import (
+    Broadcasts,
+    BroadcastTestMixin,
+    BrokerContract,
+    Event,
+    Sent,
+    Stream,
+    assert_may_listen,
+    assert_refused,
+    capture_broadcasts,
+)
+from tests.typed.models import Message, Room
+from tests.typed.views import RoomChannel
+
+
+class TestOwnBroker(BrokerContract):
+    def make_broker(self, **options: Any) -> Broker:
+        return MemoryBroker(**options)
+
+
+def test_message_reaches_the_room(broadcasts: Broadcasts, room: Room) -> None:
+    Message.objects.create(room=room, text="hi")
+    found = broadcasts.assert_sent(room, mode="append", target="#messages", contains="hi", count=1)
+    assert_type(found, list[Sent])
+    broadcasts.assert_nothing_sent("another-room")
+    broadcasts.assert_max_queries(2)
+    for sent in broadcasts:
+        print(sent.channel, sent.verb, sent.selector, sent.html, sent.signals, sent.exclude, sent.transient)
+    broadcasts.clear()
+
+
+def test_who_may_listen(room: Room, ann: User) -> None:
+    assert_may_listen(ann, "ds_broadcaster:room", pk=room.pk)
+    assert_refused(None, RoomChannel, pk=room.pk, status=404)
+
+
+class MessageTests(BroadcastTestMixin, TestCase):
+    def test_kick(self) -> None:
+        stream = self.open_stream("ds_broadcaster:room", pk=1, user=User(), cursor="a-1", headers={"X-A": "1"})
+        assert_type(stream, Stream)
+        event = stream.next(verb="elements", target="#status")
+        assert_type(event, Event)
+        stream.assert_nothing()
+        stream.assert_closed()
+        print(stream.reason, self.broadcasts)
+        self.broadcaster_clock.advance(3)
+        self.assertMayListen(User(), RoomChannel, pk=1)
+        self.assertRefused(None, RoomChannel, pk=1)
+        with self.broadcaster_outage(), capture_broadcasts() as broadcasts:
+            assert_type(broadcasts, Broadcasts)
+
+    async def test_async(self) -> None:
+        stream = await self.aopen_stream(RoomChannel, pk=1)
+        assert_type(await stream.anext(verb="signals"), Event)
