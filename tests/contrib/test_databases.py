@@ -1,6 +1,7 @@
 """Databases that the threads of a server in this process share."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -77,7 +78,7 @@ def test_transaction_of_this_thread_makes_others_wait_and_give_up_in_the_end(mem
 
 
 @pytest.mark.django_db(transaction=True)
-def test_connections_of_other_threads_are_closed_in_the_end(memory):
+def test_connections_of_other_threads_are_closed_in_the_end(memory, monkeypatch):
     opened = []
 
     def use():
@@ -85,12 +86,15 @@ def test_connections_of_other_threads_are_closed_in_the_end(memory):
             rows(connections[alias], "SELECT 1")
             opened.append(connections[alias])
 
+    monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", 600)
     with shared_databases():
         thread = threading.Thread(target=use)
         thread.start()
         thread.join()
         assert all(each.connection is not None for each in opened)
         assert opened[0] is not connections["default"]
+        assert opened[0].close_at is not None
+        assert opened[0].close_at <= time.monotonic()
     assert [each.connection for each in opened] == [None, None]
     assert rows(memory, "SELECT count(*) FROM counter") == [(301,)]
     assert "create_connection" not in vars(connections)

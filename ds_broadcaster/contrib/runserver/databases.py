@@ -29,6 +29,8 @@ def shared_databases() -> Iterator[None]:
     def create_connection(alias: str) -> Any:
         connection: Any = create(alias)
         connection.inc_thread_sharing()  # This thread is to close it.
+        # Nothing closes one that outlives its request, whose thread ends with it.
+        connection.settings_dict = {**connection.settings_dict, "CONN_MAX_AGE": 0}
         if alias in turns:
             turns[alias].join(connection)
             # Django keeps it open, so as not to lose the database, which the connection of this thread holds.
