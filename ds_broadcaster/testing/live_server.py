@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, cast
 
-import uvicorn
 from django.core.handlers.asgi import ASGIHandler
 from django.test import TransactionTestCase, modify_settings
 
@@ -25,6 +24,11 @@ from .browser import plain_code_beside_a_loop
 from .cases import BroadcastTestMixin
 from .kit import staged
 from .stage import Stage
+
+try:
+    import uvicorn
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError('The live server needs uvicorn: run `pip install "ds-broadcaster[uvicorn]"`.') from error
 
 # Seconds that a server has to begin, and to end. A view that takes longer is in the test's way.
 PATIENCE = 10.0

@@ -73,7 +73,7 @@ def broadcaster_clock(_broadcaster_stage: "Stage") -> "Clock":
 @pytest.fixture
 def broadcaster_outage(_broadcaster_stage: "Stage") -> "Callable[[], AbstractContextManager[None]]":
     """Have the broker away: `with broadcaster_outage(): ...`."""
-    return _broadcaster_stage.broker.away
+    return lambda: _broadcaster_stage.broker.away()  # Of a live server, that is another broker.
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from django.test import Client, override_settings
 from django.urls import include, path
 from playwright.sync_api import expect, sync_playwright
 
-from ds_broadcaster import broadcast
+from ds_broadcaster import BrokerUnavailable, broadcast
 from ds_broadcaster.testing import BroadcastLiveServerTestCase, wait_for_live
 from ds_broadcaster.testing.live_server import live_server
 from tests.chat.models import Message, Room
@@ -181,7 +181,7 @@ def test_page_that_is_not_live_is_told_of_with_the_reason(live_asgi_server, new_
 # The server
 
 
-def open_stream(server, name="a"):
+def open_http(server, name="a"):
     connection = http.client.HTTPConnection(urlsplit(str(server)).netloc, timeout=5)
     connection.request("GET", f"/open/{name}/")
     answer = connection.getresponse()
@@ -197,7 +197,7 @@ def test_it_ends_at_once_with_open_streams_and_leaves_nothing(transactional_db):
     with live_server() as server:
         assert str(server) == server.url == server + ""
         assert "ann" not in {each.name for each in Room.objects.all()}
-        streams = [open_stream(server) for _ in range(20)]
+        streams = [open_http(server) for _ in range(20)]
         with urlopen(server + "/write/?times=1") as answer:
             assert answer.read() == b"1"
         broadcast("a", "<p id=status>hello</p>")
@@ -213,6 +213,19 @@ def test_it_ends_at_once_with_open_streams_and_leaves_nothing(transactional_db):
     assert {*threading.enumerate()} - threads == set()
     with pytest.raises(OSError, match="refused"):
         urlopen(server.url)
+
+
+@pytest.mark.servers
+def test_streams_of_the_kit_and_outages_are_there_beside_it(broadcaster_outage, open_stream, live_asgi_server):
+    connection, answer = open_http(live_asgi_server)
+    stream = open_stream("open", name="a")
+    with broadcaster_outage(), pytest.raises(BrokerUnavailable):
+        broadcast("a", "<p id=status>hello</p>")
+    broadcast("a", "<p id=status>again</p>")
+    assert "again" in stream.next().html
+    while b"again" not in answer.readline():
+        pass
+    connection.close()
 
 
 @pytest.mark.servers
@@ -246,7 +259,7 @@ def test_database_in_memory_is_shared(tmp_path):
 @override_settings(ROOT_URLCONF=__name__)
 class TestWithUnittest(BroadcastLiveServerTestCase):
     def test_site_is_served_and_what_is_sent_is_recorded(self):
-        connection, answer = open_stream(self.live_server_url)
+        connection, answer = open_http(self.live_server_url)
         broadcast("a", "<p id=status>hello</p>")
         while b"hello" not in answer.readline():
             pass
