@@ -239,9 +239,9 @@ class FakeCycle:
         (200, [(b"Content-Type", b"text/event-stream")], [], ("INFO", '"GET /a%20b?c=1 HTTP/1.1" 200 -')),
     ],
 )
-def test_request_is_logged_once_and_the_handoff_finds_its_server(caplog, status, headers, bodies, expected):
+def test_request_is_logged_once_and_the_handoff_finds_a_server(caplog, monkeypatch, status, headers, bodies, expected):
     caplog.set_level(logging.INFO, "django.server")
-    logging.getLogger("django.server").propagate = True
+    monkeypatch.setattr(logging.getLogger("django.server"), "propagate", True)
     cycle = FakeCycle()
     links = []
 

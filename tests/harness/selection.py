@@ -52,6 +52,8 @@ LONGEST = [
     "tests/attack/test_floods.py",
     "tests/attack/test_forged_events.py",
     "tests/streams/test_refusals.py",
+    "tests/testing/test_live_server.py",
+    "tests/contrib/test_runserver.py",
     "tests/hub/test_revocation.py",
     "tests/harness/test_harness.py",
     "tests/brokers/test_redis_runs.py",

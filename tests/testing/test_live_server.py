@@ -156,14 +156,14 @@ def test_page_that_is_not_live_is_told_of_with_the_reason(live_asgi_server, new_
 
     def failure():
         with pytest.raises(AssertionError) as found:
-            wait_for_live(page, timeout=0.3)
+            wait_for_live(page, timeout=0.1)
         return str(found.value)
 
     page.goto(f"/rooms/{room.pk}/")
     page.wait_for_selector("[data-broadcast=closed]", state="attached")
     path = f"/events/kit/rooms/{room.pk}/"
     found = failure()
-    assert found.startswith(f"{page.url} is not live after 0.3 s:\n  - #broadcast-")
+    assert found.startswith(f"{page.url} is not live after 0.1 s:\n  - #broadcast-")
     assert f" is 'closed': its stream {path} was answered with " in found
     assert "(KitRoomChannel: has_permission() returned False" in found
 
