@@ -27,7 +27,7 @@ from ..sse import Facts
 from ..views.channel_view import BroadcastChannelView
 
 # Rows of a table, and characters in one of their cells. The toolbar keeps the panels of the last 25 requests.
-MAX_ROWS, MAX_TEXT = 200, 500
+MAX_ROWS, MAX_TEXT, MAX_URL = 200, 500, 60
 
 MIXINS = AccessMixin.__module__
 
@@ -196,14 +196,16 @@ def _stream(request: HttpRequest, url: str, channels: Sequence[str] | None, who:
     """Return the cells of a stream; its view is asked for what is not known, without the stream's own request."""
     parts = urlsplit(url)
     path = "/" + unquote(parts.path).removeprefix(get_script_prefix())
-    cells = {"url": _cut(url), "view": "", "channels": "", "who": who or "those whom the view lets in"}
+    # The rest is a token.
+    shown = url if len(url) <= MAX_URL else f"{url[:MAX_URL]}..."
+    cells = {"url": shown, "view": "", "channels": "", "who": who or "those whom the view lets in"}
+    if channels is not None:
+        return cells | {"view": "{% broadcast_subscribe %}", "channels": ", ".join(channels)}
     try:
         match = resolve(path, getattr(request, "urlconf", None))
         view = getattr(match.func, "view_class", match.func)
         cells["view"] = f"{view.__module__}.{view.__qualname__}"
-        if channels is not None:
-            cells["channels"] = ", ".join(channels)
-        elif isinstance(view, type) and issubclass(view, BroadcastChannelView):
+        if isinstance(view, type) and issubclass(view, BroadcastChannelView):
             cells["who"] = _who_may_listen(view)
             of_stream: Any = copy.copy(request)
             of_stream.method, of_stream.path, of_stream.path_info = "GET", parts.path, path
