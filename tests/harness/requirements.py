@@ -10,7 +10,8 @@ databases.
 
 import os
 import shutil
-from importlib.util import find_spec
+import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,8 +34,24 @@ def require_chromium() -> str:
 
 
 def require_wagtail() -> None:
-    if find_spec("wagtail") is None:
-        _missing("needs Wagtail, which comes with the extra `test` from Python 3.12 on: `pip install wagtail`")
+    require_apps("wagtail")
+
+
+def require_apps(*packages: str) -> None:
+    """Require the packages of apps, which come with the extra `test` from Python 3.12 on."""
+    missing = [each for each in packages if not _is_installed(each)]
+    if missing and sys.version_info < (3, 12):
+        pytest.skip(f"runs on the newest Python: elsewhere `pip install {' '.join(missing)}`")
+    if missing:
+        _missing(f"needs {' and '.join(missing)}, of the extra `test`: `pip install {' '.join(missing)}`")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def require_client_bundle(name: str = "datastar.js") -> Path:
