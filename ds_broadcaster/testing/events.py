@@ -28,14 +28,15 @@ _REDIRECT = re.compile(r"setTimeout\(\(\) => window\.location = '((?:[^'\\]|\\.)
 _SCRIPT = re.compile(r"<script(?P<attributes>[^>]*)>(?P<text>.*)</script>", re.DOTALL)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Event:
     """One event.
 
     `verb` is that of `broadcast` which sends such an event: "elements", "remove", "signals", "script", "redirect",
     "dispatch", "refresh", or "template" for a template that each audience gets rendered for itself. `mode`, `selector`,
     `namespace` and `html` are those of a patch, `signals` those of a patch of the signals. `detail` is what the verb
-    says beside: a script's text, a redirect's URL, (name, detail, selector) of a dispatched event.
+    says beside: a script's text, a redirect's URL, (name, detail, selector) of a dispatched event, (names, context) of
+    a template, where an object is its label and key, such as "chat.Message 7".
     """
 
     verb: str
@@ -104,6 +105,9 @@ class Event:
     def _contains(self, text: str) -> bool:
         return text in self.html or any(text in each.text for each in (self.elements if self.html else []))
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self}>"
+
     def __str__(self) -> str:
         parts = [self.verb]
         if self.mode is not None and self.verb != "remove":
@@ -119,7 +123,7 @@ class Event:
         return " ".join(parts)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sent(Event):
     """An event that was sent to a channel. `exclude` is the id of the tab that does not get it."""
 
@@ -147,10 +151,19 @@ def sent(channel: str, payload: bytes, facts: Facts) -> list[Sent]:
     }
     if facts.is_audience:
         names, context, selector, mode, _ = json.loads(payload)
-        return [Sent("template", mode or "outer", selector, detail=(", ".join(names), context), **about)]
+        shown = {name: _shown(value) for name, value in context.items()}
+        return [Sent("template", mode or "outer", selector, detail=(", ".join(names), shown), **about)]
     if facts.is_refresh:
         return [Sent("refresh", **about)]
     return [Sent(**vars_of(event), **about) for event in Parser().feed(payload)]
+
+
+def _shown(value: Any) -> Any:
+    """Return a value of a template's context, an object by its label and key. See streams.audiences."""
+    if isinstance(value, dict) and "$instance" in value:
+        label, pk, _ = value["$instance"]
+        return f"{label} {pk}"
+    return value
 
 
 def vars_of(event: Event) -> dict[str, Any]:

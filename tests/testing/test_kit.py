@@ -334,6 +334,15 @@ def test_sent_knows_its_verb(broadcasts, verb):
     assert str(sent).startswith(f"'room': {verb}")
 
 
+def test_sent_is_shown_as_people_read_it(broadcasts, room):
+    broadcast("room", "<p id=a></p>")
+    broadcast.template("room", "chat/_reply.html", {"room": room}, audience=True)
+    assert repr(broadcasts) == (
+        "[<Sent 'room': elements mode='outer' <p id=a></p>>, "
+        f"<Sent 'room': template mode='outer' ('chat/_reply.html', {{'room': 'chat.Room {room.pk}'}})>]"
+    )
+
+
 def test_sent_knows_who_is_left_out(broadcasts):
     broadcast(["a", "b"], "<p id=a></p>", exclude="tab-number-1", transient=True, key="k")
     assert [(each.channel, each.exclude, each.transient, each.key) for each in broadcasts] == [
