@@ -67,6 +67,7 @@ KNOWN_BY = {
     "pydantic": {"broadcaster", "conf", "models.rendering", "sse", "views"},
     "redis": {"brokers.redis"},
     "psycopg": {"brokers.postgres"},
+    "turbohtml": {"testing.dom"},
 }
 
 

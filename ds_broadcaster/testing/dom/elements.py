@@ -1,0 +1,154 @@
+"""HTML as browsers read it, and the elements that a test looks at."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+try:
+    import turbohtml
+except ImportError as error:  # pragma: no cover
+    raise ImportError(
+        "Tests of pages need a parser that reads HTML as browsers do. Install it: "
+        'pip install "ds-broadcaster[testing]".'
+    ) from error
+
+# The client looks for end tags to see that a patch is a document, a head or a body. Those in images do not count.
+_SVG = re.compile(r"<svg(\s[^>]*>|>)[\s\S]*?</svg>", re.IGNORECASE)
+_ROOTS = {"svg": "svg", "mathml": "math"}
+# Text of theirs is no text of the page.
+_SILENT = {"script", "style", "noscript"}
+
+
+class Element:
+    """An element of a page, or of a patch. Two are equal when they are the same element of the same page."""
+
+    def __init__(self, node: turbohtml.Element) -> None:
+        self._node = node
+
+    @property
+    def tag(self) -> str:
+        """The name of the element, such as "li"."""
+        return self._node.tag
+
+    @property
+    def id(self) -> str:
+        """The element's id, "" without one."""
+        return self._node.attr("id") or ""
+
+    @property
+    def attrs(self) -> dict[str, str]:
+        """The attributes as they are written; those without a value have the value ""."""
+        return {name: self._node.attr(name) or "" for name in self._node.attrs}
+
+    @property
+    def text(self) -> str:
+        """The text of the element and of all in it, without scripts and styles.
+
+        White space is as a reader sees it: stripped at both ends, and each run of it is one space.
+        """
+        return " ".join("".join(_texts(self._node)).split())
+
+    @property
+    def html(self) -> str:
+        """The element as HTML, with its own tag, as a browser's outerHTML writes it."""
+        return self._node.html
+
+    def select(self, css: str) -> "list[Element]":
+        """Return the elements inside of this one that a CSS selector matches, in the order of the page."""
+        return [Element(node) for node in query(self._node, css)]
+
+    def select_one(self, css: str) -> "Element | None":
+        """Return the first element inside of this one that a CSS selector matches, or None."""
+        return next(iter(self.select(css)), None)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Element) and self._node == other._node
+
+    def __hash__(self) -> int:
+        return hash(self._node)
+
+    def __repr__(self) -> str:
+        html = " ".join(self.html.split())
+        return f"<Element {html if len(html) <= 100 else f'{html[:97]}...'}>"
+
+
+def parse_fragment(html: str, namespace: str = "html") -> list[Element]:
+    """Return the elements at the top of a patch, as the client reads it. Text around them is not in the list."""
+    return [Element(node) for node in parse_patch(html, namespace) if isinstance(node, turbohtml.Element)]
+
+
+def parse_page(html: str) -> turbohtml.Document:
+    """Return the tree of a whole page, as a browser that runs scripts reads it."""
+    return turbohtml.parse(html, positions=False, scripting=True)
+
+
+def parse_patch(html: str, namespace: str = "html") -> list[turbohtml.Node]:
+    """Return the nodes of a patch, as the client reads it: in a template, unless it is a document, a head or a body."""
+    outside_of_svg = _SVG.sub("", html)
+    root = _ROOTS.get(namespace)
+    is_page, has_head, has_body = (f"</{tag}>" in outside_of_svg for tag in ("html", "head", "body"))
+    if not (is_page or has_head or has_body):
+        html = f"<{root}>{html}</{root}>" if root else html
+        html = f"<body><template>{html}</template></body>"
+    tree = turbohtml.parse(html, positions=False, allow_declarative_shadow_roots=False)
+    page = root_of(tree)
+    if is_page:
+        return [page]
+    if has_head or has_body:
+        wanted = {"head": has_head, "body": has_body}
+        return [node for node in page.children if isinstance(node, turbohtml.Element) and wanted.get(node.tag)]
+    template = next(node for node in elements_in(page) if node.tag == "template")
+    nodes = content_of(template)
+    if root is None:
+        return list(nodes.children)
+    found = next((node for node in elements_in(nodes) if node.tag == root), None)
+    # The client moves them while it counts them, and so loses each second one.
+    return [] if found is None else list(found.children)[::2]
+
+
+def root_of(tree: turbohtml.Document) -> turbohtml.Element:
+    """Return the html element."""
+    root = tree.root
+    assert root is not None
+    return root
+
+
+def content_of(template: turbohtml.Element) -> turbohtml.DocumentFragment:
+    """Return the fragment in which a template keeps what is written in it."""
+    content = template.children[0]
+    assert isinstance(content, turbohtml.DocumentFragment)
+    return content
+
+
+def elements_in(node: turbohtml.Node) -> Iterator[turbohtml.Element]:
+    """Yield the elements in a node, in the order of the page; what a template holds is in no page."""
+    waiting = [*reversed(node.children)]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, turbohtml.Element):
+            yield each
+            waiting.extend(reversed(each.children))
+
+
+def query(node: turbohtml.Node, css: str) -> list[turbohtml.Element]:
+    """Return what document.querySelectorAll() would. Raises ValueError for what is no selector."""
+    found = node.select(css)
+    return [each for each in found if not is_in_template(each, node)]
+
+
+def is_in_template(node: turbohtml.Element, top: turbohtml.Node | None = None) -> bool:
+    """Tell whether a template holds an element, so that it is not in the page; only templates in the top count."""
+    parent: Any = node.parent
+    while parent is not None and parent != top:
+        if isinstance(parent, turbohtml.DocumentFragment):
+            return True
+        parent = parent.parent
+    return False
+
+
+def _texts(node: turbohtml.Node) -> Iterator[str]:
+    for child in node.children:
+        if isinstance(child, turbohtml.Text):
+            yield child.data
+        elif isinstance(child, turbohtml.Element) and child.tag not in _SILENT:
+            yield from _texts(child)
