@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .cases import BroadcastTestMixin
     from .events import Event, Sent
     from .kit import assert_may_listen, assert_refused, capture_broadcasts
+    from .live_page import LivePage
     from .live_server import BroadcastLiveServerTestCase
     from .stream import Stream
 
@@ -22,6 +23,7 @@ __all__ = [
     "Broadcasts",
     "BrokerContract",
     "Event",
+    "LivePage",
     "Sent",
     "Stream",
     "assert_may_listen",
@@ -38,6 +40,7 @@ _LATE = {
     "Broadcasts": "broadcasts",
     "BrokerContract": "brokers",
     "Event": "events",
+    "LivePage": "live_page",
     "Sent": "events",
     "Stream": "stream",
     "assert_may_listen": "kit",

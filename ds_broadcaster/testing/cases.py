@@ -4,12 +4,14 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from .broadcasts import Broadcasts, recorded
-from .kit import aopen_stream, assert_may_listen, assert_refused, open_stream, staged
+from .kit import alive_page, aopen_stream, assert_may_listen, assert_refused, live_page, open_stream, staged
 from .stage import Clock
 from .stream import Stream
 
 if TYPE_CHECKING:
     import unittest
+
+    from .live_page import LivePage
 
     Base = unittest.TestCase
 else:
@@ -44,6 +46,14 @@ class BroadcastTestMixin(Base):
     async def aopen_stream(self, to: Any, /, *args: Any, **kwargs: Any) -> Stream:
         """See open_stream()."""
         return await aopen_stream(self._stage, to, *args, **kwargs)
+
+    def live_page(self, to: Any, /, *args: Any, **kwargs: Any) -> "LivePage":
+        """Open a page, with its streams: see the fixture of this name."""
+        return live_page(self._stage, to, *args, **kwargs)
+
+    async def alive_page(self, to: Any, /, *args: Any, **kwargs: Any) -> "LivePage":
+        """See live_page()."""
+        return await alive_page(self._stage, to, *args, **kwargs)
 
     def broadcaster_outage(self) -> AbstractContextManager[None]:
         """Have the broker away for the time of a block."""

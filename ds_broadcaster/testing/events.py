@@ -234,10 +234,14 @@ def _script(html: str, mode: str, selector: str | None) -> tuple[str, Any]:
     if _DISPATCH_TYPE in found["attributes"]:
         told = json.loads(text)
         return "dispatch", (told["name"], told["detail"], told["selector"])
-    redirect = _REDIRECT.fullmatch(text)
-    if redirect is not None:
-        return "redirect", redirect[1].replace(r"\'", "'")
-    return "script", text
+    redirect = redirect_of(text)
+    return ("script", text) if redirect is None else ("redirect", redirect)
+
+
+def redirect_of(script: str) -> str | None:
+    """Return the URL to which a script takes its page, None for a script that does something else."""
+    found = _REDIRECT.fullmatch(script)
+    return None if found is None else found[1].replace(r"\'", "'")
 
 
 def _unguarded(selector: str) -> str:

@@ -12,6 +12,8 @@ from .visitor import Visitor, url_of
 if TYPE_CHECKING:
     from django.test import AsyncClient, Client
 
+    from .live_page import LivePage
+
 _stages: list[Stage] = []
 
 
@@ -118,3 +120,27 @@ def open_stream(
 async def aopen_stream(stage: Stage, to: Any, /, *args: Any, **kwargs: Any) -> Stream:
     """See open_stream()."""
     return open_stream(stage, to, *args, **kwargs)
+
+
+def live_page(
+    stage: Stage,
+    to: Any,
+    /,
+    *args: Any,
+    user: Any = None,
+    client: "Client | AsyncClient | None" = None,
+    **kwargs: Any,
+) -> "LivePage":
+    """Open a page of the site, as a user, None for an anonymous visitor, with the streams that its elements open.
+
+    `to` is the page's URL, or a view as for assert_may_listen(). Redirects are followed. Raises AssertionError for what
+    is no page.
+    """
+    from .live_page import LivePage
+
+    return stage.call(lambda: LivePage(Visitor(stage, user, client), url_of(to, args, kwargs)))
+
+
+async def alive_page(stage: Stage, to: Any, /, *args: Any, **kwargs: Any) -> "LivePage":
+    """See live_page()."""
+    return live_page(stage, to, *args, **kwargs)

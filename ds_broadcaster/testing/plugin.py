@@ -63,6 +63,22 @@ def aopen_stream(_broadcaster_stage: "Stage") -> Callable[..., Any]:
 
 
 @pytest.fixture
+def live_page(_broadcaster_stage: "Stage") -> Callable[..., Any]:
+    """Open a page, with its streams: live_page(f"/rooms/{room.pk}/", user=ann)."""
+    from .kit import live_page as open_on
+
+    return partial(open_on, _broadcaster_stage)
+
+
+@pytest.fixture
+def alive_page(_broadcaster_stage: "Stage") -> Callable[..., Any]:
+    """Open a page in an async test: await alive_page(...)."""
+    from .kit import alive_page as open_on
+
+    return partial(open_on, _broadcaster_stage)
+
+
+@pytest.fixture
 def broadcaster_clock(_broadcaster_stage: "Stage") -> "Clock":
     """The clock of streams: broadcaster_clock.advance(seconds)."""
     from .stage import Clock

@@ -24,7 +24,9 @@ class Stream:
     the presence that it opens with is in `events` alone.
     """
 
-    def __init__(self, visitor: Visitor, url: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, visitor: Visitor, url: str, headers: Mapping[str, str] | None = None, name: str | None = None
+    ) -> None:
         self.url = url
         self.events: list[Event] = []
         self.reason: str | None = None
@@ -37,7 +39,7 @@ class Stream:
         if not is_stream(self.response):
             self.reason = f"{url} answered with {refusal_of(stage, self.response)}"
             return
-        stage.opened(self, f"the stream of {url}")
+        stage.opened(self, name or f"the stream of {url}")
         self._reading = stage.begin(self._read())
         stage.settle()
         channels: Any = getattr(self._connection, "channels", ())

@@ -53,13 +53,13 @@ def messages(pk):
 PAGE = Template(
     """{% load ds_broadcaster %}<!doctype html><title>{{ room }}</title>
     <form id="say" method="post" action="say/">{% csrf_token %}<input name="text"></form>
-    <ul id="people"></ul>{{ messages }}{% broadcast_connect "kit-room-channel" pk=room.pk %}"""
+    <ul id="people"></ul>{{ message_list }}{% broadcast_connect "kit-room-channel" pk=room.pk %}"""
 )
 
 
 @login_required
 def page(request, pk):
-    context = {"room": Room.objects.get(pk=pk), "messages": messages(pk)}
+    context = {"room": Room.objects.get(pk=pk), "message_list": messages(pk)}
     return HttpResponse(PAGE.render(RequestContext(request, context)))
 
 

@@ -10,6 +10,7 @@ from ds_broadcaster.testing import (
     BroadcastTestMixin,
     BrokerContract,
     Event,
+    LivePage,
     Sent,
     Stream,
     assert_may_listen,
@@ -56,6 +57,21 @@ class MessageTests(BroadcastTestMixin, TestCase):
         with self.broadcaster_outage(), capture_broadcasts() as broadcasts:
             assert_type(broadcasts, Broadcasts)
 
+    def test_two_people(self) -> None:
+        page = self.live_page("/rooms/1/", user=User())
+        assert_type(page, LivePage)
+        page.post("say/", {"text": "hi"})
+        page.settle()
+        print([li.text for li in page.select("#messages li")], page.signals, page.state, page.scripts)
+        found = page.select_one("#status")
+        print(None if found is None else (found.id, found.attrs, found.select("b")))
+        page.hide()
+        page.show()
+        page.follow()
+        page.close()
+
     async def test_async(self) -> None:
+        page = await self.alive_page("/rooms/1/")
+        await page.asettle()
         stream = await self.aopen_stream(RoomChannel, pk=1)
         assert_type(await stream.anext(verb="signals"), Event)

@@ -71,6 +71,14 @@ class Document:
         """Return the first element that a CSS selector matches, or None."""
         return next(iter(self.select(css)), None)
 
+    def set_attribute(self, element: Element, name: str, value: str | None) -> None:
+        """Give an element an attribute, or take it away with None, as a script of the page does."""
+        if value is not None:
+            element._node.attrs[name] = value
+        elif name in element._node.attrs:
+            del element._node.attrs[name]
+        self._look()
+
     def apply(self, event: str, data: str) -> None:
         """Apply one Server-Sent Event: its type, and the text of its data lines, as the server has written them.
 
