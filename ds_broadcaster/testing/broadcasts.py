@@ -11,8 +11,8 @@ from django.db import connections
 
 from ..ids import channel_name
 from ..observers import Observer, observers
-from ..sse import Facts
-from .events import Sent, sent
+from ..sse import Facts, Mode
+from .events import Sent, Verb, sent
 
 if TYPE_CHECKING:
     from django.db.models import Model
@@ -53,8 +53,8 @@ class Broadcasts(list[Sent]):
         self,
         channel: "str | Model",
         *,
-        verb: str | None = None,
-        mode: str | None = None,
+        verb: Verb | None = None,
+        mode: Mode | None = None,
         target: "str | Model | None" = None,
         contains: str | None = None,
         signals: Mapping[str, Any] | None = None,

@@ -5,15 +5,17 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from ..ids import dom_selector
-from ..sse import Facts
+from ..sse import Facts, Mode
 
 if TYPE_CHECKING:
     from django.db.models import Model
 
     from .dom import Element
+
+Verb = Literal["elements", "remove", "signals", "script", "redirect", "dispatch", "refresh", "template"]
 
 # What is shown of an event in a message.
 _LONGEST = 160
@@ -28,6 +30,16 @@ _REDIRECT = re.compile(r"setTimeout\(\(\) => window\.location = '((?:[^'\\]|\\.)
 _SCRIPT = re.compile(r"<script(?P<attributes>[^>]*)>(?P<text>.*)</script>", re.DOTALL)
 
 
+class Description(TypedDict, total=False):
+    """The arguments of Event.differences()."""
+
+    verb: Verb | None
+    mode: Mode | None
+    target: "str | Model | None"
+    contains: str | None
+    signals: Mapping[str, Any] | None
+
+
 @dataclass(frozen=True, repr=False)
 class Event:
     """One event.
@@ -39,7 +51,7 @@ class Event:
     a template, where an object is its label and key, such as "chat.Message 7".
     """
 
-    verb: str
+    verb: Verb
     mode: str | None = None
     selector: str | None = None
     html: str = ""
@@ -68,8 +80,8 @@ class Event:
     def differences(
         self,
         *,
-        verb: str | None = None,
-        mode: str | None = None,
+        verb: Verb | None = None,
+        mode: Mode | None = None,
         target: "str | Model | None" = None,
         contains: str | None = None,
         signals: Mapping[str, Any] | None = None,
@@ -109,7 +121,7 @@ class Event:
         return f"<{type(self).__name__} {self}>"
 
     def __str__(self) -> str:
-        parts = [self.verb]
+        parts: list[str] = [self.verb]
         if self.mode is not None and self.verb != "remove":
             parts.append(f"mode={self.mode!r}")
         if self.selector is not None:
@@ -212,7 +224,7 @@ class Parser:
 def _patch(said: dict[str, list[str]], event_id: str | None) -> Event:
     html = "\n".join(said.get("elements", []))
     mode, selector = said.get("mode", ["outer"])[0], said.get("selector", [None])[0]
-    verb, detail = ("remove", None) if mode == "remove" else _script(html, mode, selector)
+    verb, detail = _verb_of(html, mode, selector)
     return Event(
         verb,
         mode,
@@ -225,8 +237,10 @@ def _patch(said: dict[str, list[str]], event_id: str | None) -> Event:
     )
 
 
-def _script(html: str, mode: str, selector: str | None) -> tuple[str, Any]:
+def _verb_of(html: str, mode: str, selector: str | None) -> tuple[Verb, Any]:
     """Return the verb of a patch, and what it says beside."""
+    if mode == "remove":
+        return "remove", None
     found = _SCRIPT.fullmatch(html) if (mode, selector) == ("append", "body") else None
     if found is None:
         return "elements", None

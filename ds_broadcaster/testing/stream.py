@@ -1,11 +1,12 @@
 """A stream in a test, and who may have one."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ..hub.connections import Connection
 from ..hub.hub import REFUSED
-from .events import Event, Parser
+from ..sse import Mode
+from .events import Description, Event, Parser, Verb
 from .stage import Stage
 from .visitor import Visitor
 
@@ -60,8 +61,8 @@ class Stream:
     def next(
         self,
         *,
-        verb: str | None = None,
-        mode: str | None = None,
+        verb: Verb | None = None,
+        mode: Mode | None = None,
         target: "str | Model | None" = None,
         contains: str | None = None,
         signals: Mapping[str, Any] | None = None,
@@ -111,7 +112,7 @@ class Stream:
 
     # Async twins.
 
-    async def anext(self, **described: Any) -> Event:
+    async def anext(self, **described: Unpack[Description]) -> Event:
         """See next()."""
         return await self._stage.acall(self.next, **described)
 

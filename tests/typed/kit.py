@@ -6,6 +6,7 @@ from django.test import TestCase
 from ds_broadcaster.brokers import Broker
 from ds_broadcaster.brokers.memory import MemoryBroker
 from ds_broadcaster.testing import (
+    BroadcastLiveServerTestCase,
     Broadcasts,
     BroadcastTestMixin,
     BrokerContract,
@@ -15,7 +16,9 @@ from ds_broadcaster.testing import (
     Stream,
     assert_may_listen,
     assert_refused,
+    await_for_live,
     capture_broadcasts,
+    wait_for_live,
 )
 from tests.typed.models import Message, Room
 from tests.typed.views import RoomChannel
@@ -75,3 +78,23 @@ class MessageTests(BroadcastTestMixin, TestCase):
         await page.asettle()
         stream = await self.aopen_stream(RoomChannel, pk=1)
         assert_type(await stream.anext(verb="signals"), Event)
+
+
+class RoomPage(BroadcastLiveServerTestCase):
+    def see(self, page: Any) -> None:
+        page.goto(f"{self.live_server_url}/rooms/1/")
+        wait_for_live(page, timeout=10)
+
+    async def asee(self, page: Any) -> None:
+        await await_for_live(page)
+
+
+def mistakes(broadcasts: Broadcasts, stream: Stream) -> None:
+    """What a type checker says of what is no verb and no mode."""
+    broadcasts.assert_sent("room-1", verb="element")  # type: ignore[arg-type]
+    broadcasts.assert_sent("room-1", mode="apend")  # type: ignore[arg-type]
+    stream.next(verb="patch")  # type: ignore[arg-type]
+
+
+async def amistakes(stream: Stream) -> None:
+    await stream.anext(verb="patch")  # type: ignore[arg-type]
