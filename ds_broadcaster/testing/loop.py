@@ -14,6 +14,7 @@ from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from contextvars import Context
 from typing import Any, Generic, TypeVar
+from unittest import mock
 
 from asgiref.current_thread_executor import CurrentThreadExecutor
 from asgiref.sync import SyncToAsync
@@ -100,6 +101,43 @@ def as_outermost() -> Iterator[None]:
         asyncio._set_running_loop(running)
         noted.clear()
         noted.update(before)
+
+
+@contextmanager
+def plain_code_at_home() -> Iterator[None]:
+    """Run the plain code of an async test on its own thread, for the time of a block.
+
+    asgiref has a thread for it, in which the ORM has another connection: it does not see what the test's transaction
+    holds, and waits for its locks.
+    """
+    executor = _HomeExecutor(SyncToAsync.single_thread_executor)
+    with mock.patch.object(SyncToAsync, "single_thread_executor", executor):
+        yield
+
+
+class _HomeExecutor(Executor):
+    """Calls at once what its own thread submits, and leaves that of other threads to another executor."""
+
+    def __init__(self, elsewhere: Executor) -> None:
+        self._home = threading.get_ident()
+        self._elsewhere = elsewhere
+
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
+        if threading.get_ident() != self._home:
+            return self._elsewhere.submit(function, *args, **kwargs)
+        future: Future[T] = Future()
+        try:
+            with as_outermost(), mock.patch.object(SyncToAsync, "threadlocal", _Unnoted()):
+                future.set_result(function(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+
+class _Unnoted(threading.local):
+    """What async_to_sync() would wait for is not noted here: the loop stands still until the plain code is done."""
+
+    main_event_loop = property(lambda self: None, lambda self, loop: None)
 
 
 class _Selector(selectors.DefaultSelector):

@@ -18,7 +18,7 @@ from ..hub.threads import Threads
 from ..observers import Observer, observers
 from .broker import StageBroker
 from .commits import commits_run
-from .loop import Running, StillLoop, as_outermost
+from .loop import Running, StillLoop, as_outermost, plain_code_at_home
 
 T = TypeVar("T")
 
@@ -66,6 +66,7 @@ class Stage(Observer):
         parts = broadcast.replaced(create_broker=self._create_broker, create_hub=self.create_hub, clock=self.loop.time)
         self._undo.enter_context(parts)
         self._undo.enter_context(commits_run())
+        self._undo.enter_context(plain_code_at_home())
         observers.append(self)
         self._undo.callback(observers.remove, self)
 

@@ -3,8 +3,10 @@
 import re
 
 import pytest
+from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
+from django.test import AsyncClient
 
 from ds_broadcaster import BrokerUnavailable, broadcast
 from ds_broadcaster.testing import assert_may_listen, assert_refused, loop
@@ -235,6 +237,21 @@ async def test_async_test(aopen_stream, room, ann):
     await stream.aassert_open()
     broadcast.disconnect(f"room-{room.pk}", ann)
     await stream.aassert_closed()
+
+
+async def test_orm_of_an_async_test_is_in_its_transaction(aopen_stream, broadcasts, room, ann):
+    stream = await aopen_stream(KitRoomChannel, pk=room.pk, user=ann)
+    await Message.objects.acreate(room=room, text="hi")
+    assert "hi" in (await stream.anext()).html
+    assert [each.text async for each in Message.objects.all()] == ["hi"]
+    # Plain code that waits for async code.
+    await sync_to_async(async_to_sync(Message(room=room, text="there").asave))()
+    await stream.anext(contains="there")
+    response = await AsyncClient().post(f"/rooms/{room.pk}/say/", {"text": "bye"})
+    assert response.status_code == 302
+    broadcasts.assert_sent(f"room-{room.pk}", contains="bye", count=1)
+    with pytest.raises(Room.DoesNotExist):
+        await Room.objects.aget(pk=0)
 
 
 # The clock
