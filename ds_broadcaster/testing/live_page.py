@@ -343,13 +343,17 @@ class LivePage:
         return {"Origin": origin, "Referer": origin + self.url, **({csrf_header(): token} if token else {})}
 
     def _csrf_token(self) -> str:
-        """Return the token of a form of the page, of its `{% datastar_headers %}`, or of the cookie."""
+        """Return the token of a form of the page, of a signal, of `{% datastar_headers %}`, or of the cookie."""
         field = self.select_one("input[name=csrfmiddlewaretoken]")
-        if field is not None:
-            return field.attrs.get("value", "")
-        found = re.search(rf"'{re.escape(csrf_header())}': *'([^']+)'", self.html)
         cookie = self._visitor.client.cookies.get(settings.CSRF_COOKIE_NAME)
-        return found[1] if found else cookie.value if cookie is not None else ""
+        header = re.search(rf"'{re.escape(csrf_header())}': *'([^']+)'", self.html)
+        tokens = [
+            field.attrs.get("value") if field is not None else None,
+            *(value for name, value in self.signals.items() if "csrf" in name.lower()),
+            header[1] if header is not None else None,
+            cookie.value if cookie is not None else None,
+        ]
+        return next((each for each in tokens if isinstance(each, str) and each), "")
 
     def _answer(self, response: Any) -> None:
         """Apply an answer as the client does."""

@@ -9,7 +9,7 @@ import turbohtml
 
 from . import signals as _signals
 from .attributes import bound_to, is_ignored, is_nameless_radio, patch_of, removes_itself, value_of_field
-from .elements import Element, content_of, elements_in, is_in_template, parse_page, parse_patch, query, root_of
+from .elements import Element, content_of, elements_in, is_in_template, parse_page, parse_patch, query, root_of, with_id
 from .literals import read_literal
 from .morph import IGNORE, MorphError, morph
 
@@ -118,6 +118,8 @@ class Document:
                 self._patch_by_id(nodes, mode)
         except MorphError as error:
             self.warnings.append(f"The client fails in the middle of a patch: {error}.")
+        except RecursionError:
+            raise ValueError("Elements of the page are nested too deeply for a test, in hundreds of levels.") from None
         self._look()
 
     def patch_signals(self, patch: Mapping[str, Any] | str, only_if_missing: bool = False) -> None:
@@ -166,9 +168,7 @@ class Document:
     def _target_of(self, new: turbohtml.Element) -> turbohtml.Element | None:
         if new.tag in ("html", "head", "body") and new.namespace is turbohtml.Namespace.HTML:
             return next((node for node in elements_in(self._page) if node.tag == new.tag), None)
-        return next(
-            (node for node in elements_in(self._page) if node.attr("id") and node.attr("id") == new.attr("id")), None
-        )
+        return with_id(self._page, new.attr("id") or "")
 
     def _morph(self, target: turbohtml.Element, new: list[turbohtml.Node], *, inner: bool) -> None:
         is_page = any(isinstance(node, turbohtml.Element) and node.tag in ("html", "head", "body") for node in new)

@@ -15,6 +15,7 @@ except ImportError as error:  # pragma: no cover
 # The client looks for end tags to see that a patch is a document, a head or a body. Those in images do not count.
 _SVG = re.compile(r"<svg(\s[^>]*>|>)[\s\S]*?</svg>", re.IGNORECASE)
 _ROOTS = {"svg": "svg", "mathml": "math"}
+_NOT_IN_STRINGS = re.compile(r'["\\\x00-\x1f]')
 # Text of theirs is no text of the page.
 _SILENT = {"script", "style", "noscript"}
 
@@ -134,6 +135,12 @@ def query(node: turbohtml.Node, css: str) -> list[turbohtml.Element]:
     """Return what document.querySelectorAll() would. Raises ValueError for what is no selector."""
     found = node.select(css)
     return [each for each in found if not is_in_template(each, node)]
+
+
+def with_id(page: turbohtml.Node, id_: str) -> turbohtml.Element | None:
+    """Return the first element that has an id, as document.getElementById() does."""
+    escaped = _NOT_IN_STRINGS.sub(lambda found: f"\\{ord(found[0]):x} ", id_)
+    return next(iter(query(page, f'[id="{escaped}"]')), None) if id_ else None
 
 
 def is_in_template(node: turbohtml.Element, top: turbohtml.Node | None = None) -> bool:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import turbohtml
 
-from .elements import content_of, elements_in, root_of
+from .elements import content_of, elements_in, root_of, with_id
 
 IGNORE = "data-ignore-morph"
 PRESERVE = "data-preserve-attr"
@@ -127,7 +127,7 @@ class _Morph:
         if parent is None:
             raise MorphError("an element that it is for is no longer in the page")
         if isinstance(new, turbohtml.Element) and new.attr("id") in self._stay:
-            old = self._with_id(new.attr("id"))
+            old = self._with_id(new.attr("id") or "")
             self._release(old)
             _move(parent, old, before)
             self._change(old, new)
@@ -147,11 +147,10 @@ class _Morph:
             self._outcome.copied.append(copied)
         return copied
 
-    def _with_id(self, id_: str | None) -> turbohtml.Element:
-        for node in elements_in(self._page):
-            if node.attr("id") == id_:
-                return node
-        raise MorphError(f"the element with the id {id_!r} is no longer in the page")
+    def _with_id(self, id_: str) -> turbohtml.Element:
+        if (node := with_id(self._page, id_)) is None:
+            raise MorphError(f"the element with the id {id_!r} is no longer in the page")
+        return node
 
     def _is_in_page(self, node: turbohtml.Element) -> bool:
         return any(each == self._page for each in node.ancestors)
