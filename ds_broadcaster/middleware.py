@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Awaitable, Callable
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from asgiref.sync import iscoroutinefunction
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.utils.decorators import sync_and_async_middleware
 from django.utils.html import escape
 
@@ -16,12 +17,17 @@ from . import csp
 from .broadcaster import broadcast
 from .conf import client_url
 from .streams.requests import CURSOR_ATTRIBUTE, ELEMENT_PARAMETER
-from .streams.responses import redirect_reason, refusal
+from .streams.responses import REASON_HEADER, redirect_reason, refusal, with_reason
 from .streams.tabs import serving
 from .views.channel_view import BroadcastChannelView
 from .views.connect_element import REFRESH_HEADER
 
 logger = logging.getLogger("ds_broadcaster")
+
+M = TypeVar("M")
+
+# The attribute of a request in which the middleware keeps what its view raised.
+_REFUSED = "_ds_broadcaster_refused"
 
 
 @sync_and_async_middleware
@@ -46,7 +52,7 @@ def BroadcasterMiddleware(get_response: Callable[[HttpRequest], Any]) -> Callabl
             with serving(request):
                 return _for_client(request, await respond(request))
 
-        return amiddleware
+        return _noting_refusals(amiddleware)
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         _restore_url(request)
@@ -55,7 +61,7 @@ def BroadcasterMiddleware(get_response: Callable[[HttpRequest], Any]) -> Callabl
         with serving(request):
             return _for_client(request, get_response(request))
 
-    return middleware
+    return _noting_refusals(middleware)
 
 
 def _restore_url(request: HttpRequest) -> None:
@@ -81,19 +87,44 @@ def _for_client(request: HttpRequest, response: HttpResponseBase) -> HttpRespons
     if is_ours:
         # Django's own page, of what the view raised.
         response.headers.setdefault("Cache-Control", "no-store")
-    if settings.DEBUG and isinstance(response, HttpResponse) and b"data-broadcast=" in response.content:
-        client = client_url()
-        told = partial(
-            _check_policy,
-            response,
-            client if escape(client).encode() in response.content else None,
-            b"data-nonce=" in response.content,
-            urlsplit(f"//{request.get_host()}").hostname or "",
-        )
-        # The middleware of the policy may come after this one: when the response is closed, its headers are complete.
-        closers: list[Any] = vars(response)["_resource_closers"]
-        closers.append(told)
+    if settings.DEBUG:
+        _help_developer(request, response)
     return response
+
+
+def _noting_refusals(middleware: M) -> M:
+    function: Any = middleware
+    function.process_exception = _note_refusal
+    return middleware
+
+
+def _note_refusal(request: HttpRequest, exception: Exception) -> None:
+    if settings.DEBUG and isinstance(exception, (PermissionDenied, Http404)):
+        setattr(request, _REFUSED, repr(exception))
+
+
+def _help_developer(request: HttpRequest, response: HttpResponseBase) -> None:
+    """Tell the browser why a view of the project's own refused a stream; look at the policy of a page with a stream."""
+    why = getattr(request, _REFUSED, None)
+    if why is not None and ELEMENT_PARAMETER in request.GET and REASON_HEADER not in response.headers:
+        name = getattr(getattr(request.resolver_match, "func", None), "__name__", "the view")
+        with_reason(response, f"{name}: {why}")
+    if not (isinstance(response, HttpResponse) and b"data-broadcast=" in response.content):
+        return
+    try:
+        client = client_url()
+    except (ValueError, ImproperlyConfigured):
+        client = ""
+    told = partial(
+        _check_policy,
+        response,
+        client if client and escape(client).encode() in response.content else None,
+        b"data-nonce=" in response.content,
+        urlsplit(f"//{request.get_host()}").hostname or "",
+    )
+    # The middleware of the policy may come after this one: when the response is closed, its headers are complete.
+    closers: list[Any] = vars(response)["_resource_closers"]
+    closers.append(told)
 
 
 def _check_policy(response: HttpResponse, client: str | None, has_attribute: bool, host: str) -> None:

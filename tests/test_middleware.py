@@ -2,12 +2,14 @@
 
 import json
 from types import SimpleNamespace
+from urllib.parse import unquote
 
 import pytest
 from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
 from django.contrib.auth.decorators import login_not_required
+from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.http import HttpResponse, StreamingHttpResponse
+from django.http import Http404, HttpResponse, StreamingHttpResponse
 from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 from django.urls import path
 
@@ -61,11 +63,23 @@ def streaming_view(request):
     return StreamingHttpResponse(parts())
 
 
+@login_not_required
+def members_only(request):
+    raise PermissionDenied("members only")
+
+
+@login_not_required
+async def gone(request):
+    raise Http404("no such room")
+
+
 urlpatterns = [
     path("sync/", sync_view),
     path("async/", async_view),
     path("failing/", failing_view),
     path("streaming/", streaming_view),
+    path("members-only/", members_only),
+    path("gone/", gone),
 ]
 
 
@@ -251,3 +265,20 @@ def test_other_views_may_redirect_a_datastar_client(settings):
     for name, value in REDIRECT.items():
         setattr(settings, name, value)
     assert Client(headers={"Datastar-Request": "true"}).get("/admin/").status_code == 302
+
+
+# Why a view of the project's own refused a stream
+
+
+@pytest.mark.parametrize("handler", [Client, AsyncClient])
+@pytest.mark.parametrize("is_debug", [True, False])
+def test_reason_of_a_views_own_refusal_is_told_with_debug_alone(settings, handler, is_debug):
+    settings.DEBUG = is_debug
+
+    def reason(path):
+        get = handler().get if handler is Client else async_to_sync(handler().get)
+        return unquote(get(path, headers={"Datastar-Request": "true"}).headers.get("Broadcast-Refused", ""))
+
+    found = [reason(path) for path in ("/members-only/?element=x", "/gone/?element=x", "/gone/")]
+    told = ["members_only: PermissionDenied('members only')", "gone: Http404('no such room')", ""]
+    assert found == (told if is_debug else ["", "", ""])
