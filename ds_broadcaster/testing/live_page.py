@@ -127,13 +127,15 @@ class LivePage:
         """See settle()."""
         await self._stage.acall(self.settle)
 
-    async def apost(self, *args: Any, **kwargs: Any) -> Any:
+    async def apost(
+        self, url: str, data: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
+    ) -> Any:
         """See post()."""
-        return await self._stage.acall(self.post, *args, **kwargs)
+        return await self._stage.acall(self.post, url, data, headers)
 
-    async def aget(self, *args: Any, **kwargs: Any) -> Any:
+    async def aget(self, url: str, headers: Mapping[str, str] | None = None) -> Any:
         """See get()."""
-        return await self._stage.acall(self.get, *args, **kwargs)
+        return await self._stage.acall(self.get, url, headers)
 
     async def afollow(self) -> None:
         """See follow()."""

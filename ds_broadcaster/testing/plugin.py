@@ -1,16 +1,18 @@
 """The fixtures of the testing kit, for pytest: there when the package is installed."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from .broadcasts import Broadcasts
+    from .live_page import LivePage
     from .live_server import LiveServer
     from .stage import Clock, Stage
+    from .stream import Stream
 
 # The kit is imported by the fixtures: pytest loads this module in every project, before Django is set up.
 
@@ -47,7 +49,7 @@ def broadcasts(_broadcaster_stage: "Stage") -> "Iterator[Broadcasts]":
 
 
 @pytest.fixture
-def open_stream(_broadcaster_stage: "Stage") -> Callable[..., Any]:
+def open_stream(_broadcaster_stage: "Stage") -> "Callable[..., Stream]":
     """Open a stream: open_stream("ds_broadcaster:room-channel", pk=room.pk, user=ann)."""
     from .kit import open_stream as open_on
 
@@ -55,7 +57,7 @@ def open_stream(_broadcaster_stage: "Stage") -> Callable[..., Any]:
 
 
 @pytest.fixture
-def aopen_stream(_broadcaster_stage: "Stage") -> Callable[..., Any]:
+def aopen_stream(_broadcaster_stage: "Stage") -> "Callable[..., Awaitable[Stream]]":
     """Open a stream in an async test: await aopen_stream(...)."""
     from .kit import aopen_stream as open_on
 
@@ -63,7 +65,7 @@ def aopen_stream(_broadcaster_stage: "Stage") -> Callable[..., Any]:
 
 
 @pytest.fixture
-def live_page(_broadcaster_stage: "Stage") -> Callable[..., Any]:
+def live_page(_broadcaster_stage: "Stage") -> "Callable[..., LivePage]":
     """Open a page, with its streams: live_page(f"/rooms/{room.pk}/", user=ann)."""
     from .kit import live_page as open_on
 
@@ -71,7 +73,7 @@ def live_page(_broadcaster_stage: "Stage") -> Callable[..., Any]:
 
 
 @pytest.fixture
-def alive_page(_broadcaster_stage: "Stage") -> Callable[..., Any]:
+def alive_page(_broadcaster_stage: "Stage") -> "Callable[..., Awaitable[LivePage]]":
     """Open a page in an async test: await alive_page(...)."""
     from .kit import alive_page as open_on
 

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any, assert_type
 
 from django.contrib.auth.models import User
@@ -45,6 +46,20 @@ def test_who_may_listen(room: Room, ann: User) -> None:
     assert_refused(None, RoomChannel, pk=room.pk, status=404)
 
 
+def test_kick(open_stream: Callable[..., Stream], live_page: Callable[..., LivePage], ann: User) -> None:
+    stream = open_stream("ds_broadcaster:room", pk=1, user=ann)
+    page = assert_type(live_page("/rooms/1/", user=ann), LivePage)
+    page.post("/rooms/1/say/", {"text": "hi"})
+    page.settle()
+    for element in page.select("#messages li"):
+        print(element.id, element.text, element.attrs)
+    if (away := page.select_one("#people .away")) is not None:
+        print(away.text)
+    print(page.signals["count"], assert_type(page.state, str), page.scripts, page.html)
+    page.hide()
+    stream.assert_open()
+
+
 class MessageTests(BroadcastTestMixin, TestCase):
     def test_kick(self) -> None:
         stream = self.open_stream("ds_broadcaster:room", pk=1, user=User(), cursor="a-1", headers={"X-A": "1"})
@@ -78,6 +93,7 @@ class MessageTests(BroadcastTestMixin, TestCase):
         await page.asettle()
         stream = await self.aopen_stream(RoomChannel, pk=1)
         assert_type(await stream.anext(verb="signals"), Event)
+        await page.apost("/rooms/1/say/", {"text": "hi"})
 
 
 class RoomPage(BroadcastLiveServerTestCase):
