@@ -224,9 +224,9 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
                 bad = HttpResponse(str(error), status=400, content_type=content_type, headers=NO_STORE)
                 return with_reason(bad, str(error))
             except (PermissionDenied, Http404) as error:
-                why = error.why if isinstance(error, NotPermitted) else repr(error)
-                if not (isinstance(error, NotPermitted) and error.is_logged):
-                    _log_refusal(cls, request, why)
+                own = error if isinstance(error, NotPermitted) else None
+                why = repr(error) if own is None else own.why
+                _tell_refusal(cls, request, why, is_logged=own is not None and own.is_logged)
                 if not is_from_datastar(request):
                     raise
                 return refusal(request, 404 if isinstance(error, Http404) else 403, why=f"{cls.__name__}: {why}")
@@ -246,7 +246,7 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
                 why = f"the view answered with {answer.status_code}"
                 if "Location" in answer.headers:
                     why += f": {redirect_reason(answer.headers['Location'])}"
-                _log_refusal(cls, request, why)
+                _tell_refusal(cls, request, why)
                 status = answer.status_code if answer.status_code in REFUSALS else 403
                 return refusal(request, status, why=f"{cls.__name__}: {why}")
             answer.headers.setdefault("Cache-Control", "no-store")
@@ -430,9 +430,11 @@ def _overrides(view: BroadcastChannelView, name: str) -> bool:
     return getattr(type(view), name) is not getattr(BroadcastChannelView, name)
 
 
-def _log_refusal(cls: type, request: HttpRequest, why: str) -> None:
+def _tell_refusal(cls: type, request: HttpRequest, why: str, *, is_logged: bool = False) -> None:
     for each in observers:
         each.refused(cls.__name__, request.path, why)
+    if is_logged:
+        return
     # It may be a mistake in the view, for its developers to see; in production it is one visitor among many.
     level = logging.WARNING if settings.DEBUG else logging.INFO
     logger.log(level, "%s refused the stream at %r: %s", cls.__name__, request.path, why)

@@ -28,9 +28,11 @@ from hypothesis import strategies as st
 from ds_broadcaster import BroadcastChannelView, BrokerUnavailable, broadcast
 from ds_broadcaster.asgi import HandoffApplication
 from ds_broadcaster.asgi_servers import Link
+from ds_broadcaster.observers import Observer
 from ds_broadcaster.streams.replayed_requests import is_trouble
 from ds_broadcaster.streams.responses import broker_is_away, no_room
 from ds_broadcaster.streams.scope import RECHECK_KEY, SCOPE_KEY
+from ds_broadcaster.views import channel_view
 from ds_broadcaster.views.routes import ChannelViewType, routes
 from tests.fakes import FACTOR
 from tests.live import begun, each_mode_of, until
@@ -353,6 +355,21 @@ def test_permission_without_a_return_is_a_refusal_that_the_log_explains(site, se
         "Asked for '/events/forgetful/'; this is logged once."
     )
     assert said(caplog) == [("ERROR", told)]
+
+
+def test_observers_are_told_of_a_refusal_that_is_in_the_log_already(monkeypatch):
+    told = []
+
+    class Noting(Observer):
+        def refused(self, *what):
+            told.append(what)
+
+    monkeypatch.setattr(channel_view, "observers", [Noting()])
+    view = define("SilentView", has_permission=lambda self: None).as_view()
+    for _ in range(2):
+        assert call(view, **DATASTAR).status_code == 403
+    why = "has_permission() returned None, which refuses every user: write `return` before its result"
+    assert told == [("SilentView", "/", why)] * 2
 
 
 def test_permission_that_is_async_is_named_in_the_log_once(rf, caplog):
