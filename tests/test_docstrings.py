@@ -13,7 +13,7 @@ import ds_broadcaster
 from ds_broadcaster import testing
 from ds_broadcaster.models.bind import unbind_broadcasts
 from ds_broadcaster.testing import capture_broadcasts
-from ds_broadcaster.views.routes import routes
+from ds_broadcaster.views import routes
 from tests.chat.models import Message, Room
 
 PACKAGE = Path(ds_broadcaster.__file__).parent
@@ -31,8 +31,10 @@ EXAMPLES = {each.name.removeprefix("ds_broadcaster."): each for each in examples
 
 
 @pytest.fixture
-def names(db):
+def names(db, monkeypatch):
     """What the examples know: the public names, and what a project has."""
+    # Other tests have views of the same names.
+    monkeypatch.setattr(routes, "routes", type(routes.routes)())
     public = {name: getattr(module, name) for module in (ds_broadcaster, testing) for name in module.__all__}
     room = Room.objects.create(name="hall")
     message = Message(pk=7, room=room, text="hi")
@@ -49,9 +51,6 @@ def names(db):
         "message": message,
     }
     unbind_broadcasts(get_user_model())
-    for each in routes:
-        if each.view.view_class.__module__ == "tests.chat.examples":
-            routes.remove(f"{each.view.view_class.__module__}.{each.view.view_class.__qualname__}")
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

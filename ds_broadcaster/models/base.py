@@ -38,33 +38,47 @@ class BroadcastOnSave(models.Model):
     # An abstract model, not a plain class: migrations would list a plain one among a model's bases, and their
     # historical models would broadcast.
 
-    # The template of the fragment, or several to choose from; by default "<app_label>/_<model_name>.html". Its
-    # context is the instance, as `object` and as `<model_name>`; there is no request.
     broadcast_template_name: ClassVar[str | Sequence[str] | None] = None
-    # The selector of the place for created objects; without one, the fragment replaces the element with its id.
+    """The template of the fragment, or several to choose from; by default "<app_label>/_<model_name>.html". Its
+    context is the instance, as `object` and as `<model_name>`; there is no request.
+    """
+
     broadcast_target: ClassVar[str | None] = None
-    # How it goes there: "append", "prepend", "before", "after", "inner", "outer" or "replace".
+    """The selector of the place for created objects; without one, the fragment replaces the element with its id."""
+
     broadcast_mode: ClassVar[PlaceMode] = "append"
-    # How many elements the target holds: "append" and "prepend" remove those over it at the other end.
+    """How it goes there: "append", "prepend", "before", "after", "inner", "outer" or "replace"."""
+
     broadcast_limit: ClassVar[int | None] = None
-    # The fields whose changes are broadcast; all of them without it.
+    """How many elements the target holds: "append" and "prepend" remove those over it at the other end."""
+
     broadcast_fields: ClassVar[Collection[str] | None] = None
-    # The fields on which the channel hangs: where they change it, the object is removed from the former channel and
-    # added to the new one.
+    """The fields whose changes are broadcast; all of them without it."""
+
     broadcast_moves: ClassVar[Collection[str] | None] = None
-    # What the template reads through foreign keys: fetched with one query for all objects of a transaction.
+    """The fields on which the channel hangs: where they change it, the object is removed from the former channel and
+    added to the new one.
+    """
+
     broadcast_select_related: ClassVar[Sequence[str]] = ()
-    # Leave out the tab whose request made the change; needs ds_broadcaster.middleware.BroadcasterMiddleware.
+    """What the template reads through foreign keys: fetched with one query for all objects of a transaction."""
+
     broadcast_exclude_sender: ClassVar[bool] = False
-    # Instead of fragments, have each page on the channel show what its view renders now, for its own viewer.
+    """Leave out the tab whose request made the change; needs ds_broadcaster.middleware.BroadcasterMiddleware."""
+
     broadcast_refreshes: ClassVar[bool] = False
-    # Render the template where the streams are, once for each audience of their views: see the guide.
+    """Instead of fragments, have each page on the channel show what its view renders now, for its own viewer."""
+
     broadcast_audience: ClassVar[bool] = False
-    # The relations to objects whose saves are news for this one, which shows them, and the accessors of their way
-    # back: {"author": "comment_set"}.
+    """Render the template where the streams are, once for each audience of their views: see the guide."""
+
     broadcast_touches: ClassVar[Mapping[str, str] | None] = None
-    # Further ways of showing the objects, in other places; the only ones without a broadcast_channel().
+    """The relations to objects whose saves are news for this one, which shows them, and the accessors of their way
+    back: {"author": "comment_set"}.
+    """
+
     broadcast_faces: ClassVar[Sequence[Face]] = ()
+    """Further ways of showing the objects, in other places; the only ones without a broadcast_channel()."""
 
     class Meta:
         abstract = True

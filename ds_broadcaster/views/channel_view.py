@@ -105,29 +105,38 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
 
     # The URL.
 
-    # Served by `include("ds_broadcaster.urls")`; an abstract base class with a path sets `abstract = True`. A class
-    # without a path needs a URL pattern of your own, with its as_view().
     url_path: str | None = None
-    # Reversed as `ds_broadcaster:<url_name>`; None stands for the name of the class, "room-channel" for RoomChannel.
+    """Served by `include("ds_broadcaster.urls")`; an abstract base class with a path sets `abstract = True`. A class
+    without a path needs a URL pattern of your own, with its as_view().
+    """
+
     url_name: str | None = None
+    """Reversed as `ds_broadcaster:<url_name>`; by default the name of the class, "room-channel" for RoomChannel."""
 
     # The attributes of a subclass.
 
-    # The template of the default render_presence().
     presence_template_name: str | None = None
-    # A pydantic model of the signals that the client sends.
+    """The template of the default render_presence()."""
+
     signals_model: type[BaseModel] | None = None
-    # Seconds between two calls of has_permission(); None stands for DS_BROADCASTER_RECHECK_INTERVAL.
+    """A pydantic model of the signals that the client sends."""
+
     recheck_interval: float | None = None
+    """Seconds between two calls of has_permission(); None stands for DS_BROADCASTER_RECHECK_INTERVAL."""
 
     # The attributes of an instance: a request has one, and so has the presence of each channel.
 
     request: HttpRequest = _NoRequest()  # type: ignore[assignment]
+    """The stream's request. Hooks that run once for the whole channel have none."""
+
     channel: str
-    # What audience() returned, in render_snapshot().
+    """The channel, in render_presence(), on_join() and on_leave()."""
+
     audience_key: Any
-    # In render_presence(): everyone on the channel, those who are away too.
+    """What audience() returned, in render_snapshot()."""
+
     present: Sequence[Present] = ()
+    """In render_presence(): everyone on the channel, those who are away too."""
 
     http_method_names = ["get", "head", "options"]  # noqa: RUF012
     # Mixins and hooks are written for a thread, so an async handler is run from one.
