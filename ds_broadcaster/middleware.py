@@ -4,12 +4,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import cache, partial
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from asgiref.sync import iscoroutinefunction
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.http.request import split_domain_port
 from django.utils.decorators import sync_and_async_middleware
 from django.utils.html import escape
 
@@ -120,7 +120,7 @@ def _help_developer(request: HttpRequest, response: HttpResponseBase) -> None:
         response,
         client if client and escape(client).encode() in response.content else None,
         b"data-nonce=" in response.content,
-        urlsplit(f"//{request.get_host()}").hostname or "",
+        split_domain_port(request.headers.get("Host", ""))[0],
     )
     # The middleware of the policy may come after this one: when the response is closed, its headers are complete.
     closers: list[Any] = vars(response)["_resource_closers"]
