@@ -33,10 +33,6 @@ def require_chromium() -> str:
     _missing("needs Chromium: `apt-get install chromium`, or name one with CHROMIUM=/path/to/chrome")
 
 
-def require_wagtail() -> None:
-    require_apps("wagtail")
-
-
 def require_apps(*packages: str) -> None:
     """Require the packages of apps, which come with the extra `test` from Python 3.12 on."""
     missing = [each for each in packages if not _is_installed(each)]

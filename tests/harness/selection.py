@@ -45,6 +45,7 @@ LONGEST = [
     "tests/harness/test_brokers.py",
     "tests/hub/test_tabs.py",
     "tests/views/test_channel_view.py",
+    "tests/trial/test_projects.py",
     "tests/brokers/test_redis.py",
     "tests/views/test_routes.py",
     "tests/streams/test_presence.py",

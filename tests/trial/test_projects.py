@@ -1,6 +1,7 @@
 """Projects made of other people's apps, live without a line changed in these, and tested as a project tests itself.
 
-Each has settings of its own, and so a process of its own. Its tests are in its tests.py.
+Each has settings of its own, and so a process of its own. Its tests are in its tests.py: one's are Django's test cases,
+run by Django, and the other's are functions, run by pytest.
 """
 
 import subprocess
@@ -13,25 +14,23 @@ from tests.harness.requirements import require_apps
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "project, packages",
-    [("support", ["django-allauth", "django-helpdesk", "djangorestframework"])],
-    ids=["support"],
-)
-def test_tests_of_the_project_pass(project, packages):
-    require_apps(*packages)
-    folder = f"tests/trial/{project}"
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", f"{folder}/tests.py", f"--confcutdir={folder}", "-p", "no:cacheprovider"),
-            # Their migrations take longer than the tests.
-            *(f"--ds=tests.trial.{project}.settings", "--nomigrations"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+
+def run(*arguments):
+    command = [sys.executable, "-W", "error", "-m", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_newsroom_of_wagtail():
+    require_apps("wagtail")
+    run("django", "test", "tests.trial.newsroom", "--settings=tests.trial.newsroom.settings", "--pythonpath=.")
+
+
+def test_support_desk_of_helpdesk_rest_framework_and_allauth():
+    require_apps("django-allauth", "django-helpdesk", "djangorestframework")
+    folder = "tests/trial/support"
+    # The folder's fixtures are those of the kit alone.
+    ours = ("--ds=tests.trial.support.settings", f"--confcutdir={folder}", "-p", "no:cacheprovider")
+    run("pytest", f"{folder}/tests.py", *ours)

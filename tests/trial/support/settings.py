@@ -5,7 +5,15 @@ ALLOWED_HOSTS = ["*"]
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:", "ATOMIC_REQUESTS": True}}
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": ":memory:",
+        "ATOMIC_REQUESTS": True,
+        # The migrations take longer than the tests.
+        "TEST": {"MIGRATE": False},
+    }
+}
 ROOT_URLCONF = "tests.trial.support.site"
 STATIC_URL = "static/"
 LOGIN_URL = "account_login"
