@@ -26,6 +26,7 @@ def queue():
 def agent(queue):
     """Make an agent who may work on the queue."""
     user = User.objects.create_user("agent", "agent@example.com", "secret", is_staff=True)
+    EmailAddress.objects.create(user=user, email=user.email, verified=True, primary=True)
     user.user_permissions.add(Permission.objects.get(codename="queue_access_printers"))
     return user
 
@@ -190,6 +191,54 @@ def test_submitters_see_public_answers_only(open_stream, ticket, agent, submitte
     assert not [each for each in hers if "kind" in each.html]
     FollowUp.objects.create(ticket=ticket, user=agent, comment="We have ink.", public=True)
     assert "We have ink." in [each.element.text for each in hers][-1]
+
+
+# What people see
+
+
+def test_an_agent_and_the_submitter_at_a_ticket(live_page, agent, submitter, ticket):
+    theirs, hers = (live_page(f"/tickets/{ticket.pk}/", user=user) for user in (agent, submitter))
+    same = {"title": ticket.title, "queue": ticket.queue.pk, "priority": ticket.priority, "new_status": ticket.status}
+    update = f"/helpdesk/tickets/{ticket.pk}/update/"
+    theirs.post(update, {**same, "comment": "She is kind."})
+    theirs.post(update, {**same, "comment": "We have ink.", "public": 1, "new_status": Ticket.RESOLVED_STATUS})
+    theirs.settle()
+    hers.settle()
+    assert theirs.select_one("h1").text == hers.select_one("h1").text == "Out of ink: Resolved"
+    assert [each.text for each in theirs.select("#followups li")] == ["agent: She is kind.", "agent: We have ink."]
+    assert [each.text for each in hers.select("#followups li")] == ["agent: We have ink."]
+
+
+def test_who_types_is_told_to_the_others(live_page, agent, submitter, ticket):
+    theirs, hers = (live_page(f"/tickets/{ticket.pk}/", user=user) for user in (agent, submitter))
+    theirs.signals["words"] = 7
+    assert theirs.post(f"/api/tickets/{ticket.pk}/typing/").status_code == 200
+    theirs.settle()
+    hers.settle()
+    assert hers.signals["typing"] == "agent"
+    assert "typing" not in theirs.signals
+
+
+def test_a_ticket_leaves_one_queues_page_for_the_others(live_page, agent, queue, ticket):
+    phones = Queue.objects.create(title="Phones", slug="phones")
+    agent.user_permissions.add(Permission.objects.get(codename="queue_access_phones"))
+    here, there = (live_page(f"/queues/{each.slug}/", user=agent) for each in (queue, phones))
+    ticket.queue = phones
+    ticket.save()
+    here.settle()
+    there.settle()
+    assert here.select("#tickets li") == []
+    assert [each.text for each in there.select("#tickets li")] == ["Out of ink (Open)"]
+
+
+def test_a_logout_in_one_tab_ends_the_streams_of_the_other(live_page, submitter, ticket):
+    client = log_in(submitter)
+    one, other = (live_page(f"/tickets/{ticket.pk}/", client=client) for _ in range(2))
+    one.post("/accounts/logout/", {})
+    other.settle()
+    assert other.state == "closed"
+    one.follow()
+    assert one.url == "/accounts/login/"
 
 
 # The accounts of django-allauth
