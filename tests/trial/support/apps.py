@@ -26,3 +26,12 @@ class SupportConfig(AppConfig):
             target="#followups",
             audience=True,
         )
+        # The page of django-helpdesk itself, which shows much more of a ticket, fetches itself.
+        bind_broadcasts(Ticket, name="helpdesk's page", channel=page_of, refreshes=True)
+        bind_broadcasts(
+            FollowUp, name="helpdesk's page", channel=lambda followup: page_of(followup.ticket), refreshes=True
+        )
+
+
+def page_of(ticket):
+    return f"page-of-{ticket.ticket_for_url}"

@@ -209,6 +209,17 @@ def test_an_agent_and_the_submitter_at_a_ticket(live_page, agent, submitter, tic
     assert [each.text for each in hers.select("#followups li")] == ["agent: We have ink."]
 
 
+def test_the_page_of_helpdesk_itself_is_live_with_one_tag(live_page, agent, ticket):
+    one, other = (live_page(f"/helpdesk/tickets/{ticket.pk}/", user=agent) for _ in range(2))
+    same = {"title": ticket.title, "queue": ticket.queue.pk, "priority": ticket.priority}
+    answer = {"comment": "New ink.", "new_status": Ticket.RESOLVED_STATUS, "public": 1}
+    one.post(f"/helpdesk/tickets/{ticket.pk}/update/", {**same, **answer})
+    other.settle()
+    assert other.state == "live"
+    assert "New ink." in other.select_one("body").text
+    assert "Resolved" in other.select_one("body").text
+
+
 def test_who_types_is_told_to_the_others(live_page, agent, submitter, ticket):
     theirs, hers = (live_page(f"/tickets/{ticket.pk}/", user=user) for user in (agent, submitter))
     theirs.signals["words"] = 7
