@@ -42,6 +42,7 @@ class LivePage:
         self._visitor = visitor
         self._stage = visitor.stage
         self._is_hidden = False
+        self._reason: str | None = None
         self._load(url)
 
     # What there is to see.
@@ -84,6 +85,13 @@ class LivePage:
         """The state of the page's streams: "connecting", "live", "lost" or "closed", as `$_broadcast` has it."""
         state: str = self.signals.get("_broadcast", "closed")
         return state
+
+    @property
+    def reason(self) -> str | None:
+        """Why the page is not live: what the last stream that it lost or did not get was answered with."""
+        if self.state == "live":
+            return None
+        return self._reason if self.select("[data-broadcast]") else "no element of the page opens a stream"
 
     # What happens to it.
 
@@ -154,7 +162,8 @@ class LivePage:
         await self._stage.acall(self.close)
 
     def __repr__(self) -> str:
-        return f"<LivePage {self.url} of {self.user}: {self.state}>"
+        why = "" if self.reason is None else f", {self.reason}"
+        return f"<LivePage {self.url} of {self.user or 'an anonymous visitor'}: {self.state}{why}>"
 
     # Pages.
 
@@ -199,6 +208,7 @@ class LivePage:
                 is_moving |= self._take(element, stream)
                 if stream.has_ended and element in self._streams:
                     self._tell(element, "lost")
+                    self._reason = stream.reason
                     if not self._is_hidden and element not in came_back:
                         came_back.add(element)
                         self._connect(element)
@@ -232,6 +242,7 @@ class LivePage:
         name = f"the page {self.url} of {self.user or 'an anonymous visitor'}, with the stream of {urlsplit(url).path}"
         stream = Stream(self._visitor, self._with_signals(url), headers, name)
         self._streams[element] = _PageStream(stream, cursor)
+        self._reason = stream.reason
         if stream.status == 200:
             return
         if stream.status == 429 or stream.status >= 500:
@@ -392,6 +403,10 @@ class _PageStream:
     @property
     def cursor(self) -> str:
         return self._stream.cursor or self._before
+
+    @property
+    def reason(self) -> str | None:
+        return self._stream.reason
 
     @property
     def has_ended(self) -> bool:

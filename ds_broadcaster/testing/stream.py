@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
+from urllib.parse import urlsplit
 
 from ..hub.connections import Connection
 from ..hub.hub import REFUSED
@@ -38,7 +39,7 @@ class Stream:
         self.response = visitor.get(url, {**HEADERS, **(headers or {})})
         self.status: int = self.response.status_code
         if not is_stream(self.response):
-            self.reason = f"{url} answered with {refusal_of(stage, self.response)}"
+            self.reason = f"{urlsplit(url).path} answered with {refusal_of(stage, self.response)}"
             return
         stage.opened(self, name or f"the stream of {url}")
         self._reading = stage.begin(self._read())

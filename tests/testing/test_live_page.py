@@ -129,7 +129,7 @@ def test_url_is_relative_to_the_page(page, room):
 def test_page_without_a_token_is_refused(live_page, room, ann):
     page = live_page("/bare/", user=ann)
     assert page.post(f"/rooms/{room.pk}/say/", {"text": "hi"}).status_code == 403
-    assert page.state == "closed"
+    assert (page.state, page.reason) == ("closed", "no element of the page opens a stream")
 
 
 # Streams
@@ -146,6 +146,9 @@ def test_user_who_may_not_listen(live_page, room):
     page = live_page(f"/rooms/{room.pk}/", user=get_user_model().objects.create_user("eve"))
     assert page.state == "closed"
     assert page.select_one("[data-broadcast]").attrs["data-broadcast"] == "closed"
+    why = "KitRoomChannel: has_permission() returned False for user"
+    assert page.reason.startswith(f"/events/kit/rooms/{room.pk}/ answered with 403: {why}")
+    assert repr(page) == f"<LivePage /rooms/{room.pk}/ of eve: closed, {page.reason}>"
 
 
 def test_kicked_user_does_not_come_back(page, room, ann):
@@ -276,6 +279,7 @@ def test_what_is_no_page(live_page):
 
 
 def test_page_is_named_for_people(page, room):
+    assert page.reason is None
     assert repr(page) == f"<LivePage /rooms/{room.pk}/ of ann: live>"
 
 
