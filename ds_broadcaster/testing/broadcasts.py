@@ -13,6 +13,7 @@ from ..ids import channel_name
 from ..observers import Observer, observers
 from ..sse import Facts, Mode
 from .events import Sent, Verb, sent
+from .hidden import __tracebackhide__, __unittest  # noqa: F401
 
 if TYPE_CHECKING:
     from django.db.models import Model
@@ -22,6 +23,8 @@ _MOST_SHOWN = 20
 
 # Queries that differ in their values alone are the same one, repeated.
 _VALUES = re.compile(r"'(?:[^']|'')*'|\b\d+\b")
+# What a model's query begins with says little about it.
+_COLUMNS = re.compile(r"^SELECT [^()]{40,}? FROM ")
 
 
 class Query(NamedTuple):
@@ -95,8 +98,9 @@ class Broadcasts(list[Sent]):
         for name, queries in self.renders:
             if len(queries) <= most:
                 continue
-            repeated = [f"{times} times: {sql}" for sql, times in Counter(queries).most_common() if times > 1]
-            shown = repeated or queries
+            counted = [(_COLUMNS.sub("SELECT ... FROM ", sql), times) for sql, times in Counter(queries).most_common()]
+            repeated = [f"{times} times: {sql}" for sql, times in counted if times > 1]
+            shown = repeated or [sql for sql, _ in counted]
             raise AssertionError(
                 f"{name} made {len(queries)} queries, and at most {most} were expected."
                 f"{' Repeated' if repeated else ' They were'}:{_listed(shown)}"

@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from .broadcasts import Broadcasts, recorded
+from .hidden import __tracebackhide__, __unittest  # noqa: F401
 from .kit import alive_page, aopen_stream, assert_may_listen, assert_refused, live_page, open_stream, staged
 from .stage import Clock
 from .stream import Stream

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from ..ids import dom_selector
 from ..sse import Facts, Mode
+from .hidden import __tracebackhide__, __unittest  # noqa: F401
 
 if TYPE_CHECKING:
     from django.db.models import Model

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .broadcasts import Broadcasts, recorded
+from .hidden import __tracebackhide__, __unittest  # noqa: F401
 from .stage import Stage
 from .stream import Stream, check_may_listen, check_refused, is_stream
 from .visitor import Visitor, url_of

@@ -14,6 +14,7 @@ from ..views.connect_element import REFRESH_HEADER, csrf_header
 from ..views.subscription import REFRESH_SIGNAL
 from .dom import Document, Element, sent_signals
 from .events import Event, Parser, redirect_of
+from .hidden import __tracebackhide__, __unittest  # noqa: F401
 from .stream import HEADERS, Stream, refusal_of
 from .visitor import Visitor
 

@@ -18,6 +18,7 @@ from ..hub.threads import Threads
 from ..observers import Observer, observers
 from .broker import StageBroker
 from .commits import commits_run
+from .hidden import __tracebackhide__, __unittest  # noqa: F401
 from .loop import Running, StillLoop, as_outermost, plain_code_at_home
 
 T = TypeVar("T")

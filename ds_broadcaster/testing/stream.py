@@ -8,6 +8,7 @@ from ..hub.connections import Connection
 from ..hub.hub import REFUSED
 from ..sse import Mode
 from .events import Description, Event, Parser, Verb
+from .hidden import __tracebackhide__, __unittest  # noqa: F401
 from .stage import Stage
 from .visitor import Visitor
 

@@ -1,6 +1,7 @@
 """The kit in unittest's classes, plain and async, with each of Django's ways of isolating a test."""
 
 import asyncio
+import unittest
 
 from asgiref.sync import async_to_sync
 from django.contrib.auth import get_user_model
@@ -116,3 +117,15 @@ class OwnCallsTests(BroadcastTestMixin, TestCase):
         broadcasts.assert_sent("b", count=1)
         broadcasts.assert_nothing_sent("a")
         self.broadcasts.assert_sent("b")
+
+
+def test_failure_shows_the_line_of_the_test_alone():
+    class Failing(BroadcastTestMixin, unittest.TestCase):
+        def runTest(self):
+            self.broadcasts.assert_sent("a")
+
+    result = unittest.TestResult()
+    Failing().run(result)
+    [(_, text)] = result.failures
+    assert text.count('File "') == 1
+    assert "no event to 'a'" in text

@@ -432,3 +432,11 @@ def test_queries_of_each_fragment(broadcasts, open_stream, room, ann):
     assert "chat_message" in query.sql
     with fails_with("KitRoomChannel.render_snapshot() made 1 queries, and at most 0 were expected. They were:"):
         broadcasts.assert_max_queries(0)
+
+
+def test_repeated_queries_are_shown_without_their_columns(broadcasts, open_stream, room, ann, monkeypatch):
+    users = get_user_model().objects.filter(pk=ann.pk)
+    monkeypatch.setattr(kit_site, "messages", lambda pk: f"<p id=a>{[users.get().pk for _ in range(2)]}</p>")
+    open_stream(KitRoomChannel, pk=room.pk, user=ann, cursor="another-1")
+    with fails_with('Repeated:\n  - 2 times: SELECT ... FROM "auth_user" WHERE'):
+        broadcasts.assert_max_queries(1)

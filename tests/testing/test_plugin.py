@@ -71,6 +71,9 @@ def test_failing_test_leaves_nothing(open_stream, ann):
     open_stream("ds_broadcaster:hall-channel", user=ann)
     raise ZeroDivisionError
 
+def test_failure_shows_the_test_alone(broadcasts):
+    broadcasts.assert_sent("hall")
+
 def test_nothing_is_left():
     assert not [each.name for each in threading.enumerate() if "ds_broadcaster" in each.name]
 """
@@ -83,6 +86,8 @@ def test_project_needs_no_conftest(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options.split()], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
-    assert "1 failed, 7 passed" in done.stdout, done.stdout + done.stderr
+    assert "2 failed, 7 passed" in done.stdout, done.stdout + done.stderr
     assert "- What the test had open -" in done.stdout
     assert "\nthe stream of /events/hall/\n" in done.stdout
+    assert "no event to 'hall'" in done.stdout
+    assert "broadcasts.py" not in done.stdout
