@@ -100,13 +100,21 @@ class LivePage:
         """Apply every event that is on its way; streams that ended come back, and a page that has to fetches itself."""
         self._stage.call(self._settle)
 
-    def post(self, url: str, data: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None) -> Any:
+    def post(
+        self,
+        url: str,
+        data: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        payload: Any = None,
+    ) -> Any:
         """Send a form as the page does: with its cookies, its CSRF token and the id of its tab. Return the response.
 
-        Without data, the signals are sent, as `@post(url)` does. An answer for the client (events, HTML, JSON, a
-        script) is applied. A redirect is not followed: see follow().
+        Without data, the signals are sent, as `@post(url)` does; `payload` is sent in their place, as JSON, as by
+        `@post(url, {payload: ...})`. An answer for the client (events, HTML, JSON, a script) is applied. A redirect is
+        not followed: see follow().
         """
-        return self._stage.call(self._send, "POST", url, data, headers)
+        return self._stage.call(self._send, "POST", url, data, headers, payload)
 
     def get(self, url: str, headers: Mapping[str, str] | None = None) -> Any:
         """Ask for a URL as `@get(url)` does, with the signals; apply the answer, and return the response."""
@@ -328,7 +336,14 @@ class LivePage:
         if html:
             self._patch(html)
 
-    def _send(self, method: str, url: str, data: Mapping[str, Any] | None, headers: Mapping[str, str] | None) -> Any:
+    def _send(
+        self,
+        method: str,
+        url: str,
+        data: Mapping[str, Any] | None,
+        headers: Mapping[str, str] | None,
+        payload: Any = None,
+    ) -> Any:
         url = self._in_site(urljoin(self.url, url))
         every = {**HEADERS, **(headers or {})}
         body: Any = None
@@ -338,7 +353,8 @@ class LivePage:
         else:
             every = {**self._headers_of_forms(), **every}
             if data is None:
-                body, content_type = json.dumps(sent_signals(self.signals)), "application/json"
+                said = sent_signals(self.signals) if payload is None else payload
+                body, content_type = json.dumps(said), "application/json"
             else:
                 body = {**data, **({TAB: self.signals[TAB]} if TAB in self.signals else {})}
                 if not any(hasattr(each, "read") for each in body.values()):

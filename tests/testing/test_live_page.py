@@ -96,6 +96,7 @@ def test_without_data_the_signals_are_sent(page):
     said = json.loads(page.post("/signals/").headers["X-Said"])
     assert said == {"text": "hi", "broadcastTab": page.signals["broadcastTab"]}
     assert json.loads(page.get("/signals/").headers["X-Said"]) == said
+    assert json.loads(page.post("/signals/", payload={"x": 1}).headers["X-Said"]) == {"x": 1}
 
 
 @pytest.mark.parametrize("kind", ["events", "async-events", "html"])
