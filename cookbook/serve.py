@@ -20,7 +20,7 @@ from django.conf import settings
 from django.contrib.auth import get_user_model, login
 from django.core.management import call_command
 from django.shortcuts import get_object_or_404, redirect, render
-from django.urls import include, path
+from django.urls import clear_url_caches, include, path
 
 HERE = Path(__file__).resolve().parent
 RECIPES = HERE / "recipes"
@@ -32,9 +32,8 @@ urlpatterns = []  # filled after Django's setup
 
 
 def main():
-    recipes = sorted(folder.name for folder in RECIPES.iterdir() if (folder / "urls.py").exists())
     parser = argparse.ArgumentParser(description="Serve one recipe of the cookbook.")
-    parser.add_argument("recipe", choices=recipes)
+    parser.add_argument("recipe", choices=all_recipes())
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--database", type=Path, help="a file to keep the database in, instead of a temporary folder")
     options = parser.parse_args()
@@ -43,7 +42,11 @@ def main():
     except OSError as error:
         sys.exit(f"Port {options.port} cannot be used: {os.strerror(error.errno)}. Choose another one with --port.")
     with tempfile.TemporaryDirectory() as folder:
-        configure(options.recipe, options.database or Path(folder, "db.sqlite3"))
+        configure([options.recipe], options.database or Path(folder, "db.sqlite3"))
+        serve_only(options.recipe)
+        call_command("check", fail_level="WARNING")
+        call_command("migrate", run_syncdb=True, verbosity=0)
+        make_people()
         from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 
         from ds_broadcaster.asgi import get_asgi_application
@@ -73,8 +76,12 @@ class Server(uvicorn.Server):
             print(self.line, flush=True)
 
 
-def configure(recipe, database):
-    """Set up Django with this recipe only."""
+def all_recipes():
+    return sorted(folder.name for folder in RECIPES.iterdir() if (folder / "urls.py").exists())
+
+
+def configure(recipes, database):
+    """Set up Django with these recipes only."""
     sys.path.insert(0, str(RECIPES))
     if find_spec("ds_broadcaster") is None:  # not installed: use the checkout that contains the cookbook
         sys.path.append(str(HERE.parent))
@@ -86,7 +93,7 @@ def configure(recipe, database):
         USE_TZ=True,
         STATIC_URL="static/",
         INSTALLED_APPS=[
-            recipe,
+            *recipes,
             "django.contrib.admin",
             "django.contrib.auth",
             "django.contrib.contenttypes",
@@ -130,17 +137,28 @@ def configure(recipe, database):
         DS_BROADCASTER_DATASTAR_STATIC=CLIENT.name if CLIENT.exists() else None,
     )
     django.setup()
+
+
+def serve_only(recipe):
+    """Have the URLs be those of this recipe, and of what is around it."""
     urlpatterns[:] = [
         path("", include(f"{recipe}.urls")),
         path("events/", include("ds_broadcaster.urls")),
         path("as/", people, name="people"),
         path("as/<str:username>/", log_in, name="log-in"),
     ]
-    call_command("check", fail_level="WARNING")
-    call_command("migrate", run_syncdb=True, verbosity=0)
-    for username, first_name in PEOPLE.items():
-        rights = {"is_staff": True, "is_superuser": True}  # for the recipe of the admin
-        get_user_model().objects.get_or_create(username=username, defaults={"first_name": first_name, **rights})
+    clear_url_caches()
+
+
+def make_people():
+    """Create the users that are missing, and return each by name."""
+    rights = {"is_staff": True, "is_superuser": True}  # for the recipe of the admin
+    return {
+        username: get_user_model().objects.get_or_create(
+            username=username, defaults={"first_name": first_name, **rights}
+        )[0]
+        for username, first_name in PEOPLE.items()
+    }
 
 
 def around(request):

@@ -10,15 +10,17 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from _pytest.fixtures import FixtureFunctionDefinition
 from django.db.models import Model
 from django.dispatch import Signal
 from django.views.generic import View
 
 import ds_broadcaster
 from cookbook.show_code import BLOCK, code_of, with_code
-from ds_broadcaster import BroadcastChannelView, BroadcastOnSave, broadcast, signals
+from ds_broadcaster import BroadcastChannelView, BroadcastOnSave, broadcast, signals, testing
 from ds_broadcaster.conf import EXAMPLES, PREFIX
 from ds_broadcaster.templatetags.ds_broadcaster import register
+from ds_broadcaster.testing import plugin
 from tests.harness.requirements import _missing
 from tests.harness.server import ROOT
 
@@ -122,6 +124,15 @@ MENTIONS = [
 ]
 
 
+# The fixtures of pytest; those that begin with an underscore are their own business.
+FIXTURES = [name for name in public(vars(plugin)) if isinstance(getattr(plugin, name), FixtureFunctionDefinition)]
+
+
+@pytest.mark.parametrize("name", sorted({*testing.__all__, *FIXTURES}))
+def test_every_name_of_the_testing_kit_is_on_its_page(name):
+    assert re.search(rf"`([\w ]+ )?(self\.)?{name}\b", PAGES["guide/testing.md"])
+
+
 @pytest.mark.parametrize("name,pattern", sorted(MENTIONS))
 def test_every_public_name_is_on_some_page(name, pattern):
     assert re.search(pattern, TEXT), f"No page of the cookbook mentions {name}."
@@ -178,10 +189,11 @@ def test_start_page_shows_the_product_in_thirty_lines():
 
 
 def runs():
-    """Return the files that serve when a recipe is served, and the broker that test_file_broker.py is about."""
-    folders = [*FOLDERS.values(), RECIPES / "_base", COOKBOOK / "brokers"]
-    files = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".html", ".css")]
-    return [COOKBOOK / "serve.py", COOKBOOK / "compose.yml", *files]
+    """Return the files that tests run: of the recipes, of the page about testing, of the broker over files."""
+    folders = [*FOLDERS.values(), RECIPES / "_base", COOKBOOK / "brokers", COOKBOOK / "testing"]
+    kinds = (".py", ".html", ".css", ".ini")
+    files = [path for folder in folders for path in folder.rglob("*") if path.suffix in kinds]
+    return [COOKBOOK / "serve.py", COOKBOOK / "compose.yml", RECIPES / "conftest.py", *files]
 
 
 def test_compose_file_has_the_servers_and_what_they_keep():
@@ -207,7 +219,8 @@ def test_every_recipe_has_a_page_and_every_page_a_recipe():
     assert set(re.findall(r"\]\((\w+)\.md\)", PAGES["recipes/index.md"])) == pages
 
 
-def test_every_recipe_has_a_test_and_every_test_a_recipe():
+def test_every_recipe_has_tests_of_its_own_and_one_in_a_browser():
+    assert [name for name, folder in FOLDERS.items() if not any(folder.rglob("tests.py"))] == []
     tested = set(
         re.findall(r'^@serving\("(\w+)"\)$', (Path(__file__).parent / "test_recipes.py").read_text(), re.MULTILINE)
     )

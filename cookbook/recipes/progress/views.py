@@ -1,5 +1,3 @@
-from threading import Thread
-
 from django.contrib.auth.decorators import login_required
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
@@ -42,7 +40,7 @@ def index(request):
 @login_required
 def start(request):
     job = request.user.jobs.create()
-    Thread(target=jobs.run, args=[job.pk], daemon=True).start()
+    jobs.start(job.pk)
     return redirect("job", job.pk)
 
 
