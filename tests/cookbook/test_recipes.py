@@ -1,16 +1,14 @@
-"""The recipes: each is started by its own command and used by two people in a browser."""
+"""The recipes in a browser, each started by its own command: what their own tests, without one, cannot see."""
 
 import os
 import re
 import socket
 import subprocess
 import sys
-from queue import SimpleQueue
 
 import pytest
 
 from tests.harness import Server, expect
-from tests.harness.browser import Waiting
 from tests.harness.server import ROOT
 
 # What the browser and the client say about a server that is away for a moment.
@@ -185,46 +183,6 @@ def test_a_list_changes_in_every_window(recipe, window):
     expect(ada.get_by_label("Rename Rye bread").first).to_have_value("Rye bread")
 
 
-@serving("live_list")
-def test_a_list_that_was_rendered_before_and_connected_after_shows_each_change_once(recipe, window):
-    ada = window("ada")
-    add(ada, "Ferns", "Bread", "Heron")
-    held = SimpleQueue()
-    mio = window("mio", route=("**/events/tasks/**", lambda route: held.put(route)))
-    request = Waiting(held.get(timeout=10))
-    add(ada, "Tea")
-    task(ada, "Ferns").get_by_role("checkbox").check()
-    task(ada, "Bread").get_by_role("button", name="Delete").click()
-    shows(ada, "Ferns", "Heron", "Tea", done=["Ferns"])
-    shows(mio, "Ferns", "Bread", "Heron")
-    request.continue_()
-    shows(mio, "Ferns", "Heron", "Tea", done=["Ferns"])
-    # A change after those: had one come twice, it would show by now.
-    add(mio, "Last")
-    for tab in (ada, mio):
-        shows(tab, "Ferns", "Heron", "Tea", "Last", done=["Ferns"])
-
-
-@serving("live_list")
-def test_a_list_is_right_again_when_the_server_was_restarted(recipe, window):
-    ada, mio = window("ada"), window("mio")
-    add(ada, "Ferns", "Bread")
-    shows(mio, "Ferns", "Bread")
-    held = SimpleQueue()
-    ada.route("**/events/tasks/**", lambda route: held.put(route))
-    recipe.restart()
-    request = Waiting(held.get(timeout=20))
-    expect(ada.locator(".connection")).to_have_text("Reconnecting…")
-    expect(mio.locator(".connection")).to_have_text("", timeout=20_000)
-    add(mio, "Meanwhile")
-    task(mio, "Ferns").get_by_role("button", name="Delete").click()
-    shows(mio, "Bread", "Meanwhile")
-    shows(ada, "Ferns", "Bread")
-    request.continue_()
-    shows(ada, "Bread", "Meanwhile")
-    expect(ada.locator(".connection")).to_have_text("")
-
-
 # The progress of a job
 
 
@@ -233,36 +191,16 @@ def percent(tab):
 
 
 @serving("progress")
-def test_a_job_shows_its_progress_to_its_owner_wherever_they_look(recipe, window):
-    ada, away, elsewhere = window("ada"), window("ada"), window("ada")
+def test_a_job_moves_the_bar_of_its_page(recipe, window):
+    ada = window("ada")
     ada.get_by_role("button", name="Start a long job").click()
     expect(ada.get_by_role("heading", level=1)).to_have_text("Job 1")
-    away.goto("/jobs/1/")
-    expect(away.locator("[data-broadcast=live]")).to_have_count(1)
-    away.hide()
-    # The bar moves, and a page that is loaded in the middle begins there.
-    expect(percent(ada)).not_to_have_text("0")
+    expect(percent(ada)).to_have_text(re.compile("[1-9]"))
+    ada.wait("document.querySelector('progress').value > 0")
     before = int(percent(ada).inner_text())
-    elsewhere.goto("/jobs/1/")
-    assert int(percent(elsewhere).inner_text()) >= before > 0
-    for tab in (ada, elsewhere):
-        expect(tab.locator("#result")).to_contain_text("The answer is")
-        expect(percent(tab)).to_have_text("100")
-        expect(tab.get_by_role("progressbar")).to_have_attribute("value", "100")
-    answer = ada.locator("#result").inner_text()
-    expect(away.locator("#result")).to_contain_text("It takes a few seconds.")
-    # The server that it missed the end from is gone, and what it knew with it.
-    recipe.restart()
-    away.show()
-    expect(away.locator("#result")).to_have_text(answer)
-    expect(percent(away)).to_have_text("100")
-
-    # For no other user.
-    mio = window("mio")
-    expect(mio.locator("main .rows li")).to_have_count(0)
-    ask = "Promise.all(['/jobs/1/', '/events/jobs/1/'].map(url => fetch(url, {headers: {'Datastar-Request': 'true'}})))"
-    assert mio.evaluate(f"{ask}.then(answers => answers.map(answer => answer.status))") == [404, 403]
-    mio.errors.clear()
+    # A page that is loaded in the middle begins there.
+    ada.goto("/jobs/1/")
+    assert int(percent(ada).inner_text()) >= before
 
 
 # The server around each
@@ -373,7 +311,7 @@ def customers(tab):
 def test_changelist_is_live_with_its_filters_and_selection(recipe, window):
     icon = ("**/favicon.ico", no_icon)
     mio = window("mio", "/admin/live_admin/order/add/", route=icon)
-    for customer in ("Fern & Co", "Moss", "Fern Ltd"):
+    for customer in ("Fern & Co", "Fern Ltd"):
         save_order(mio, "add", customer=customer)
     ada = window("ada", "/admin/live_admin/order/?status__exact=open&q=fern&o=2", route=icon)
     expect(ada.locator("[data-broadcast=live]")).to_have_count(1)
@@ -383,10 +321,6 @@ def test_changelist_is_live_with_its_filters_and_selection(recipe, window):
     ada.evaluate("document.documentElement.dataset.theme = 'dark'; document.getElementById('main').className = 'main'")
     save_order(mio, "add", customer="Alfern")
     expect(customers(ada)).to_have_text(["Alfern", "Fern & Co", "Fern Ltd"])
-    save_order(mio, "add", customer="Moss again")
-    save_order(mio, "1/change", customer="Fern & Co", status="paid")
-    expect(customers(ada)).to_have_text(["Alfern", "Fern Ltd"])
-    expect(ada.locator("#toolbar")).to_contain_text("2 results (5 total)")
     # What Ada was about to do is as it was.
     assert ada.url.endswith("?status__exact=open&q=fern&o=2")
     assert ada.evaluate("[document.documentElement.dataset.theme, document.getElementById('main').className]") == [
@@ -397,30 +331,14 @@ def test_changelist_is_live_with_its_filters_and_selection(recipe, window):
     expect(ada.locator("#searchbar")).to_be_focused()
     expect(ada.locator(".action-select:checked")).to_have_count(1)
     expect(ada.locator("tr.selected .field-customer")).to_have_text(["Fern Ltd"])
-    expect(ada.locator(".action-counter")).to_contain_text("1 of 2 selected")
     ada.locator("select[name=action]").select_option("delete_selected")
     ada.locator("button[name=index]").click()
-    expect(ada.locator("#content")).to_contain_text("Order 3")
+    expect(ada.locator("#content")).to_contain_text("Order 2")
     ada.get_by_role("button", name="Yes").click()
-    expect(customers(ada)).to_have_text(["Alfern"])
+    expect(customers(ada)).to_have_text(["Alfern", "Fern & Co"])
 
 
 # A table for each viewer
-
-# What came to the page, but for the signal that its stream is live.
-KEEP_FRAMES = """
-window.frames_of = [];
-document.addEventListener('datastar-fetch', ({detail: {type, argsRaw}}) =>
-    type.startsWith('datastar-') && argsRaw.heartbeat === undefined && frames_of.push(argsRaw.signals || type));
-"""
-
-
-def add_ticket(tab, *titles):
-    for title in titles:
-        field = tab.get_by_label("A new ticket")
-        field.fill(title)
-        field.press("Enter")
-        expect(field).to_have_value("")
 
 
 def rename_ticket(tab, old, new):
@@ -429,50 +347,8 @@ def rename_ticket(tab, old, new):
     field.press("Enter")
 
 
-def lists(tab, *titles):
-    """Wait until the page lists these tickets in this order, and no others."""
-    tab.wait(f"""JSON.stringify([...document.querySelectorAll('#tickets li input')].map(each => each.value))
-        === JSON.stringify({list(titles)})""")
-
-
 def ticket(tab, title):
     return tab.locator("#tickets li").filter(has=tab.locator(f'input[value="{title}"]'))
-
-
-@serving("live_table")
-def test_table_is_right_for_each_of_three_viewers(recipe, window):
-    ada, mio, luis = (
-        window("ada", "/?sort=title"),
-        window("mio", "/?label=bug"),
-        window("luis", "/?state=open&sort=votes&title=o"),
-    )
-    add_ticket(ada, "Cold", "Hot", "Dry")
-    lists(ada, "Cold", "Dry", "Hot")
-    lists(mio)
-    lists(luis, "Cold", "Hot")
-    # Many-to-many changes.
-    for title in ("Hot", "Cold"):
-        ticket(ada, title).locator("summary").click()
-        ticket(ada, title).get_by_role("button", name="bug").click()
-        expect(ticket(ada, title).locator(".on")).to_have_text(["bug"])
-    lists(mio, "Hot", "Cold")
-    ticket(mio, "Cold").locator("summary").click()
-    ticket(mio, "Cold").get_by_role("button", name="bug").click()
-    lists(mio, "Hot")
-    # Renames, and votes, which sort.
-    rename_ticket(ada, "Dry", "A soggy floor")
-    lists(ada, "A soggy floor", "Cold", "Hot")
-    lists(luis, "Cold", "Hot", "A soggy floor")
-    ticket(luis, "Hot").get_by_role("button", name="Vote").click()
-    lists(luis, "Hot", "Cold", "A soggy floor")
-    # A deletion, and one UPDATE of many.
-    ticket(ada, "Cold").get_by_role("button", name="Delete").click()
-    lists(ada, "A soggy floor", "Hot")
-    lists(luis, "Hot", "A soggy floor")
-    mio.get_by_role("button", name="Close these").click()
-    lists(luis, "A soggy floor")
-    expect(mio.locator("#tickets li.closed")).to_have_count(1)
-    expect(ada.locator("#tickets li.closed")).to_have_count(1)
 
 
 def fill_table(tab, *titles):
@@ -511,21 +387,3 @@ def test_table_leaves_what_a_user_does_in_peace(recipe, window):
     expect(ticket(ada, "Ticket 5").get_by_role("button", name="idea")).to_be_visible()
     expect(ticket(ada, "Ticket 5").locator("time")).to_have_text(re.compile(r"\d:\d\d"))
     assert ada.get_by_label("A new ticket").input_value() == "Not sent yet"
-
-
-@serving("live_table")
-def test_page_that_was_hidden_gets_one_table_and_one_step_of_the_import(recipe, window):
-    away, luis = window("mio"), window("luis")
-    fill_table(luis, *(f"Ticket {number}" for number in range(12)))
-    away.add_init_script(KEEP_FRAMES)
-    away.goto("/?page=2")
-    expect(away.locator("[data-broadcast=live]")).to_have_count(1)
-    away.hide()
-    away.evaluate("frames_of = []")
-    luis.get_by_role("button", name="Import 500").click()
-    expect(luis.locator("#tickets p")).to_have_text("512 tickets, page 1 of 52", timeout=20_000)
-    expect(luis.get_by_role("progressbar")).to_have_attribute("value", "500")
-    away.show()
-    expect(away.locator("#tickets p")).to_have_text("512 tickets, page 2 of 52")
-    expect(away.get_by_role("progressbar")).to_have_attribute("value", "500")
-    assert away.evaluate("frames_of.sort()") == ["datastar-patch-elements", '{"_imported":500}']
