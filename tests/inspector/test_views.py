@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
@@ -335,10 +336,10 @@ def test_no_signal_is_sent_about_its_channels():
 
     user_joined.connect(receive)
     try:
-        threads = Threads(type(broadcast))
+        threads = Threads(type(broadcast), ordered=(ordered := ThreadPoolExecutor(1)))
         for name in (CHANNEL, READ_ONLY, "room"):
             threads.send(user_joined, name, 1)
-        threads._sender.shutdown(wait=True)
+        ordered.shutdown(wait=True)
         threads.close()
     finally:
         user_joined.disconnect(receive)
