@@ -200,6 +200,8 @@ def _is_target(html: str, target: str) -> bool:
 
 
 def _parts(options: Options, hook: str, instance: Model) -> tuple[str | None, Mapping[str, Any] | BaseModel | None]:
-    render = getattr(options, hook)
-    fragment = render_observed(f"{type(instance).__name__}.{options.name_of(hook)}()", render, instance)
+    name = f"{type(instance).__name__}.{options.name_of(hook)}()"
+    if not options.is_attributes and hook != DELETED and options.renders(hook):
+        name = ", ".join(options.template_names(instance))
+    fragment = render_observed(name, getattr(options, hook), instance)
     return (fragment, None) if isinstance(fragment, str) else split_fragment(fragment, f"{options.name_of(hook)}()")

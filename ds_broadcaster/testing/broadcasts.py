@@ -12,7 +12,7 @@ from django.db import connections
 from ..ids import channel_name
 from ..observers import Observer, observers
 from ..sse import Facts, Mode
-from .events import Sent, Verb, sent
+from .events import Sent, Verb, check_known, sent
 from .hidden import __tracebackhide__, __unittest  # noqa: F401
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Broadcasts(list[Sent]):
 
         See Event.differences() for what describes them. A failure lists everything that was sent, nearest first.
         """
+        check_known(verb, mode)
         name = channel_name(channel)
         wanted: dict[str, Any] = {
             "verb": verb,
@@ -102,7 +103,8 @@ class Broadcasts(list[Sent]):
             repeated = [f"{times} times: {sql}" for sql, times in counted if times > 1]
             shown = repeated or [sql for sql, _ in counted]
             raise AssertionError(
-                f"{name} made {len(queries)} queries, and at most {most} were expected."
+                f"{name} made {len(queries)} {'query' if len(queries) == 1 else 'queries'}, and at most {most} were "
+                f"expected."
                 f"{' Repeated' if repeated else ' They were'}:{_listed(shown)}"
             )
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from ..ids import dom_selector
 from ..sse import Facts, Mode
@@ -90,8 +90,10 @@ class Event:
         """Return what differs from an event as it is described, for people; nothing where it is one.
 
         `target` is the selector, or the element's own, such as "#message-7"; an object stands for that of its element.
-        `contains` is in the HTML, or in its text. `signals` are among those of the event.
+        `contains` is in the HTML, or in its text. `signals` are among those of the event. Raises ValueError for a verb
+        or a mode that no event has.
         """
+        check_known(verb, mode)
         found = []
         if verb is not None and self.verb != verb:
             found.append(f"verb {self.verb!r}, not {verb!r}")
@@ -152,6 +154,13 @@ class Sent(Event):
             if value
         )
         return f"{self.channel!r}: {super().__str__()}{extra}"
+
+
+def check_known(verb: str | None, mode: str | None) -> None:
+    """Raise ValueError for a verb or a mode that no event has."""
+    for name, value, known in (("verb", verb, get_args(Verb)), ("mode", mode, get_args(Mode))):
+        if value is not None and value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, not {value!r}.")
 
 
 def sent(channel: str, payload: bytes, facts: Facts) -> list[Sent]:

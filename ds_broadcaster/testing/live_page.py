@@ -202,7 +202,7 @@ class LivePage:
         """Return the path of a URL; AssertionError for that of another site."""
         parts = urlsplit(url)
         if parts.netloc and parts.hostname != "testserver":
-            raise AssertionError(f"The redirect leads to another site: {url}")
+            raise AssertionError(f"That is another site: {url}")
         return parts._replace(scheme="", netloc="", fragment="").geturl()
 
     # Streams.

@@ -1,5 +1,6 @@
 """A stream in a test, and who may have one."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 from urllib.parse import urlsplit
@@ -14,6 +15,8 @@ from .visitor import Visitor
 
 if TYPE_CHECKING:
     from django.db.models import Model
+
+_TITLE = re.compile(r"<title>\s*(.*?)\s*</title>", re.DOTALL | re.IGNORECASE)
 
 # What the Datastar client sends with the request for a stream.
 HEADERS = {"Accept": "text/event-stream, text/html, application/json", "Datastar-Request": "true"}
@@ -175,10 +178,21 @@ def is_stream(response: Any) -> bool:
 def refusal_of(stage: Stage, response: Any) -> str:
     """Return the status of a response that is no stream, and why it is none, where that is known."""
     why = stage.refusals.get(response.asgi_request.path)
-    text = response.content[:200].decode(errors="replace") if not response.streaming else ""
-    said = f": {why}" if why is not None else f" and {text!r}" if text else ""
+    said = f": {why}" if why is not None else _said_by(response)
     to = f" to {response.headers['Location']}" if "Location" in response.headers else ""
     return f"{response.status_code}{to}{said}"
+
+
+def _said_by(response: Any) -> str:
+    """Return what a response says, in a few words: the title of a page, or the beginning of other text."""
+    if is_stream(response):
+        return " and a stream, which open_stream() opens"
+    text = "" if response.streaming else response.content[:2000].decode(errors="replace")
+    if "text/html" not in response.headers.get("Content-Type", ""):
+        return f" and {text[:200]!r}" if text else ""
+    title = _TITLE.search(text)
+    hint = ", which is no stream: name the view that its element asks" if response.status_code == 200 else ""
+    return f" and a page{f', {title[1]!r}' if title else ''}{hint}"
 
 
 def check_may_listen(visitor: Visitor, url: str, headers: Mapping[str, str] | None = None) -> None:

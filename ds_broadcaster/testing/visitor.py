@@ -1,6 +1,7 @@
 """A visitor of the site: a user's cookies, and requests through the project's whole stack."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -52,6 +53,8 @@ class Visitor:
 
     def _log_in(self, user: Any) -> None:
         """Give the visitor a session. No signal is sent and no last login saved, which might broadcast."""
+        if not hasattr(user, "get_session_auth_hash"):
+            raise TypeError(f"user must be a user, or None for an anonymous visitor, not {user!r}.")
         session = import_module(settings.SESSION_ENGINE).SessionStore()
         backend = next(each for each in get_backends() if hasattr(each, "get_user"))
         session[SESSION_KEY] = user._meta.pk.value_to_string(user)
@@ -71,10 +74,20 @@ def url_of(to: Any, args: tuple[Any, ...], kwargs: dict[str, Any], query: Mappin
             raise AssertionError(f"{to!r} is a URL, and takes no arguments: {args or kwargs!r}.")
         url = to
     elif isinstance(to, str):
-        url = reverse(to, args=args, kwargs=kwargs)
+        url = _reverse_name(to, args, kwargs)
     else:
         url = _reverse_view(to, args, kwargs)
     return f"{url}{'&' if '?' in url else '?'}{urlencode(query)}" if query else url
+
+
+def _reverse_name(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    try:
+        return reverse(name, args=args, kwargs=kwargs)
+    except NoReverseMatch:
+        with suppress(NoReverseMatch):
+            reverse(f"ds_broadcaster:{name}", args=args, kwargs=kwargs)
+            raise AssertionError(f'The name of this view is "ds_broadcaster:{name}".') from None
+        raise
 
 
 def _reverse_view(view: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

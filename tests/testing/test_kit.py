@@ -7,8 +7,10 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
 from django.test import AsyncClient
+from django.urls import NoReverseMatch
 
-from ds_broadcaster import BrokerUnavailable, broadcast
+from ds_broadcaster import BrokerUnavailable, bind_broadcasts, broadcast
+from ds_broadcaster.models.bind import unbind_broadcasts
 from ds_broadcaster.testing import assert_may_listen, assert_refused, loop
 from ds_broadcaster.testing.kit import open_stream as kit_open
 from ds_broadcaster.testing.kit import staged
@@ -378,7 +380,10 @@ def test_who_may_listen_says_who_and_why(room, ann, eve):
         assert_refused(ann, KitRoomChannel, pk=room.pk)
     with fails_with("An anonymous visitor is refused at "):
         assert_refused(None, KitRoomChannel, pk=room.pk, status=404)
-    with fails_with("may not listen at /rooms/"):
+    page = (
+        f"User ann may not listen at /rooms/{room.pk}/: it answered with 200 and a page, 'garden', which is no stream"
+    )
+    with fails_with(page):
         assert_may_listen(ann, f"/rooms/{room.pk}/")
 
 
@@ -387,8 +392,21 @@ def test_address_of_a_view_is_checked(room):
         assert_may_listen(None, "/a/", pk=1)
     with fails_with("No URL of KitRoomChannel takes the arguments {'slug': 'a'}."):
         assert_may_listen(None, KitRoomChannel, slug="a")
+    with fails_with('The name of this view is "ds_broadcaster:kit-room-channel".'):
+        assert_may_listen(None, "kit-room-channel", pk=room.pk)
+    with pytest.raises(NoReverseMatch, match="'nowhere' not found"):
+        assert_may_listen(None, "nowhere")
     with fails_with("The project's urls do not serve Elsewhere: give a BroadcastChannelView a url_path"):
         assert_may_listen(None, type("Elsewhere", (KitRoomChannel,), {}))
+
+
+def test_what_is_no_user_verb_or_mode_is_refused(broadcasts, room):
+    with pytest.raises(TypeError, match="user must be a user, or None for an anonymous visitor, not 'ann'"):
+        assert_may_listen("ann", KitRoomChannel, pk=room.pk)
+    with pytest.raises(ValueError, match=r"verb must be one of .elements., .*, not .element."):
+        broadcasts.assert_sent(room, verb="element")
+    with pytest.raises(ValueError, match=r"mode must be one of .outer., .*, not .apend."):
+        broadcasts.assert_sent(room, mode="apend")
 
 
 def test_stream_says_what_came_instead(open_stream, room, ann, eve):
@@ -430,8 +448,17 @@ def test_queries_of_each_fragment(broadcasts, open_stream, room, ann):
     [query] = broadcasts.queries
     assert query.fragment == "KitRoomChannel.render_snapshot()"
     assert "chat_message" in query.sql
-    with fails_with("KitRoomChannel.render_snapshot() made 1 queries, and at most 0 were expected. They were:"):
+    with fails_with("KitRoomChannel.render_snapshot() made 1 query, and at most 0 were expected. They were:"):
         broadcasts.assert_max_queries(0)
+
+
+def test_queries_of_a_bound_models_template_have_its_name(broadcasts, room):
+    bind_broadcasts(Group, channel="groups", template_name="chat/_note.html", target="#groups")
+    try:
+        Group.objects.create(name="editors")
+    finally:
+        unbind_broadcasts(Group)
+    assert [name for name, _ in broadcasts.renders] == ["chat/_note.html"]
 
 
 def test_repeated_queries_are_shown_without_their_columns(broadcasts, open_stream, room, ann, monkeypatch):
