@@ -1,14 +1,12 @@
 from django.contrib.auth.models import User
 from django.test import TestCase
 
-from ds_broadcaster import broadcast
 from ds_broadcaster.testing import BroadcastTestMixin
 
 from .models import Room
 from .views import RoomChannel
 
 
-# section: class
 class RoomTests(BroadcastTestMixin, TestCase):
     @classmethod
     def setUpTestData(cls):
@@ -31,15 +29,3 @@ class RoomTests(BroadcastTestMixin, TestCase):
         self.room.members.clear()
         self.broadcaster_clock.advance(300)
         stream.assert_closed()
-
-    # end: class
-
-    # section: async
-    async def test_what_an_async_view_or_task_sends_reaches_a_stream(self):
-        stream = await self.aopen_stream(RoomChannel, pk=self.room.pk, user=self.ann)
-        await broadcast.asignals(f"room-{self.room.pk}", {"count": 7})
-        assert (await stream.anext()).signals == {"count": 7}
-        await self.broadcaster_clock.aadvance(60)
-        await stream.aassert_open()
-
-    # end: async
