@@ -39,6 +39,7 @@ LONGEST = [
     "tests/attack/test_races.py",
     "tests/test_receivers.py",
     "tests/cookbook/test_recipes.py",
+    "tests/cookbook/test_own_tests.py",
     "tests/streams/test_streams.py",
     "tests/streams/test_servers.py",
     "tests/inspector/test_views.py",
