@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from unittest import mock
 
 from asgiref.current_thread_executor import CurrentThreadExecutor
-from asgiref.sync import SyncToAsync
+from asgiref.sync import AsyncToSync, SyncToAsync
 
 T = TypeVar("T")
 
@@ -76,6 +76,10 @@ class TestThread(Executor):
                 with self._lock:
                     self.unfinished -= 1
                 self._wake()
+
+    def has_calls(self) -> bool:
+        """Tell whether calls wait for their turn."""
+        return not self._calls.empty()
 
     def forget(self) -> None:
         """Call nothing of what waits."""
@@ -171,9 +175,13 @@ class StillLoop(asyncio.SelectorEventLoop):
         return self.now
 
     def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> "asyncio.Future[T]":  # type: ignore[override]
-        # Plain code that waits for the loop brings an executor, and runs what is for its thread.
-        is_nested = isinstance(executor, CurrentThreadExecutor)
-        return super().run_in_executor(executor if is_nested else self.test_thread, func, *args)
+        # Plain code that waits for the loop, such as sync middleware, has an executor that runs what is for its thread.
+        waiting = getattr(AsyncToSync.executors, "current", None)
+        for each in (executor, waiting):
+            if isinstance(each, CurrentThreadExecutor):
+                with suppress(RuntimeError):  # It waits no longer.
+                    return super().run_in_executor(each, func, *args)
+        return super().run_in_executor(self.test_thread, func, *args)
 
     def rest(self, until: Callable[[], float] | None = None, awaited: "Running[Any] | None" = None) -> None:
         """Run until nothing is left to do but to wait for a timer after `until()`, by default for any timer.
@@ -241,7 +249,11 @@ class StillLoop(asyncio.SelectorEventLoop):
         # The first connection is how threads wake the loop.
         asks_others = is_awaited and len(self._io.get_map()) > 1
         found = self._io.wait(PATIENCE if is_busy else OTHERS_TAKE if asks_others else 0)
-        if not found and not is_busy:
+        if not found and is_busy and self.test_thread.has_calls():
+            # The thread waits for the loop, and the loop for the thread.
+            for task in asyncio.all_tasks(self):
+                task.cancel("The test's thread and its loop wait for each other.")
+        elif not found and not is_busy:
             if timeout is not None and self.now + timeout <= self._until():
                 self.now += timeout
             else:

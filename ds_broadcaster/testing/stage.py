@@ -12,6 +12,7 @@ from asgiref.sync import sync_to_async
 
 from ..broadcaster import broadcast
 from ..conf import Settings
+from ..hub.channel import Channel
 from ..hub.connections import Connection
 from ..hub.hub import Hub
 from ..hub.threads import Threads
@@ -88,8 +89,14 @@ class Stage(Observer):
 
     def connections(self) -> list[Connection]:
         """Return the open connections."""
-        hubs = [hub for hub in broadcast.hubs() if hub.loop is self.loop]
-        return list(dict.fromkeys(each for hub in hubs for channel in hub.live() for each in channel.connections))
+        return list(dict.fromkeys(each for channel in self._channels() for each in channel.connections))
+
+    def presence(self) -> set[bytes]:
+        """Return what presence shows now, of each channel with a connection."""
+        return {channel.presence for channel in self._channels()}
+
+    def _channels(self) -> list[Channel[Connection]]:
+        return [channel for hub in broadcast.hubs() if hub.loop is self.loop for channel in hub.live()]
 
     def _create_broker(self, settings: Settings) -> StageBroker:
         return StageBroker("", {}, settings.history, clock=self.loop.time)

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from ..hub.connections import Connection
 from ..hub.hub import REFUSED
+from ..ids import format_id
 from ..sse import Mode
 from .events import Description, Event, Parser, Verb
 from .hidden import __tracebackhide__, __unittest  # noqa: F401
@@ -46,10 +47,10 @@ class Stream:
             self.reason = f"{urlsplit(url).path} answered with {refusal_of(stage, self.response)}"
             return
         stage.opened(self, name or f"the stream of {url}")
+        before = stage.presence()
         self._reading = stage.begin(self._read())
         stage.settle()
-        channels: Any = getattr(self._connection, "channels", ())
-        shown = [event for channel in channels for event in Parser().feed(channel.presence)]
+        shown = [event for frames in (before | stage.presence()) for event in Parser().feed(frames)]
         self._unread = [each for each in self._unread if each not in shown]
 
     @property
@@ -210,7 +211,9 @@ def check_refused(visitor: Visitor, url: str, status: int, headers: Mapping[str,
 
     A client that comes back for a stream must be refused too, with 204, which ends its tries, or the status.
     """
-    for expected, back in (({status}, {}), ({204, status}, {"Last-Event-ID": visitor.stage.broker.cursor()})):
+    broker = visitor.stage.broker
+    returning = {"Last-Event-ID": format_id(broker.epoch, broker.heard())}
+    for expected, back in (({status}, {}), ({204, status}, returning)):
         response = visitor.get(url, {**HEADERS, **(headers or {}), **back})
         visitor.stage.run(_closed(response))
         if response.status_code in expected and not is_stream(response):
@@ -218,8 +221,9 @@ def check_refused(visitor: Visitor, url: str, status: int, headers: Mapping[str,
         comes = ", coming back," if back else ""
         if is_stream(response):
             raise AssertionError(f"{_named(visitor)}{comes} may listen at {url}, and was to be refused with {status}.")
+        found = "found no stream" if response.status_code == 200 else "is refused"
         raise AssertionError(
-            f"{_named(visitor)}{comes} is refused at {url}, but it answered with "
+            f"{_named(visitor)}{comes} {found} at {url}: it answered with "
             f"{refusal_of(visitor.stage, response)}, not with {' or '.join(map(str, sorted(expected)))}."
         )
 

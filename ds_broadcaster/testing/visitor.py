@@ -53,8 +53,8 @@ class Visitor:
 
     def _log_in(self, user: Any) -> None:
         """Give the visitor a session. No signal is sent and no last login saved, which might broadcast."""
-        if not hasattr(user, "get_session_auth_hash"):
-            raise TypeError(f"user must be a user, or None for an anonymous visitor, not {user!r}.")
+        if getattr(user, "pk", None) is None:
+            raise TypeError(f"user must be a saved user, or None for an anonymous visitor, not {user!r}.")
         session = import_module(settings.SESSION_ENGINE).SessionStore()
         backend = next(each for each in get_backends() if hasattr(each, "get_user"))
         session[SESSION_KEY] = user._meta.pk.value_to_string(user)

@@ -70,11 +70,20 @@ class InTransactionTests(Words, TestCase):
         Message.objects.create(room=self.room, text="there")
         self.broadcasts.assert_sent(f"room-{self.room.pk}", count=1)
 
-    def test_djangos_own_capture_finds_nothing_left_to_do(self):
+    def test_djangos_own_capture_has_its_hooks(self):
         with self.captureOnCommitCallbacks(execute=True) as callbacks:
             Message.objects.create(room=self.room, text="hi")
-        assert callbacks == []
+            self.broadcasts.assert_nothing_sent()
+        assert len(callbacks) == 1
         self.broadcasts.assert_sent(f"room-{self.room.pk}", count=1)
+
+    def test_hooks_that_are_only_captured_never_run(self):
+        with self.captureOnCommitCallbacks() as callbacks:
+            Message.objects.create(room=self.room, text="hi")
+        assert len(callbacks) == 1
+        Message.objects.create(room=self.room, text="there")
+        self.broadcasts.assert_sent(f"room-{self.room.pk}", contains="there", count=1)
+        self.broadcasts.assert_sent(f"room-{self.room.pk}", contains="hi", count=0)
 
 
 @override_settings(ROOT_URLCONF=kit_site.__name__)

@@ -401,7 +401,7 @@ def test_address_of_a_view_is_checked(room):
 
 
 def test_what_is_no_user_verb_or_mode_is_refused(broadcasts, room):
-    with pytest.raises(TypeError, match="user must be a user, or None for an anonymous visitor, not 'ann'"):
+    with pytest.raises(TypeError, match="user must be a saved user, or None for an anonymous visitor, not 'ann'"):
         assert_may_listen("ann", KitRoomChannel, pk=room.pk)
     with pytest.raises(ValueError, match=r"verb must be one of .elements., .*, not .element."):
         broadcasts.assert_sent(room, verb="element")
@@ -432,6 +432,52 @@ def test_stream_says_what_came_instead(open_stream, room, ann, eve):
 def test_site_that_redirects_to_https(settings, room, ann):
     settings.SECURE_SSL_REDIRECT = True
     assert_may_listen(ann, KitRoomChannel, pk=room.pk)
+
+
+class PlainMiddleware:
+    """A middleware as most projects have one: it knows nothing of async."""
+
+    sync_capable, async_capable = True, False
+
+    def __init__(self, get_response):
+        self.get_response = get_response
+
+    def __call__(self, request):
+        return self.get_response(request)
+
+
+@pytest.mark.parametrize("place", [0, 99])
+def test_error_under_plain_middleware_does_not_hang(settings, place):
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE]
+    settings.MIDDLEWARE.insert(place, f"{__name__}.PlainMiddleware")
+    assert_refused(None, "/nowhere/", status=404)
+    with pytest.raises(ZeroDivisionError):
+        assert_may_listen(None, "/fails/")
+
+
+def test_presence_that_a_stream_opens_with_is_no_next_event(open_stream, room, ann, bob):
+    for user in (ann, bob, ann):
+        stream = open_stream(KitRoomChannel, pk=room.pk, user=user)
+        stream.assert_nothing()
+        assert stream.events[-1].element.id == "people"
+
+
+@pytest.mark.parametrize("user", ["ann", get_user_model()(username="ann")])
+def test_who_is_no_user_is_told(user):
+    with pytest.raises(TypeError, match="user must be a saved user, or None for an anonymous visitor"):
+        assert_may_listen(user, "open", name="hall")
+
+
+def test_permission_in_an_outage(broadcaster_outage, room, ann, eve):
+    with broadcaster_outage():
+        assert_refused(eve, KitRoomChannel, pk=room.pk)
+        with fails_with("it answered with 503"):
+            assert_may_listen(ann, KitRoomChannel, pk=room.pk)
+
+
+def test_page_is_no_stream_that_refuses(room, ann):
+    with fails_with(f"User ann found no stream at /rooms/{room.pk}/: it answered with 200 and a page"):
+        assert_refused(ann, f"/rooms/{room.pk}/")
 
 
 # Queries
