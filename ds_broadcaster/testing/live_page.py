@@ -234,8 +234,8 @@ class LivePage:
             self._streams.pop(gone).leave()
         new = [each for each in elements if "data-init" in each.attrs and each not in self._streams]
         for element in new:
-            self.signals[TAB] = self.signals.get(TAB) or str(uuid4())
-            self.signals["_broadcast"] = self.signals.get("_broadcast") or "connecting"
+            begin = {TAB: str(uuid4()), "_broadcast": "connecting"}
+            self._document.patch_signals({name: self.signals.get(name) or value for name, value in begin.items()})
             self._connect(element)
         return bool(new)
 
@@ -278,7 +278,8 @@ class LivePage:
         """Show the state of an element, and the worst one of all as that of the page."""
         self._document.set_attribute(element, "data-broadcast", state)
         states = {each.attrs["data-broadcast"] for each in self._document.select("[data-broadcast]")}
-        self.signals["_broadcast"] = next((each for each in _WORST_FIRST if each in states), "closed")
+        worst = next((each for each in _WORST_FIRST if each in states), "closed")
+        self._document.patch_signals({"_broadcast": worst})
 
     def _hide(self) -> None:
         self._settle()

@@ -3,6 +3,8 @@
 import json
 from random import Random
 
+# The signals that elements show are always there: an element stops to follow one that is deleted.
+ROOT = """lang="en" data-signals="{k: 'x', m: {n: 1}}\""""
 IDS = "abcdefgh"
 TAGS = ["div", "div", "p", "span", "ul", "li", "section", "b", "h2", "a", "label", "button", "details"]
 WITHIN = {
@@ -82,7 +84,6 @@ BROKEN = [
     "<template><p id=d>in</p></template>",
     "<select id=e><option>1<option selected>2<p>3</select>",
     "<h2 id=f>x<h2 id=g>y",
-    "<form id=h><form><input></form>",
     "<br id=a></br><img id=b><hr id=c>",
     "<dl id=d><dt>1<dd>2<dt>3",
     "<ul id=a><li id=b>1<ul><li id=c>2</ul><li id=d>3</ul>",
@@ -101,7 +102,7 @@ def signals(**values):
 
 def body(html, *events):
     return {
-        "page": f"<!doctype html><html lang=en><head><title>t</title></head><body>{html}</body></html>",
+        "page": f"<!doctype html><html {ROOT}><head><title>t</title></head><body>{html}</body></html>",
         "events": events,
     }
 
@@ -174,6 +175,11 @@ WRITTEN = [
 ]
 
 
+# What elements show.
+SHOWN = ["$k", "!$k", "$m.n", "$k === 'x'", "$k > 0 ? 'yes' : 'no'", "`${$k} of ${$m.n}`", "$k && $m.n", "$k + 1"]
+SHOWN += ["$k == $m.n", "{p: 1, x: 2}[$k] ?? 'none'", "$k || 'd'", "'[' + $k + ']'", "-$k * 2"]
+
+
 class Tree:
     """An element of a page that is being made."""
 
@@ -206,11 +212,13 @@ class Maker:
         body = Tree("body", self.attributes() if self.chance(0.2) else {}, [self.tree() for _ in range(self.upto(4))])
         if self.chance(0.1):
             body.children.append(self.random.choice([each for each in BROKEN if "<script" not in each]))
+        # It would empty the page before the client looks at the rest, and not in a page that a server sent.
+        body.attrs.pop("data-text", None)
         if self.chance(0.3):
             body.attrs["data-signals"] = self.literal(self.signals())
         head = f"<head><title>t</title>{self.random.choice(['', '<meta name=m content=c>'])}</head>"
         events = [self.event(body) for _ in range(1 + self.upto(4))]
-        return {"page": f"<!doctype html><html lang=en>{head}{body}</html>", "events": events}
+        return {"page": f"<!doctype html><html {ROOT}>{head}{body}</html>", "events": events}
 
     def event(self, body):
         if self.chance(0.15):
@@ -233,7 +241,7 @@ class Maker:
             whole = body.copy()
             self.change(whole)
             fields["elements"] = (
-                str(whole) if self.chance(0.5) else f"<html><head><title>u</title></head>{whole}</html>"
+                str(whole) if self.chance(0.5) else f"<html {ROOT}><head><title>u</title></head>{whole}</html>"
             )
         elif kind < 0.65:
             fields["elements"] = "".join(self.random.choices(BROKEN, k=1 + self.upto(1)))
@@ -321,6 +329,20 @@ class Maker:
             attrs = {name: value or "busy" if name == "data-indicator" else value for name, value in attrs.items()}
         if self.chance(0.03):
             attrs[self.random.choice(["data-ignore", "data-ignore__self"])] = ""
+        if self.chance(0.1):
+            shown = self.random.choice(SHOWN)
+            name, expression = self.random.choice(
+                [
+                    ("data-text", shown),
+                    ("data-show", shown),
+                    ("data-class:on", shown),
+                    ("data-class", f"{{off: {shown}, 'x w': !$k}}"),
+                    ("data-attr:title", shown),
+                    ("data-attr", f"{{hidden: $k, lang: {shown}}}"),
+                    ("data-computed:double", "$k + $k"),
+                ]
+            )
+            attrs[name] = expression
         return attrs
 
     def input(self):
@@ -337,7 +359,12 @@ class Maker:
 
     def signals(self):
         names = self.random.sample(["s", "t", "o", "_own", "someName"], self.upto(3))
-        return {name: self.value(0) for name in names}
+        shown = {}
+        if self.chance(0.3):
+            shown["k"] = self.random.choice(["x", "", 0, 1, 2.5, True, False, "7", [1, "b"], []])
+        if self.chance(0.3):
+            shown["m"] = {"n": self.random.choice(["x", "", 0, 1, True, False, "7"])}
+        return {name: self.value(0) for name in names} | shown
 
     def value(self, depth):
         if depth < 2 and self.chance(0.3):

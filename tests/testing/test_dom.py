@@ -4,6 +4,7 @@ import pytest
 
 from ds_broadcaster.sse import encode_elements, encode_script, encode_signals
 from ds_broadcaster.testing.dom import Document, Element, parse_fragment, sent_signals
+from ds_broadcaster.testing.dom.expressions import compiled
 from ds_broadcaster.testing.dom.literals import read_literal
 
 LIST = '<title> A  list </title><ul id="list" class="x  y"><li id="a">one<li id="b" hidden>two <b>words</b></ul>'
@@ -255,6 +256,104 @@ class TestSignals:
             "a": 1,
             "e": {"f": [4]},
         }
+
+
+class TestReactions:
+    """Attributes whose expressions only look at signals show them."""
+
+    @pytest.mark.parametrize(
+        "html, before, after",
+        [
+            ("<p data-text=$n>x</p>", "0", "1"),
+            ("<p data-text=\"$n > 0 ? `${$n} new` : 'nothing'\">x</p>", "nothing", "1 new"),
+        ],
+    )
+    def test_text(self, html, before, after):
+        page = Document(f"<body data-signals='{{n: 0}}'>{html}")
+        assert page.select_one("p").text == before
+        page.patch_signals({"n": 1})
+        assert page.select_one("p").text == after
+
+    @pytest.mark.parametrize(
+        "attribute, before, after",
+        [
+            ("data-show=$n", {"style": "color: red; display: none;"}, {"style": "color: red;"}),
+            ("data-class:on=$n", {}, {"class": "on"}),
+            ("data-class=\"{on: $n, 'a b': !$n}\"", {"class": "a b"}, {"class": "on"}),
+            ("data-attr:disabled=!$n", {"disabled": ""}, {}),
+            ("data-attr=\"{title: 'x' + $n, hidden: $n == 1}\"", {"title": "x0"}, {"title": "x1", "hidden": ""}),
+        ],
+    )
+    def test_attributes(self, attribute, before, after):
+        page = Document(f'<body data-signals="{{n: 0}}"><p style="color: red" {attribute}>')
+
+        def shown(names):
+            attrs = page.select_one("p").attrs
+            return {name: attrs[name] for name in names if name in attrs}
+
+        names = before.keys() | after.keys()
+        assert shown(names) == before
+        page.patch_signals({"n": 1})
+        assert shown(names) == after
+
+    def test_computed_signal(self):
+        page = Document("<p data-signals='{n: 2}' data-computed:double='$n * 2' data-text=$double>")
+        page.patch_signals({"n": 3})
+        assert page.signals == {"n": 3, "double": 6}
+        assert page.select_one("p").text == "6"
+
+    def test_patched_element_shows_the_signals(self, page):
+        page.patch_signals({"n": 7})
+        page.patch('<li id="a" data-text="$n">one</li>')
+        page.patch('<li data-text="$n"></li>', "#list", "append")
+        assert texts(page) == ["7", "two words", "7"]
+
+    def test_javascript_has_no_effect(self):
+        page = Document('<p data-text="new Date().getFullYear()" data-show="alert(1)" data-class:on="el.x">x</p>')
+        assert (page.select_one("p").text, page.signals) == ("x", {})
+        assert "class" not in page.select_one("p").attrs
+
+    def test_attributes_that_fight_do_not_hang_the_test(self):
+        page = Document("<p data-class:on=$n data-class='{on: !$n}'>")
+        assert "the browser would hang" in page.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("$n", 2),
+        ("$o.p", "x"),
+        ("$missing", ""),
+        ("!$n", False),
+        ("$n === 2 && $o.p !== 'y'", True),
+        ("$n === '2'", False),
+        ("$n == '2'", True),
+        ("$n >= 2 || nothing()", None),
+        ("$n + '!' ", "2!"),
+        ("$n * 2 - 1 % 3", 3),
+        ("$list.length > 0 ? $list : 'none'", ["a"]),
+        ("`${$n} of ${$list}`", "2 of a"),
+        ("({a: 1, 'b c': $n})", {"a": 1, "b c": 2}),
+        ("{x: 'found'}[$o.p] ?? 'other'", "found"),
+        ("{y: 'found'}[$o.p] ?? 'other'", "other"),
+        ("null ?? $n", 2),
+        ("true === 1", False),
+        ("$o.p.length", 1),
+        ("$n = 3", None),
+        ("$n++", None),
+        ("$o.p.trim()", None),
+        ("@get('/x')", None),
+        ("el.value", None),
+        ("$n; $o", None),
+        ("", None),
+        ("(" * 3 + "1", None),
+    ],
+)
+def test_expressions(text, expected):
+    expression = compiled(text)
+    value = None if expression is None else expression({"n": 2, "o": {"p": "x"}, "list": ["a"]})
+    assert value == expected
+    assert type(value) is type(expected)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ START = """async client => {
     const spaces = {'http://www.w3.org/1999/xhtml': 'html', 'http://www.w3.org/2000/svg': 'svg',
         'http://www.w3.org/1998/Math/MathML': 'mathml'};
     const attributes = node => [...node.attributes].map(each => [each.name.toLowerCase(), each.value])
-        .filter(([name]) => name != 'value' || !node.hasAttribute('data-bind'));
+        .filter(([name]) => name != 'value' || !node.hasAttribute('data-bind')).sort();
     const inside = node => [...(node instanceof HTMLTemplateElement ? node.content : node).childNodes].map(told);
     const told = node => node.nodeType == 3 ? node.data
         : node.nodeType == 8 ? ['#', node.data]
@@ -33,12 +33,16 @@ START = """async client => {
         const {root} = window.client, html = document.documentElement;
         window.names = [];
         const fresh = new DOMParser().parseFromString(page, 'text/html');
-        for (const {name} of [...html.attributes]) html.removeAttribute(name);
-        html.setAttribute('lang', 'en');
+        // The client stops what elements follow when it sees them leave the page.
+        html.append(...pantries);
         html.replaceChildren();
-        pantries.forEach(each => each.replaceChildren());
         await null;
-        for (const name of Object.keys(root)) delete root[name];
+        pantries.forEach(each => each.replaceChildren());
+        for (const name of Object.keys(root)) if (!'km'.includes(name)) delete root[name];
+        for (const {name} of [...html.attributes]) html.removeAttribute(name);
+        await null;
+        for (const {name, value} of fresh.documentElement.attributes) html.setAttribute(name, value);
+        await null;
         html.replaceChildren(fresh.head, fresh.body);
         await null;
         for (const [type, argsRaw] of events) {
@@ -64,7 +68,9 @@ def told(node):
     if isinstance(node, turbohtml.Comment):
         return ["#", node.data]
     inside = content_of(node).children if node.tag == "template" and node.namespace.name == "HTML" else node.children
-    attrs = [[name.lower(), node.attr(name)] for name in node.attrs if name != "value" or "data-bind" not in node.attrs]
+    attrs = sorted(
+        [name.lower(), node.attr(name)] for name in node.attrs if name != "value" or "data-bind" not in node.attrs
+    )
     return [node.namespace.name.lower(), node.tag, attrs, *map(told, inside)]
 
 

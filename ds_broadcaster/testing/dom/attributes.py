@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import turbohtml
 
 from .elements import elements_in
+from .expressions import UNDEFINED, Failed, compiled
 from .literals import read_literal
 from .signals import at_path, get
 
@@ -43,25 +44,25 @@ def removes_itself(node: turbohtml.Element) -> bool:
 
 def patch_of(page: turbohtml.Node, node: turbohtml.Element, attribute: str, signals: Mapping[str, Any]) -> Patch:
     """Return what one attribute of an element does to the signals that there are."""
-    plugin, _, key, modifiers = _parts(attribute)
+    plugin, key, modifiers = parts_of(attribute)
     value = node.attr(attribute) or ""
     if plugin == "signals":
-        return _of_signals(key, modifiers, value)
+        return _of_signals(key, modifiers, value, signals)
     if plugin == "indicator":
-        name = _in_case(key, modifiers) if key else value
+        name = in_case(key, modifiers) if key else value
         return Patch(at_path(name, False)) if name else NOTHING
     if plugin == "bind":
-        name = _in_case(key, modifiers) if key else value
+        name = in_case(key, modifiers) if key else value
         return _of_bound(page, node, attribute, name, get(signals, name)) if name else NOTHING
-    if plugin == "computed" and value:
+    if plugin == "computed" and (not key or compiled(value) is None):
         return Patch(expressions=[f"{attribute}: {value}"])
     return NOTHING
 
 
 def bound_to(node: turbohtml.Element) -> list[str]:
     """Return the names of the signals that an element is bound to."""
-    parts = [(_parts(name), node.attr(name) or "") for name in node.attrs if name.startswith("data-bind")]
-    return [_in_case(key, modifiers) if key else value for (_, _, key, modifiers), value in parts if key or value]
+    parts = [(parts_of(name), node.attr(name) or "") for name in node.attrs if name.startswith("data-bind")]
+    return [in_case(key, modifiers) if key else value for (_, key, modifiers), value in parts if key or value]
 
 
 def value_of_field(field: turbohtml.Element, present: Any) -> Any:
@@ -69,25 +70,33 @@ def value_of_field(field: turbohtml.Element, present: Any) -> Any:
     return _value_of(field, present)
 
 
-def _parts(attribute: str) -> tuple[str, str, str, dict[str, list[str]]]:
+def parts_of(attribute: str) -> tuple[str, str, dict[str, list[str]]]:
+    """Return the plugin, the key and the modifiers that an attribute names."""
     name, *modifiers = attribute.removeprefix("data-").split("__")
-    plugin, colon, key = name.partition(":")
-    return plugin, colon, key, {each.split(".")[0]: each.split(".")[1:] for each in modifiers}
+    plugin, _, key = name.partition(":")
+    return plugin, key, {each.split(".")[0]: each.split(".")[1:] for each in modifiers}
 
 
-def _of_signals(key: str, modifiers: Mapping[str, list[str]], text: str) -> Patch:
+def _of_signals(key: str, modifiers: Mapping[str, list[str]], text: str, signals: Mapping[str, Any]) -> Patch:
     value, expressions = read_literal(text) if text.strip() else (None, [])
+    if expressions and (expression := compiled(text)) is not None:
+        try:
+            value, expressions = expression(dict(signals)), []
+        except Failed:
+            return NOTHING
     only_if_missing = "ifmissing" in modifiers
     if value is None and expressions:
         return Patch(expressions=expressions)
     if key:
-        return Patch(at_path(_in_case(key, modifiers), value), only_if_missing, expressions)
+        return Patch(
+            at_path(in_case(key, modifiers), None if value is UNDEFINED else value), only_if_missing, expressions
+        )
     return Patch(value if isinstance(value, dict) else {}, only_if_missing, expressions)
 
 
-def _in_case(name: str, modifiers: Mapping[str, list[str]]) -> str:
+def in_case(name: str, modifiers: Mapping[str, list[str]], usual: str = "camel") -> str:
     """Return the name of a signal: attributes have no capitals, so `data-bind:first-name` is `firstName`."""
-    for case in modifiers.get("case") or ["camel"]:
+    for case in modifiers.get("case") or [usual]:
         if case in ("camel", "pascal"):
             name = re.sub(r"-([a-z])", lambda found: found[1].upper(), name)
         if case == "pascal":

@@ -6,25 +6,29 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import turbohtml
+from turbohtml.mutations import MutationRecord
 
 from . import signals as _signals
 from .attributes import bound_to, is_ignored, is_nameless_radio, patch_of, removes_itself, value_of_field
 from .elements import Element, content_of, elements_in, is_in_template, parse_page, parse_patch, query, root_of, with_id
 from .literals import read_literal
 from .morph import IGNORE, MorphError, morph
+from .reactions import Reactions
 
 MODES = ("outer", "inner", "replace", "prepend", "append", "before", "after", "remove")
 NAMESPACES = ("html", "svg", "mathml")
+# Changes of the page that follow from each other.
+_MOST_ROUNDS = 100
 _JAVASCRIPT = {"", "module", "text/javascript", "application/javascript", "text/ecmascript", "application/ecmascript"}
 
 
 class Document:
     """A page in a browser in which Datastar's client 1.0.4 runs: apply what a server sends, and look at the outcome.
 
-    No JavaScript is run. Elements and their attributes change by patches alone, so what `data-text`, `data-show`,
-    `data-class` or `data-attr` would do is not in the page, and signals get values from patches and from what is
-    written out in `data-signals`, `data-bind` and `data-indicator`. What a person types or clicks is not part of a
-    document.
+    No JavaScript is run, but for expressions that only look at signals, such as `$count` or `$count > 0 ? 'new' : ''`:
+    `data-text`, `data-show`, `data-class` and `data-attr` show them. Signals get values from patches, from what is
+    written out in `data-signals`, from `data-bind`, `data-indicator` and `data-computed`. What a person types or clicks
+    is not part of a document.
 
     `signals` is a dict of the signals, `scripts` lists the text of each script that the client would have run, or the
     URL of one with a `src`, and `warnings` lists what the client would have complained about, and expressions that
@@ -44,6 +48,7 @@ class Document:
         self._pantry = turbohtml.Element("div", {"hidden": ""})
         # The scripts that the client has started, or that the browser has run before. It knows no others.
         self._started = {node for node in elements_in(self._page) if node.tag == "script"}
+        self._reactions = Reactions(self.signals)
         self._observer = turbohtml.MutationObserver()
         self._observer.observe(self._page, child_list=True, attributes=True, subtree=True)
         self._found(root_of(self._page))
@@ -135,6 +140,7 @@ class Document:
         if not isinstance(patch, Mapping):
             raise ValueError(f"Signals must be a JSON object, got {patch!r}.")
         _signals.merge(self.signals, json.loads(json.dumps(patch)), only_if_missing=only_if_missing)
+        self._look()
 
     def _patch_by_id(self, nodes: list[turbohtml.Node], mode: str) -> None:
         for new in nodes:
@@ -173,24 +179,21 @@ class Document:
     def _morph(self, target: turbohtml.Element, new: list[turbohtml.Node], *, inner: bool) -> None:
         is_page = any(isinstance(node, turbohtml.Element) and node.tag in ("html", "head", "body") for node in new)
         copied, fields = morph(self._page, self._pantry, target, new, inner=inner)
-        for field in fields:
-            self._take_value(field)
+        for field, names in fields:
+            for name in names:
+                self._take_value(field, name)
         # The browser runs scripts that come out of a template, and the client starts those in the target once more.
         if not is_page:
             for node in copied:
                 self._run(_with_elements_in(node))
         self._start([target, *elements_in(target)])
 
-    def _take_value(self, field: turbohtml.Element) -> None:
-        """A new value in a form's element is new in the signals that the element is bound to."""
-        bound = field.closest("select") if field.tag == "option" else field
-        if bound is None or is_ignored(bound):
-            return
-        for name in bound_to(bound):
-            present = _signals.get(self.signals, name)
-            value = None if present is None else value_of_field(bound, present)
-            if value is not None:
-                _signals.merge(self.signals, _signals.at_path(name, value))
+    def _take_value(self, field: turbohtml.Element, name: str) -> None:
+        """A new value in a form's element is new in the signal that the element is bound to."""
+        present = _signals.get(self.signals, name)
+        value = None if present is None else value_of_field(field, present)
+        if value is not None:
+            _signals.merge(self.signals, _signals.at_path(name, value))
 
     def _place(self, target: turbohtml.Element, new: list[turbohtml.Node], mode: str) -> None:
         if mode == "replace":
@@ -227,29 +230,58 @@ class Document:
 
     def _look(self) -> None:
         """Look at what is new in the page, as the client does when a patch is done: attributes set signals."""
-        while records := self._observer.take_records():
+        for _ in range(_MOST_ROUNDS):
+            records = self._records()
+            if not records:
+                return
             for record in records:
-                for added in record.added_nodes:
-                    if isinstance(added, turbohtml.Element) and not is_in_template(added):
-                        self._found(added)
-                target = record.target
-                if record.attribute_name is not None and isinstance(target, turbohtml.Element):
-                    self._set_by(target, record.attribute_name)
+                self._look_at(record)
+        self.warnings.append(
+            "Attributes of the page change it for ever, one what the other did: the browser would hang."
+        )
+
+    def _look_at(self, record: MutationRecord) -> None:
+        for removed in record.removed_nodes:
+            for node in _with_elements_in(removed):
+                self._reactions.drop(node)
+        for added in record.added_nodes:
+            if isinstance(added, turbohtml.Element) and not is_in_template(added):
+                self._found(added)
+        target, name = record.target, record.attribute_name
+        if name is not None and isinstance(target, turbohtml.Element):
+            if name not in target.attrs:
+                self._reactions.drop(target, name)
+            self._set_by(target, name)
+
+    def _records(self) -> list[MutationRecord]:
+        """Return what has changed in the page, last of all so that it shows the signals as they are."""
+        if records := self._observer.take_records():
+            return records
+        self._reactions.run()
+        return self._observer.take_records()
 
     def _found(self, top: turbohtml.Element) -> None:
-        for node in [top, *elements_in(top)]:
-            for name in list(node.attrs):
-                self._set_by(node, name)
-            if removes_itself(node) and not is_ignored(node):
-                node.extract()
+        self._start_attributes(top)
+        # What the element does may have changed what is in it.
+        for node in list(elements_in(top)):
+            self._start_attributes(node)
+
+    def _start_attributes(self, node: turbohtml.Element) -> None:
+        for name in list(node.attrs):
+            self._set_by(node, name)
+        if removes_itself(node) and not is_ignored(node):
+            node.extract()
 
     def _set_by(self, node: turbohtml.Element, attribute: str) -> None:
         if not attribute.startswith("data-") or attribute not in node.attrs or is_ignored(node):
             return
+        self._reactions.add(node, attribute)
         if attribute.startswith("data-bind") and is_nameless_radio(node):
             node.attrs["name"] = next(iter(bound_to(node)), "")
         patch = patch_of(self._page, node, attribute, self.signals)
-        _signals.merge(self.signals, patch.signals, only_if_missing=patch.only_if_missing)
+        if patch.signals:
+            _signals.merge(self.signals, patch.signals, only_if_missing=patch.only_if_missing)
+            self._reactions.run()
         for expression in patch.expressions:
             warning = f"No JavaScript is run, so no signal is set by the expression {expression} in {Element(node)!r}."
             if warning not in self.warnings:

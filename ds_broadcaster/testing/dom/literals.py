@@ -5,16 +5,14 @@ import re
 from typing import Any, NoReturn
 
 _SPACE = re.compile(r"\s*")
-_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![\w$.])")
-_NAME = re.compile(r"[A-Za-z_$][\w$]*")
-_STRING = re.compile(r'"(?:[^"\\\n]|\\[\s\S])*"|\'(?:[^\'\\\n]|\\[\s\S])*\'|`(?:[^`\\$]|\\[\s\S]|\$(?!\{))*`')
+NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![\w$.])")
+NAME = re.compile(r"[A-Za-z_$][\w$]*")
+STRING = re.compile(r'"(?:[^"\\\n]|\\[\s\S])*"|\'(?:[^\'\\\n]|\\[\s\S])*\'|`(?:[^`\\$]|\\[\s\S]|\$(?!\{))*`')
 _ESCAPE = re.compile(r"\\(?:u\{([0-9a-fA-F]+)\}|u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(\r\n|[\s\S]))")
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "0": "\0", "\n": "", "\r\n": ""}
 _CONSTANTS = {"true": True, "false": False, "null": None, "undefined": None}
 # What ends a value, and what may hold such a character without ending it.
-_ENDS = re.compile(
-    rf"(?P<string>{_STRING.pattern})|(?P<open>[(\[{{])|(?P<close>[)\]}}])|(?P<comma>,)|(?P<other>[\s\S])"
-)
+_ENDS = re.compile(rf"(?P<string>{STRING.pattern})|(?P<open>[(\[{{])|(?P<close>[)\]}}])|(?P<comma>,)|(?P<other>[\s\S])")
 
 
 class _NoLiteral(Exception):
@@ -40,6 +38,11 @@ def read_literal(text: str) -> tuple[Any, list[str]]:
     return value, reader.expressions
 
 
+def unquoted(text: str) -> str:
+    """Return what a string says that is written with its quotes."""
+    return _ESCAPE.sub(_unescape, text[1:-1])
+
+
 def _refuse(constant: str) -> NoReturn:
     raise _NoLiteral
 
@@ -59,12 +62,12 @@ class _Reader:
             return self._object()
         if self._next("["):
             return self._array()
-        if found := self._match(_STRING):
-            return _ESCAPE.sub(_unescape, found[0][1:-1])
-        if found := self._match(_NUMBER):
+        if found := self._match(STRING):
+            return unquoted(found[0])
+        if found := self._match(NUMBER):
             number = float(found[0])
             return int(number) if number.is_integer() else number
-        if (found := self._match(_NAME)) and found[0] in _CONSTANTS:
+        if (found := self._match(NAME)) and found[0] in _CONSTANTS:
             return _CONSTANTS[found[0]]
         raise _NoLiteral
 
@@ -108,9 +111,9 @@ class _Reader:
         self._next(",")
 
     def _key(self) -> str:
-        if found := self._match(_STRING):
-            return _ESCAPE.sub(_unescape, found[0][1:-1])
-        if found := self._match(_NAME) or self._match(_NUMBER):
+        if found := self._match(STRING):
+            return unquoted(found[0])
+        if found := self._match(NAME) or self._match(NUMBER):
             return found[0]
         raise _NoLiteral
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import turbohtml
 
+from .attributes import bound_to, is_ignored
 from .elements import content_of, elements_in, root_of, with_id
 
 IGNORE = "data-ignore-morph"
@@ -22,10 +23,13 @@ class MorphError(Exception):
 
 
 class Outcome(NamedTuple):
-    """What a morph has done: copies of new nodes that it put into the page, and form fields with a new value."""
+    """What a morph has done: copies of new nodes that it put into the page, and form fields with a new value.
+
+    The fields come with the names of the signals that they were bound to.
+    """
 
     copied: list[turbohtml.Node]
-    fields: list[turbohtml.Element]
+    fields: list[tuple[turbohtml.Element, list[str]]]
 
 
 def morph(
@@ -207,7 +211,9 @@ class _Morph:
             if _has(old, IGNORE) and _has(new, IGNORE):
                 return
             if _is_new_value(old, new):
-                self._outcome.fields.append(old)
+                field = old.closest("select") if _is(old, "option") else old
+                if field is not None and not is_ignored(field):
+                    self._outcome.fields.append((field, bound_to(field)))
             _change_attributes(old, new)
             self._change_content(old, new)
         elif isinstance(old, _DATA) and isinstance(new, _DATA) and old.data != new.data:
