@@ -35,14 +35,14 @@ class LivePage:
     `signals`, `scripts` and `warnings` are. `url` is where the page is, `response` is Django's answer for it, and
     `redirect` the URL to which a script or an answer has sent the page since then: follow() goes there.
 
-    What it does not do: no JavaScript is run, and a stream that ended comes back in settle(), whatever time has passed.
+    What it does not do: no JavaScript is run but expressions that only look at signals, and a stream that ended comes
+    back in settle(), whatever time has passed.
     """
 
     def __init__(self, visitor: Visitor, url: str) -> None:
         self.user = visitor.user
         self._visitor = visitor
         self._stage = visitor.stage
-        self._is_hidden = False
         self._reason: str | None = None
         self._load(url)
 
@@ -145,10 +145,15 @@ class LivePage:
         await self._stage.acall(self.settle)
 
     async def apost(
-        self, url: str, data: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
+        self,
+        url: str,
+        data: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        payload: Any = None,
     ) -> Any:
         """See post()."""
-        return await self._stage.acall(self.post, url, data, headers)
+        return await self._stage.acall(self.post, url, data, headers, payload=payload)
 
     async def aget(self, url: str, headers: Mapping[str, str] | None = None) -> Any:
         """See get()."""
@@ -192,6 +197,7 @@ class LivePage:
         self._document = Document(_text_of(self._visitor, response))
         self._streams: dict[Element, _PageStream] = {}
         self._must_refresh = False
+        self._is_hidden = False
         self._settle()
 
     def _follow(self, url: str) -> None:
@@ -232,7 +238,9 @@ class LivePage:
         elements = self._document.select("[data-broadcast]")
         for gone in [each for each in self._streams if each not in elements]:
             self._streams.pop(gone).leave()
-        new = [each for each in elements if "data-init" in each.attrs and each not in self._streams]
+        # A script of the project may open others.
+        ours = [each for each in elements if _STREAM_URL.search(each.attrs.get("data-init", ""))]
+        new = [each for each in ours if each not in self._streams]
         for element in new:
             begin = {TAB: str(uuid4()), "_broadcast": "connecting"}
             self._document.patch_signals({name: self.signals.get(name) or value for name, value in begin.items()})
@@ -241,8 +249,8 @@ class LivePage:
 
     def _connect(self, element: Element) -> None:
         """Open the stream of an element, or open it again from where it ended."""
-        found = _STREAM_URL.search(element.attrs["data-init"])
-        if found is None:  # An element that a script of the project opens.
+        found = _STREAM_URL.search(element.attrs.get("data-init", ""))
+        if found is None:  # A patch took it away.
             return
         before = self._streams.get(element)
         cursor = "" if before is None else before.cursor
@@ -288,9 +296,10 @@ class LivePage:
             stream.leave()
 
     def _show(self) -> None:
-        self._is_hidden = False
-        for element in list(self._streams):
-            self._connect(element)
+        if self._is_hidden:
+            self._is_hidden = False
+            for element in list(self._streams):
+                self._connect(element)
         self._settle()
 
     def _close(self) -> None:

@@ -208,6 +208,28 @@ def test_element_that_comes_later_opens_its_stream(live_page, page, room, ann):
     assert (bare.state, len(bare._streams)) == ("live", 1)
 
 
+def test_page_that_is_shown_already_keeps_its_stream(page):
+    before = list(page._streams.values())
+    page.show()
+    assert list(page._streams.values()) == before
+
+
+def test_element_that_is_not_ours_is_left_alone(live_page, ann):
+    page = live_page("/bare/", user=ann)
+    page._document.patch('<i data-broadcast="connecting" data-init="start()"></i>', "body", "append")
+    page.settle()
+    assert not page._streams
+
+
+def test_page_shows_the_signals(page, room):
+    page._document.patch('<b id="count" data-text="`${$count} so far`" data-show="$count"></b>', "body", "append")
+    assert page.select_one("#count").attrs["style"] == "display: none;"
+    broadcast.signals(f"room-{room.pk}", {"count": 2})
+    page.settle()
+    assert page.select_one("#count").text == "2 so far"
+    assert page.select_one("#count").attrs["style"] == ""
+
+
 def test_element_that_is_gone_leaves(page, room):
     broadcast.elements(f"room-{room.pk}", "", selector="[data-broadcast]", mode="remove")
     page.settle()
@@ -247,6 +269,15 @@ def test_redirect_is_followed_to_another_page(page, broadcaster_clock, room):
     assert (page.redirect, page.url, texts(page, "#status")) == (None, "/bare/", ["bare"])
     broadcaster_clock.advance(3)
     assert broadcast.get_presence(f"room-{room.pk}") == []
+
+
+def test_page_after_a_redirect_is_live(page, room):
+    broadcast.redirect(f"room-{room.pk}", f"/rooms/{room.pk}/?again")
+    page.settle()
+    page.follow()
+    Message.objects.create(room=room, text="hi")
+    page.settle()
+    assert (page.url, page.state, len(texts(page))) == (f"/rooms/{room.pk}/?again", "live", 1)
 
 
 def test_redirect_of_an_answer_is_followed_too(page):
