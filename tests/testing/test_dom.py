@@ -51,6 +51,40 @@ class TestElements:
         assert repr(page.select_one("#a")) == '<Element <li id="a">one</li>>'
         assert len(repr(Document(f"<p>{'x' * 500}").select_one("p"))) < 120
 
+    def test_fields_are_what_a_form_sends(self):
+        page = Document(
+            """<form id="poll">
+            <input name="token" type="hidden" value="t"><input name="question" value="Tea?"><input name="q">
+            <input type="checkbox" name="tag" value="a" checked><input type="checkbox" name="tag" value="b">
+            <input type="checkbox" name="tag" value="c" checked>
+            <input type="checkbox" name="on" checked><input type="checkbox" name="empty" value checked>
+            <input type="radio" name="r" value="1"><input type="radio" name="r" value="2" checked>
+            <textarea name="body">\none\ntwo</textarea>
+            <select name="one"><option disabled>no<option>first <option value="2">second</select>
+            <select name="two"><option value="1">first<option value="2" selected>second</select>
+            <select name="many" multiple><option selected>a<option selected>b<option>c</select>
+            <select name="none" multiple><option>a</select>
+            <input name="disabled" disabled value="x"><fieldset disabled><input name="inside" value="x"></fieldset>
+            <input value="nameless"><input type="file" name="file"><input form="other" name="others" value="x">
+            <input type="submit" name="save" value="Save"><button name="go" value="1">Go</button></form>
+            <input name="outside" form="poll" value="o"><input name="stray" value="x">"""
+        )
+        assert page.select_one("#poll").fields == {
+            "token": "t",
+            "question": "Tea?",
+            "q": "",
+            "tag": ["a", "c"],
+            "on": "on",
+            "empty": "",
+            "r": "2",
+            "body": "one\ntwo",
+            "one": "first",
+            "two": "2",
+            "many": ["a", "b"],
+            "outside": "o",
+        }
+        assert Document("<form><input name=a value=b></form>").select_one("form").fields == {"a": "b"}
+
     def test_same_element_is_equal(self, page):
         assert page.select_one("#a") == page.select("li")[0] != page.select("li")[1]
         assert len({page.select_one("#a"), page.select("li")[0]}) == 1

@@ -18,6 +18,7 @@ _ROOTS = {"svg": "svg", "mathml": "math"}
 _NOT_IN_STRINGS = re.compile(r'["\\\x00-\x1f]')
 # Text of theirs is no text of the page.
 _SILENT = {"script", "style", "noscript"}
+_SENT_WHEN_PRESSED = {"submit", "button", "reset", "image"}
 
 
 class Element:
@@ -61,6 +62,19 @@ class Element:
     def select_one(self, css: str) -> "Element | None":
         """Return the first element inside of this one that a CSS selector matches, or None."""
         return next(iter(self.select(css)), None)
+
+    @property
+    def fields(self) -> dict[str, str | list[str]]:
+        """What a form sends as it stands: the values of its fields by their names, several of a name in a list.
+
+            page.post("/polls/", {**page.select_one("#poll").fields, "question": "Tea?"})
+
+        Buttons and files are left out.
+        """
+        found: dict[str, list[str]] = {}
+        for name, value in _sent_by(self._node):
+            found.setdefault(name, []).append(value)
+        return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Element) and self._node == other._node
@@ -151,6 +165,43 @@ def is_in_template(node: turbohtml.Element, top: turbohtml.Node | None = None) -
             return True
         parent = parent.parent
     return False
+
+
+def _sent_by(form: turbohtml.Element) -> Iterator[tuple[str, str]]:
+    """Yield the name and value of each field that a form sends."""
+    id_ = form.attr("id")
+    # Fields elsewhere in the page may name the form.
+    for node in elements_in([form, *form.ancestors][-1]):
+        owner = node.attr("form")
+        is_own = owner == id_ if owner is not None else any(each == form for each in node.ancestors)
+        name = node.attr("name")
+        if name and is_own and not _is_disabled(node):
+            for value in _values_of(node):
+                yield name, value
+
+
+def _is_disabled(field: turbohtml.Element) -> bool:
+    above = (each for each in field.ancestors if isinstance(each, turbohtml.Element))
+    return "disabled" in field.attrs or any(each.tag == "fieldset" and "disabled" in each.attrs for each in above)
+
+
+def _values_of(field: turbohtml.Element) -> list[str]:
+    """Return what a field adds to what its form sends; nothing for what is no field."""
+    if field.tag == "textarea":
+        return [field.text]
+    if field.tag == "select":
+        options = [each for each in elements_in(field) if each.tag == "option" and "disabled" not in each.attrs]
+        chosen = [each for each in options if "selected" in each.attrs]
+        if "multiple" not in field.attrs:
+            chosen = chosen[-1:] or options[:1]
+        return [each.attr("value") or ("" if "value" in each.attrs else Element(each).text) for each in chosen]
+    kind = (field.attr("type") or "text").lower()
+    if field.tag != "input" or kind in _SENT_WHEN_PRESSED or kind == "file":
+        return []
+    if kind in ("checkbox", "radio"):
+        value = (field.attr("value") or "") if "value" in field.attrs else "on"
+        return [value] if "checked" in field.attrs else []
+    return [field.attr("value") or ""]
 
 
 def _texts(node: turbohtml.Node) -> Iterator[str]:
