@@ -31,8 +31,18 @@ class BroadcastTestMixin(Base):
     sent since then, and `broadcaster_clock` moves the time of streams.
     """
 
-    broadcasts: Broadcasts
-    broadcaster_clock: Clock
+    if TYPE_CHECKING:
+        broadcasts: Broadcasts
+        broadcaster_clock: Clock
+
+    def __getattr__(self, name: str) -> Any:
+        """Tell what is missing where setUp() has not run."""
+        if name not in ("broadcasts", "broadcaster_clock", "_stage"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        raise AttributeError(
+            f"{type(self).__name__} has no broadcasts yet: write BroadcastTestMixin before TestCase, and call "
+            "super().setUp() first in a setUp() of your own."
+        )
 
     def setUp(self) -> None:
         super().setUp()

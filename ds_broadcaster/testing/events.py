@@ -103,7 +103,9 @@ class Event:
             selector = target if isinstance(target, str) else dom_selector(target)
             if selector not in self._targets():
                 found.append(f"target {self._targets()[0]!r}, not {selector!r}")
-        if contains is not None and not self._contains(contains):
+        if contains is not None and self.verb == "template":
+            found.append("is rendered for each audience: what it contains is in a stream of one")
+        elif contains is not None and not self._contains(contains):
             found.append(f"does not contain {contains!r}")
         for name, value in (signals or {}).items():
             if name not in self.signals:

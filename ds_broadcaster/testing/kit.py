@@ -65,8 +65,8 @@ def assert_may_listen(
     """Assert that a user, None for an anonymous visitor, gets the stream of a view.
 
     `to` is a URL, a view's name, a view class or a view function; the other arguments are those of its path. The
-    request runs through the project's whole middleware. A `client` gives its cookies; `headers`, such as a token, are
-    added to those of the request.
+    request runs through the project's whole middleware. A `client` gives its cookies and its default headers;
+    `headers`, such as a token, are added to those of the request.
     """
     with staged() as stage:
         stage.call(lambda: check_may_listen(Visitor(stage, user, client), url_of(to, args, kwargs), headers))
@@ -130,16 +130,17 @@ def live_page(
     *args: Any,
     user: Any = None,
     client: "Client | AsyncClient | None" = None,
+    headers: Mapping[str, str] | None = None,
     **kwargs: Any,
 ) -> "LivePage":
     """Open a page of the site, as a user, None for an anonymous visitor, with the streams that its elements open.
 
-    `to` is the page's URL, or a view as for assert_may_listen(). Redirects are followed. Raises AssertionError for what
-    is no page.
+    `to` is the page's URL, or a view as for assert_may_listen(). Redirects are followed. `headers`, such as
+    Accept-Language, go with every request of the page. Raises AssertionError for what is no page.
     """
     from .live_page import LivePage
 
-    return stage.call(lambda: LivePage(Visitor(stage, user, client), url_of(to, args, kwargs)))
+    return stage.call(lambda: LivePage(Visitor(stage, user, client, headers), url_of(to, args, kwargs)))
 
 
 async def alive_page(stage: Stage, to: Any, /, *args: Any, **kwargs: Any) -> "LivePage":

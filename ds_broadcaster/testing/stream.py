@@ -138,6 +138,9 @@ class Stream:
         """See close()."""
         await self._stage.acall(self.close)
 
+    def __repr__(self) -> str:
+        return f"<Stream {self.url}: {'open' if self.reason is None else self.reason}>"
+
     def __enter__(self) -> "Stream":
         return self
 

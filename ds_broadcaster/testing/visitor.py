@@ -18,15 +18,26 @@ from .stage import Stage
 class Visitor:
     """A browser without its pages: `user` is who is logged in, None for an anonymous visitor.
 
-    A `client` of Django's gives its cookies, where it is more than a login that matters.
+    A `client` of Django's gives its cookies and its headers, where it is more than a login that matters. `headers` go
+    with each request.
     """
 
-    def __init__(self, stage: Stage, user: Any = None, client: Client | AsyncClient | None = None) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        user: Any = None,
+        client: Client | AsyncClient | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.stage = stage
         self.user = user
         self.client = AsyncClient(enforce_csrf_checks=True)
+        self._headers: dict[str, str] = {}
         if client is not None:
+            named: Any = client.defaults.items()
+            self._headers |= {key[5:].replace("_", "-"): text for key, text in named if key.startswith("HTTP_")}
             self.client.cookies.load(client.cookies.output(header="", sep=";"))
+        self._headers |= headers or {}
         if user is not None:
             self._log_in(user)
 
@@ -48,7 +59,7 @@ class Visitor:
         named: dict[str, Any] = {} if content_type is None else {"content_type": content_type}
         # The site redirects what is not secure.
         return self.stage.run(
-            send(url, data, headers=dict(headers or {}), secure=settings.SECURE_SSL_REDIRECT, **named)
+            send(url, data, headers={**self._headers, **(headers or {})}, secure=settings.SECURE_SSL_REDIRECT, **named)
         )
 
     def _log_in(self, user: Any) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import unittest
 
+import pytest
 from asgiref.sync import async_to_sync
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
@@ -138,3 +139,15 @@ def test_failure_shows_the_line_of_the_test_alone():
     [(_, text)] = result.failures
     assert text.count('File "') == 1
     assert "no event to 'a'" in text
+
+
+class ForgetfulTests(BroadcastTestMixin, TestCase):
+    def setUp(self):
+        pass
+
+    def test_what_is_missing_is_told(self):
+        for use in (lambda: self.broadcasts, lambda: self.open_stream("/")):
+            with pytest.raises(AttributeError, match=r"call super\(\).setUp\(\) first"):
+                use()
+        with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+            _ = self.nothing

@@ -468,6 +468,25 @@ def test_who_is_no_user_is_told(user):
         assert_may_listen(user, "open", name="hall")
 
 
+def test_template_for_each_audience_says_where_its_text_is(broadcasts):
+    broadcast.template("room", "chat/_reply.html", {}, audience=True)
+    with fails_with("is rendered for each audience: what it contains is in a stream of one"):
+        broadcasts.assert_sent("room", contains="hi")
+
+
+def test_stream_says_what_it_is(open_stream):
+    stream = open_stream("open", "hall")
+    assert repr(stream) == "<Stream /open/hall/: open>"
+    stream.close()
+    assert repr(stream) == "<Stream /open/hall/: the client left>"
+
+
+def test_headers_of_a_client(live_page, client, ann, room):
+    for named in {"client": type(client)(headers={"User-Agent": "phone"})}, {"headers": {"User-Agent": "phone"}}:
+        page = live_page(f"/rooms/{room.pk}/", user=ann, **named)
+        assert page.response.asgi_request.headers["User-Agent"] == "phone"
+
+
 def test_permission_in_an_outage(broadcaster_outage, room, ann, eve):
     with broadcaster_outage():
         assert_refused(eve, KitRoomChannel, pk=room.pk)
