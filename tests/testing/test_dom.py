@@ -190,6 +190,26 @@ class TestPatch:
         with pytest.raises(ValueError, match=message):
             page.patch("<p></p>", **arguments)
 
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("text", "html", "before"),
+            ("<html></html><p></p>", "html", "replace"),
+            ("<p></p>", "body", "outer"),
+            ("<li><ul id=list></ul>", "#list", "inner"),
+        ],
+    )
+    def test_what_no_page_can_hold_is_a_warning(self, page, arguments):
+        page.patch(*arguments)
+        page.patch("<p id=a></p>", "body", "outer")
+        assert page.warnings
+
+    def test_page_without_elements_is_one(self):
+        page = Document("")
+        page.patch("", "html", "remove")
+        page.patch("<html><body>x</body></html>")
+        assert (page.html, page.title, page.select("*")) == ("", "", [])
+
     def test_events_of_the_encoder(self, page):
         apply(page, encode_elements("<li id=c>\nthree</li>", "#list", "append"))
         apply(page, encode_elements("", "#a", "remove"))

@@ -1,5 +1,6 @@
 """Signals that the attributes of a page set: `data-signals`, `data-bind` and `data-indicator`."""
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -81,7 +82,7 @@ def _of_signals(key: str, modifiers: Mapping[str, list[str]], text: str, signals
     value, expressions = read_literal(text) if text.strip() else (None, [])
     if expressions and (expression := compiled(text)) is not None:
         try:
-            value, expressions = expression(dict(signals)), []
+            value, expressions = expression(copy.deepcopy(dict(signals))), []
         except Failed:
             return NOTHING
     only_if_missing = "ifmissing" in modifiers

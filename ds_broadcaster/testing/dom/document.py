@@ -10,7 +10,18 @@ from turbohtml.mutations import MutationRecord
 
 from . import signals as _signals
 from .attributes import bound_to, is_ignored, is_nameless_radio, patch_of, removes_itself, value_of_field
-from .elements import Element, content_of, elements_in, is_in_template, parse_page, parse_patch, query, root_of, with_id
+from .elements import (
+    Element,
+    content_of,
+    elements_in,
+    is_html,
+    is_in_template,
+    parse_page,
+    parse_patch,
+    query,
+    root_of,
+    with_id,
+)
 from .literals import read_literal
 from .morph import IGNORE, MorphError, morph
 from .reactions import Reactions
@@ -116,12 +127,15 @@ class Document:
         if not selector and mode not in ("outer", "replace"):
             raise ValueError(f'mode "{mode}" needs a selector: the client throws PatchElementsExpectedSelector.')
         nodes = parse_patch(html, namespace)
+        targets = query(self._page, selector) if selector else None
+        if targets == []:
+            self.warnings.append(f'No element matches the selector "{selector}".')
         try:
-            if selector:
-                self._patch_selected(nodes, selector, mode)
-            else:
+            if targets is None:
                 self._patch_by_id(nodes, mode)
-        except MorphError as error:
+            else:
+                self._patch_all(targets, nodes, mode)
+        except (MorphError, ValueError) as error:  # Such as text beside the root element.
             self.warnings.append(f"The client fails in the middle of a patch: {error}.")
         except RecursionError:
             raise ValueError("Elements of the page are nested too deeply for a test, in hundreds of levels.") from None
@@ -158,10 +172,7 @@ class Document:
             elif IGNORE not in target.attrs or IGNORE not in new.attrs:
                 self._morph(target, [new], inner=False)
 
-    def _patch_selected(self, nodes: list[turbohtml.Node], selector: str, mode: str) -> None:
-        targets = query(self._page, selector)
-        if not targets:
-            self.warnings.append(f'No element matches the selector "{selector}".')
+    def _patch_all(self, targets: list[turbohtml.Element], nodes: list[turbohtml.Node], mode: str) -> None:
         for number, target in enumerate(targets):
             new = nodes if number == len(targets) - 1 else [copy.deepcopy(node) for node in nodes]
             if mode == "remove":
@@ -172,12 +183,12 @@ class Document:
                 self._place(target, new, mode)
 
     def _target_of(self, new: turbohtml.Element) -> turbohtml.Element | None:
-        if new.tag in ("html", "head", "body") and new.namespace is turbohtml.Namespace.HTML:
+        if is_html(new, "html", "head", "body"):
             return next((node for node in elements_in(self._page) if node.tag == new.tag), None)
         return with_id(self._page, new.attr("id") or "")
 
     def _morph(self, target: turbohtml.Element, new: list[turbohtml.Node], *, inner: bool) -> None:
-        is_page = any(isinstance(node, turbohtml.Element) and node.tag in ("html", "head", "body") for node in new)
+        is_page = any(is_html(node, "html", "head", "body") for node in new)
         copied, fields = morph(self._page, self._pantry, target, new, inner=inner)
         for field, names in fields:
             for name in names:
@@ -204,7 +215,7 @@ class Document:
         elif mode == "after":
             target.insert_after(*new)
         else:
-            into: Any = content_of(target) if target.tag == "template" else target
+            into: Any = content_of(target) if is_html(target, "template") else target
             first = into.children[0] if mode == "prepend" and len(into.children) else None
             for node in new:
                 if first is None:

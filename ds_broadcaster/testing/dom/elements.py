@@ -112,7 +112,7 @@ def parse_patch(html: str, namespace: str = "html") -> list[turbohtml.Node]:
     if has_head or has_body:
         wanted = {"head": has_head, "body": has_body}
         return [node for node in page.children if isinstance(node, turbohtml.Element) and wanted.get(node.tag)]
-    template = next(node for node in elements_in(page) if node.tag == "template")
+    template = next(node for node in elements_in(page) if is_html(node, "template"))
     nodes = content_of(template)
     if root is None:
         return list(nodes.children)
@@ -128,11 +128,14 @@ def root_of(tree: turbohtml.Document) -> turbohtml.Element:
     return root
 
 
-def content_of(template: turbohtml.Element) -> turbohtml.DocumentFragment:
-    """Return the fragment in which a template keeps what is written in it."""
-    content = template.children[0]
-    assert isinstance(content, turbohtml.DocumentFragment)
-    return content
+def is_html(node: turbohtml.Node, *tags: str) -> bool:
+    """Tell whether a node is an element of HTML with one of these names."""
+    return isinstance(node, turbohtml.Element) and node.tag in tags and node.namespace is turbohtml.Namespace.HTML
+
+
+def content_of(template: turbohtml.Element) -> turbohtml.DocumentFragment | turbohtml.Element:
+    """Return the fragment in which a template keeps what is written in it, itself if a patch took that away."""
+    return next((node for node in template.children if isinstance(node, turbohtml.DocumentFragment)), template)
 
 
 def elements_in(node: turbohtml.Node) -> Iterator[turbohtml.Element]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import turbohtml
 
 from .attributes import bound_to, is_ignored
-from .elements import content_of, elements_in, root_of, with_id
+from .elements import content_of, elements_in, is_html, with_id
 
 IGNORE = "data-ignore-morph"
 PRESERVE = "data-preserve-attr"
@@ -68,7 +68,8 @@ class _Morph:
         self._wanted = turbohtml.Element("div")
         self._wanted.extend(new)
         self._pantry = pantry
-        body = next((node for node in root_of(page).children if _is(node, "body", "frameset")), None)
+        children = page.root.children if page.root is not None else ()
+        body = next((node for node in children if is_html(node, "body", "frameset")), None)
         if body is None:
             raise MorphError("the page has no body")
         body.insert_after(self._pantry)
@@ -138,7 +139,7 @@ class _Morph:
             return old
         if isinstance(new, turbohtml.Element) and new in self._held:
             made = copy.deepcopy(new)
-            for child in [] if _is_template(made) else list(made.children):
+            for child in [] if is_html(made, "template") else list(made.children):
                 child.extract()
             for name in _preserved(new) & {*made.attrs}:
                 del made.attrs[name]
@@ -211,7 +212,7 @@ class _Morph:
             if _has(old, IGNORE) and _has(new, IGNORE):
                 return
             if _is_new_value(old, new):
-                field = old.closest("select") if _is(old, "option") else old
+                field = old.closest("select") if is_html(old, "option") else old
                 if field is not None and not is_ignored(field):
                     self._outcome.fields.append((field, bound_to(field)))
             _change_attributes(old, new)
@@ -220,7 +221,7 @@ class _Morph:
             old.data = new.data
 
     def _change_content(self, old: turbohtml.Element, new: turbohtml.Element) -> None:
-        if _is_template(old) and _is_template(new):
+        if is_html(old, "template") and is_html(new, "template"):
             content = content_of(old)
             for child in list(content.children):
                 child.extract()
@@ -234,13 +235,13 @@ class _Morph:
 def _is_new_value(old: turbohtml.Element, new: turbohtml.Element) -> bool:
     preserved = _preserved(new)
     names: tuple[str, ...] = ()
-    if _is(old, "input") and _is(new, "input") and (new.attr("type") or "").lower() != "file":
+    if is_html(old, "input") and is_html(new, "input") and (new.attr("type") or "").lower() != "file":
         if old.attr("value") != new.attr("value") and "value" not in preserved:
             return True
         names = ("checked",)
-    elif _is(old, "textarea") and _is(new, "textarea"):
+    elif is_html(old, "textarea") and is_html(new, "textarea"):
         return old.text != new.text
-    elif _is(old, "option") and _is(new, "option"):
+    elif is_html(old, "option") and is_html(new, "option"):
         names = ("selected",)
     return any(_has(old, name) != _has(new, name) and name not in preserved for name in names)
 
@@ -296,7 +297,7 @@ def _is_equal(old: turbohtml.Node, new: turbohtml.Node) -> bool:
             return False
         if any(old.attr(name) != new.attr(name) for name in old.attrs):
             return False
-        if _is_template(old):
+        if is_html(old, "template"):
             return True
         ours, theirs = old.children, new.children
         return len(ours) == len(theirs) and all(map(_is_equal, ours, theirs))
@@ -305,14 +306,6 @@ def _is_equal(old: turbohtml.Node, new: turbohtml.Node) -> bool:
 
 def _tag_name(node: turbohtml.Element) -> str:
     return node.tag.upper() if node.namespace is turbohtml.Namespace.HTML else node.tag
-
-
-def _is_template(node: turbohtml.Element) -> bool:
-    return _is(node, "template")
-
-
-def _is(node: turbohtml.Node, *tags: str) -> bool:
-    return isinstance(node, turbohtml.Element) and node.tag in tags and node.namespace is turbohtml.Namespace.HTML
 
 
 def _has(node: turbohtml.Node, name: str) -> bool:

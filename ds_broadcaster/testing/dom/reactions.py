@@ -63,7 +63,8 @@ class Reactions:
         return False
 
     def _compute(self, name: str, value: Any) -> bool:
-        if not name or value is UNDEFINED or get(self._signals, name) == value:
+        # An object may hold the signal itself.
+        if not name or value is UNDEFINED or isinstance(value, dict) or get(self._signals, name) == value:
             return False
         merge(self._signals, at_path(name, value))
         return True
@@ -103,6 +104,8 @@ def _class(node: turbohtml.Element, names: str, value: Any) -> None:
 
 
 def _attribute(node: turbohtml.Element, name: str, value: Any) -> None:
+    if not name:
+        raise Failed
     if value is False or value is None or value is UNDEFINED:
         if name in node.attrs:
             del node.attrs[name]
