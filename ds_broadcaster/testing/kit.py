@@ -65,8 +65,8 @@ def assert_may_listen(
     """Assert that a user, None for an anonymous visitor, gets the stream of a view.
 
     `to` is a URL, a view's name, a view class or a view function; the other arguments are those of its path. The
-    request runs through the project's whole middleware. A `client` gives its cookies and its default headers;
-    `headers`, such as a token, are added to those of the request.
+    request runs through the project's whole middleware. A `client` gives its cookies and headers; `headers`, such as
+    a token, are added to those of the request.
     """
     with staged() as stage:
         stage.call(lambda: check_may_listen(Visitor(stage, user, client), url_of(to, args, kwargs), headers))

@@ -8,6 +8,7 @@ from urllib.parse import urlencode, urlsplit
 
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_backends
+from django.http.request import HttpHeaders
 from django.test import AsyncClient, Client
 from django.urls import NoReverseMatch, URLPattern, get_resolver, reverse
 from django.urls.resolvers import URLResolver
@@ -18,8 +19,8 @@ from .stage import Stage
 class Visitor:
     """A browser without its pages: `user` is who is logged in, None for an anonymous visitor.
 
-    A `client` of Django's gives its cookies and its headers, where it is more than a login that matters. `headers` go
-    with each request.
+    A `client` of Django's, or of REST framework, gives its cookies and the headers that it sends with each request,
+    where it is more than a login that matters. `headers` go with each request, too.
     """
 
     def __init__(
@@ -32,10 +33,8 @@ class Visitor:
         self.stage = stage
         self.user = user
         self.client = AsyncClient(enforce_csrf_checks=True)
-        self._headers: dict[str, str] = {}
+        self._headers = {} if client is None else _headers_of(client)
         if client is not None:
-            named: Any = client.defaults.items()
-            self._headers |= {key[5:].replace("_", "-"): text for key, text in named if key.startswith("HTTP_")}
             self.client.cookies.load(client.cookies.output(header="", sep=";"))
         self._headers |= headers or {}
         if user is not None:
@@ -73,6 +72,13 @@ class Visitor:
         session[HASH_SESSION_KEY] = user.get_session_auth_hash()
         session.save()
         self.client.cookies[settings.SESSION_COOKIE_NAME] = session.session_key
+
+
+def _headers_of(client: Any) -> dict[str, str]:
+    # What credentials() of REST framework's client was given is beside Django's defaults.
+    given = {**client.defaults, **getattr(client, "_credentials", {})}
+    named = ((HttpHeaders.parse_header_name(name), value) for name, value in given.items())
+    return {name: str(value) for name, value in named if name is not None}
 
 
 def url_of(to: Any, args: tuple[Any, ...], kwargs: dict[str, Any], query: Mapping[str, str] | None = None) -> str:

@@ -6,7 +6,7 @@ import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
-from django.test import AsyncClient
+from django.test import AsyncClient, Client
 from django.urls import NoReverseMatch
 
 from ds_broadcaster import BrokerUnavailable, bind_broadcasts, broadcast
@@ -178,6 +178,14 @@ def test_reason_is_the_answer_of_a_view_that_tells_no_more(open_stream, ann):
     broadcast.recheck()
     stream.assert_closed()
     assert stream.reason == "a re-check refused it (it was answered with 302)"
+
+
+def test_client_gives_its_cookies_and_headers(open_stream):
+    client = Client(headers={"Accept-Language": "de", "X-Token": "client's"})
+    client.cookies["theme"] = "dark"
+    request = open_stream("open", "room", client=client, headers={"X-Token": "stream's"}).response.asgi_request
+    assert (request.headers["Accept-Language"], request.headers["X-Token"]) == ("de", "stream's")
+    assert request.COOKIES["theme"] == "dark"
 
 
 def test_function_views_plain_and_async(open_stream):

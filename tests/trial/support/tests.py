@@ -138,7 +138,9 @@ def test_a_view_of_rest_framework_excludes_its_requests_tab(broadcasts, as_agent
 def test_a_stream_with_a_token(open_stream, agent, ticket):
     token = Token.objects.create(user=agent)
     headers = {"Authorization": f"Token {token}"}
-    assert_may_listen(None, "ticket-stream", pk=ticket.pk, headers=headers)
+    client = APIClient()
+    client.credentials(HTTP_AUTHORIZATION=f"Token {token}")
+    assert_may_listen(None, "ticket-stream", pk=ticket.pk, client=client)
     stream = open_stream("ticket-stream", pk=ticket.pk, headers=headers)
     ticket.title = "No ink"
     ticket.save()
