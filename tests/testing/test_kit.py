@@ -22,35 +22,6 @@ from tests.testing.kit_site import KitRoomChannel
 pytestmark = [pytest.mark.django_db, pytest.mark.urls(kit_site.__name__)]
 
 
-@pytest.fixture
-def room():
-    return Room.objects.create(name="garden")
-
-
-@pytest.fixture
-def members(room):
-    return Group.objects.create(name=f"room-{room.pk}")
-
-
-@pytest.fixture
-def ann(members):
-    user = get_user_model().objects.create_user("ann")
-    user.groups.add(members)
-    return user
-
-
-@pytest.fixture
-def bob(members):
-    user = get_user_model().objects.create_user("bob")
-    user.groups.add(members)
-    return user
-
-
-@pytest.fixture
-def eve():
-    return get_user_model().objects.create_user("eve")
-
-
 # The words of the contract
 
 

@@ -24,30 +24,6 @@ def _middleware():
 
 
 @pytest.fixture
-def room():
-    return Room.objects.create(name="garden")
-
-
-@pytest.fixture
-def members(room):
-    return Group.objects.create(name=f"room-{room.pk}")
-
-
-@pytest.fixture
-def ann(members):
-    user = get_user_model().objects.create_user("ann")
-    user.groups.add(members)
-    return user
-
-
-@pytest.fixture
-def bob(members):
-    user = get_user_model().objects.create_user("bob")
-    user.groups.add(members)
-    return user
-
-
-@pytest.fixture
 def page(live_page, room, ann):
     return live_page(f"/rooms/{room.pk}/", user=ann)
 
