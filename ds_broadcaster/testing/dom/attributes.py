@@ -66,9 +66,35 @@ def bound_to(node: turbohtml.Element) -> list[str]:
     return [in_case(key, modifiers) if key else value for (_, key, modifiers), value in parts if key or value]
 
 
-def value_of_field(field: turbohtml.Element, present: Any) -> Any:
-    """Return the value that an element gives to a signal that has another one; None for one that gives none."""
-    return _value_of(field, present)
+def value_of(node: turbohtml.Element, present: Any = None) -> Any:
+    """Return the value of a form's element as its page has it, in the type of the present one; None if it has none."""
+    kind = _type_of(node)
+    value = node.attr("value")
+    if kind == "checkbox":
+        checked = "checked" in node.attrs
+        as_text = isinstance(present, str) or (value not in (None, "on") and not isinstance(present, bool))
+        return ("on" if value is None else value) * checked if as_text else checked
+    if kind == "file" or (kind == "radio" and "checked" not in node.attrs):
+        return None
+    if kind == "radio":
+        value = "on" if value is None else value
+        return value if not isinstance(present, int | float) else _number(value)
+    if node.tag == "textarea":
+        return node.field_value
+    if node.tag == "select":
+        value = node.field_value if isinstance(node.field_value, str) else ""
+        if "multiple" in node.attrs:
+            return node.field_value
+    elif kind:
+        value = value or ""
+    if kind in ("number", "range"):
+        number = _number(value)
+        if not value or number is None:
+            number, value = (50, "50") if kind == "range" else (0, "")
+        return value if isinstance(present, str) else number
+    if value is None or present is None or isinstance(present, str) or not (kind or node.tag == "select"):
+        return value
+    return _number(value)
 
 
 def parts_of(attribute: str) -> tuple[str, str, dict[str, list[str]]]:
@@ -115,46 +141,15 @@ def _of_bound(page: turbohtml.Node, node: turbohtml.Element, attribute: str, nam
     group = [each for each in elements_in(page) if each.attr(attribute) == node.attr(attribute)]
     if present is not None:
         missing = group[len(present) : group.index(node) + 1]
-        return Patch(at_path(name, [*present, *map(_value_of, missing)])) if missing else NOTHING
+        return Patch(at_path(name, [*present, *map(value_of, missing)])) if missing else NOTHING
     if _type_of(node) == "radio":
         node = next((each for each in group if _type_of(each) == "radio" and "checked" in each.attrs), node)
-    value = _value_of(node)
+    value = value_of(node)
     return NOTHING if value is None else Patch(at_path(name, value), only_if_missing=True)
 
 
 def _type_of(node: turbohtml.Element) -> str:
     return (node.attr("type") or "text").lower() if node.tag == "input" else ""
-
-
-def _value_of(node: turbohtml.Element, present: Any = None) -> Any:
-    """Return the value of a form's element as its page has it, in the type of the present one; None if it has none."""
-    kind = _type_of(node)
-    value = node.attr("value")
-    if kind == "checkbox":
-        checked = "checked" in node.attrs
-        as_text = isinstance(present, str) or (value not in (None, "on") and not isinstance(present, bool))
-        return ("on" if value is None else value) * checked if as_text else checked
-    if kind == "file" or (kind == "radio" and "checked" not in node.attrs):
-        return None
-    if kind == "radio":
-        value = "on" if value is None else value
-        return value if not isinstance(present, int | float) else _number(value)
-    if node.tag == "textarea":
-        return node.field_value
-    if node.tag == "select":
-        value = node.field_value if isinstance(node.field_value, str) else ""
-        if "multiple" in node.attrs:
-            return node.field_value
-    elif kind:
-        value = value or ""
-    if kind in ("number", "range"):
-        number = _number(value)
-        if not value or number is None:
-            number, value = (50, "50") if kind == "range" else (0, "")
-        return value if isinstance(present, str) else number
-    if value is None or present is None or isinstance(present, str) or not (kind or node.tag == "select"):
-        return value
-    return _number(value)
 
 
 def _number(value: str | None) -> float | None:

@@ -9,7 +9,7 @@ import turbohtml
 from turbohtml.mutations import MutationRecord
 
 from . import signals as _signals
-from .attributes import bound_to, is_ignored, is_nameless_radio, patch_of, removes_itself, value_of_field
+from .attributes import bound_to, is_ignored, is_nameless_radio, patch_of, removes_itself, value_of
 from .elements import (
     Element,
     content_of,
@@ -202,7 +202,7 @@ class Document:
     def _take_value(self, field: turbohtml.Element, name: str) -> None:
         """A new value in a form's element is new in the signal that the element is bound to."""
         present = _signals.get(self.signals, name)
-        value = None if present is None else value_of_field(field, present)
+        value = None if present is None else value_of(field, present)
         if value is not None:
             _signals.merge(self.signals, _signals.at_path(name, value))
 

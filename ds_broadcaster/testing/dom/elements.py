@@ -52,7 +52,10 @@ class Element:
 
     @property
     def html(self) -> str:
-        """The element as HTML, with its own tag, as a browser's outerHTML writes it."""
+        """The element as HTML, with its own tag, as a browser's outerHTML writes it.
+
+        A line end at the beginning of a text area or a `pre` is doubled, so that it is there when the HTML is parsed.
+        """
         return self._node.html
 
     def select(self, css: str) -> "list[Element]":

@@ -8,12 +8,23 @@ from typing import Any
 _OWN = re.compile(r"(^|\.)_")
 
 
-def merge(signals: dict[str, Any], patch: Mapping[str, Any], *, only_if_missing: bool = False) -> None:
-    """Merge a patch into the signals as RFC 7386 says: objects are merged, null deletes, anything else replaces.
+def merge(into: dict[str, Any] | list[Any], patch: Mapping[str, Any], only_if_missing: bool = False) -> None:
+    """Merge a patch into signals as RFC 7386 says: objects are merged, null deletes, anything else replaces.
 
-    With `only_if_missing`, what is there stays.
+    With `only_if_missing`, what is there stays. In a list, the names are numbers of items.
     """
-    _merge(signals, patch, only_if_missing)
+    for name, value in patch.items():
+        if isinstance(into, list):
+            _merge_item(into, name, value, only_if_missing)
+        elif value is None:
+            if not only_if_missing:
+                into.pop(name, None)
+        elif isinstance(value, Mapping):
+            if not isinstance(into.get(name), dict | list):
+                into[name] = {}
+            merge(into[name], value, only_if_missing)
+        elif not only_if_missing or name not in into:
+            into[name] = _without_null(value)
 
 
 def at_path(path: str, value: Any) -> dict[str, Any]:
@@ -43,7 +54,7 @@ def sent(signals: Mapping[str, Any]) -> dict[str, Any]:
     patch: dict[str, Any] = {}
     for path, value in _leaves(signals, ""):
         if not _OWN.search(path):
-            _merge(patch, at_path(path, value), False)
+            merge(patch, at_path(path, value))
     return patch
 
 
@@ -55,23 +66,8 @@ def _leaves(signals: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
             yield f"{path}{name}", value
 
 
-def _merge(into: dict[str, Any] | list[Any], patch: Mapping[str, Any], only_if_missing: bool) -> None:
-    for name, value in patch.items():
-        if isinstance(into, list):
-            _merge_item(into, name, value, only_if_missing)
-        elif value is None:
-            if not only_if_missing:
-                into.pop(name, None)
-        elif isinstance(value, Mapping):
-            if not isinstance(into.get(name), dict | list):
-                into[name] = {}
-            _merge(into[name], value, only_if_missing)
-        elif not only_if_missing or name not in into:
-            into[name] = _without_null(value)
-
-
 def _merge_item(into: list[Any], name: str, value: Any, only_if_missing: bool) -> None:
-    """An object that is merged into a list names items by their numbers; what is no number changes nothing."""
+    """A name that is no number changes nothing in a list."""
     if not name.isdecimal() or (only_if_missing and (value is None or int(name) < len(into))):
         return
     into.extend([""] * (int(name) + 1 - len(into)))
