@@ -4,13 +4,14 @@ import gc
 import http.client
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from urllib.request import urlopen
 
 import pytest
@@ -176,6 +177,38 @@ def test_page_that_is_not_live_is_told_of_with_the_reason(live_asgi_server, new_
     assert "'connecting': the page loads no script. Write {% datastar_script %}" in failure()
     source('<script type="module" src="/no-such.js"></script>{% broadcast_connect "open" name="a" %}')
     assert f"'connecting': the page could not load {live_asgi_server}/no-such.js" in failure()
+
+
+@pytest.mark.browser
+@pytest.mark.servers
+def test_live_page_is_what_the_browser_shows(live_asgi_server, live_page, new_page):
+    source = """{% load ds_broadcaster %}<!doctype html><head><link rel="icon" href="data:,">
+        {% datastar_script %}</head><ul id="list" data-signals="{count: 0, o: {a: 1}}"><li id="a">one</li></ul>
+        <b data-text="`${$count} new`" data-show="$count"></b><i data-class:down="$_broadcast !== 'live'"></i>
+        <svg id="drawing" viewBox="0 0 1 1"></svg><table><tbody id="rows"><tr><td>1</td></tr></tbody></table>
+        <input id="field" data-bind:name value="ann">{% broadcast_connect "open" name="a" %}"""
+    url = f"/page/?source={quote(source)}"
+    browser, page = new_page(live_asgi_server), live_page(url)
+    browser.goto(url)
+    wait_for_live(browser)
+    broadcast("a", '<li id="b">two</li><li id="c">three</li>', selector="#list", mode="append")
+    broadcast("a", '<ul id="list" class="x"><li id="c">3<li id="d">4<li id="a">1</ul>')
+    broadcast.remove("a", "#d")
+    broadcast.signals("a", {"count": 3, "o": {"a": None, "b": 2}})
+    broadcast.signals("a", {"count": 4, "new": 1}, only_if_missing=True)
+    broadcast("a", "<tr><td>2</td></tr>", selector="#rows", mode="prepend")
+    broadcast("a", '<circle r="1"/>', selector="#drawing", mode="append", namespace="svg")
+    broadcast("a", '<input id="field" data-bind:name value="bob">')
+    broadcast.script("a", "window.told = 1")
+    broadcast.dispatch("a", "told")
+    broadcast("a", '<p id="last"></p>', selector="#list", mode="after")
+    browser.wait_for_selector("#last", state="attached")
+    page.settle()
+    cursor = re.compile("cursor=[^&]*")
+    shown = browser.evaluate("document.documentElement.outerHTML")
+    assert cursor.sub("", shown) == cursor.sub("", page.select_one("html").html)
+    assert page.scripts == ["window.told = 1"]
+    assert (page.signals["name"], page.signals["o"], page.signals["count"]) == ("bob", {"b": 2}, 3)
 
 
 # The server
