@@ -60,12 +60,18 @@ def pack_template(
 def render_event(payload: bytes, audience: Any) -> bytes:
     """Render what pack_template() returned for an audience; nothing when an instance in the context is gone."""
     names, context, selector, mode, or_remove = json.loads(payload)
-    try:
-        context = _loaded(context, {})
-    except _Gone:
+    html = render_observed(", ".join(names), _render, names, context, audience)
+    if html is None:
         return b""
-    html = render_observed(", ".join(names), render_to_string, names, {**context, "audience": audience})
     return encode_remove(or_remove) if or_remove and not html.strip() else encode_elements(html, selector, mode)
+
+
+def _render(names: list[str], context: Any, audience: Any) -> str | None:
+    try:
+        found = _loaded(context, {})
+    except _Gone:
+        return None
+    return render_to_string(names, {**found, "audience": audience})
 
 
 def _loaded(value: Any, known: dict[str, Model]) -> Any:

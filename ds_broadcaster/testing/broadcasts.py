@@ -45,12 +45,15 @@ class Broadcasts(list[Sent]):
         self.queries: list[Query] = []
         # Each fragment that was rendered, with its queries.
         self.renders: list[tuple[str, list[str]]] = []
+        # What renders raised: a model whose hook fails is saved all the same, and nothing is sent.
+        self.failures: list[str] = []
 
     def clear(self) -> None:
         """Forget what was sent and asked so far."""
         super().clear()
         self.queries.clear()
         self.renders.clear()
+        self.failures.clear()
 
     def assert_sent(
         self,
@@ -109,8 +112,9 @@ class Broadcasts(list[Sent]):
             )
 
     def _all(self, name: str, wanted: dict[str, Any]) -> str:
+        failed = f" What was rendered failed:{_listed(self.failures)}" if self.failures else ""
         if not self:
-            return "Nothing was sent."
+            return f"Nothing was sent.{failed}"
 
         def differences(each: Sent) -> list[str]:
             other = [] if each.channel == name else [f"channel {each.channel!r}, not {name!r}"]
@@ -119,7 +123,7 @@ class Broadcasts(list[Sent]):
         # To another channel is further away than another event.
         nearest = sorted(self, key=lambda each: (len(differences(each)), each.channel != name))
         lines = ("\n      ".join([str(each), *differences(each)]) for each in nearest)
-        return f"Sent was, nearest first:{_listed(lines)}"
+        return f"Sent was, nearest first:{_listed(lines)}{failed}"
 
 
 class Recorder(Observer):
@@ -147,7 +151,11 @@ class Recorder(Observer):
         with ExitStack() as stack:
             for connection in connections.all():
                 stack.enter_context(connection.execute_wrapper(note))
-            yield
+            try:
+                yield
+            except Exception as error:
+                self._broadcasts.failures.append(f"{name} failed: {error!r}")
+                raise
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The testing kit, as a project uses it: recording, permission, streams, the clock, the outage."""
 
 import re
+from unittest.mock import patch
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
@@ -15,7 +16,7 @@ from ds_broadcaster.testing import assert_may_listen, assert_refused, loop
 from ds_broadcaster.testing.kit import open_stream as kit_open
 from ds_broadcaster.testing.kit import staged
 from ds_broadcaster.testing.visitor import Visitor
-from tests.chat.models import Message, Room
+from tests.chat.models import Message, Reply, Room
 from tests.testing import kit_site
 from tests.testing.kit_site import KitRoomChannel
 
@@ -478,6 +479,15 @@ def test_page_is_no_stream_that_refuses(room, ann):
         assert_refused(ann, f"/rooms/{room.pk}/")
 
 
+def test_render_that_failed_is_told(broadcasts, room):
+    with patch.object(Message, "render_broadcast", side_effect=ZeroDivisionError("no template")):
+        Message.objects.create(room=room, text="hi")
+    with fails_with(
+        "Nothing was sent. What was rendered failed:\n  - Message.broadcast_created() failed: ZeroDivision"
+    ):
+        broadcasts.assert_sent(f"room-{room.pk}")
+
+
 # Queries
 
 
@@ -511,3 +521,13 @@ def test_repeated_queries_are_shown_without_their_columns(broadcasts, open_strea
     open_stream(KitRoomChannel, pk=room.pk, user=ann, cursor="another-1")
     with fails_with('Repeated:\n  - 2 times: SELECT ... FROM "auth_user" WHERE'):
         broadcasts.assert_max_queries(1)
+
+
+def test_queries_of_a_template_for_each_audience(broadcasts, open_stream, room):
+    open_stream("open", "hall")
+    reply = Reply.objects.create(message=Message.objects.create(room=room, text="hi"), text="hello")
+    broadcasts.clear()
+    broadcast.template("hall", "chat/_reply.html", {"object": reply}, audience=True)
+    with fails_with("chat/_reply.html made"):
+        open_stream("open", "hall").assert_open()
+        broadcasts.assert_max_queries(0)

@@ -7,6 +7,11 @@
 It needs the extra `testing`: pip install "ds-broadcaster[testing]".
 """
 
+try:
+    import turbohtml  # noqa: F401
+except ImportError as error:
+    raise ImportError('Pages in tests need a parser: run `pip install "ds-broadcaster[testing]"`.') from error
+
 from .document import Document
 from .elements import Element, parse_fragment
 from .signals import sent as sent_signals
