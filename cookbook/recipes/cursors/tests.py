@@ -12,7 +12,7 @@ def test_cursor_moves_on_the_pages_of_all(live_page, broadcaster_clock, ada, mio
     other.settle()
     assert other.signals[f"_cursor{ada.pk}"] == {"x": 0.5, "y": 0.25}
     late = live_page("/", user=luis)
-    assert f"_cursor{ada.pk}" not in late.signals
+    assert not late.signals[f"_cursor{ada.pk}"]
     for each in (page, other, late):
         each.settle()
         assert [cursor.text for cursor in each.select(".cursor")] == ["Ada", "Mio", "Luis"]
