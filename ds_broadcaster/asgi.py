@@ -1,7 +1,7 @@
 """The ASGI application with the handoff: a stream leaves Django's request cycle when its view has granted it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, cast
 
 from django.core.asgi import get_asgi_application as get_django_application
@@ -9,12 +9,11 @@ from django.core.asgi import get_asgi_application as get_django_application
 from .asgi_servers import Link, find_link
 from .exceptions import Gap
 from .hub.pages import pages
-from .streams.handoff import HandoffConnection, Message, Receive, Send
-from .streams.replayed_requests import OriginalRequest
+from .streams.handoff import Application, HandoffConnection, Message, Receive, Send
+from .streams.packed_requests import RequestPacker
 from .streams.responses import Stream, without_redirect
 from .streams.scope import SCOPE_KEY, find_mark, without_mark
-
-Application = Callable[[Message, Receive, Send], Awaitable[None]]
+from .streams.taken_over import take_over
 
 
 def get_asgi_application() -> "HandoffApplication":
@@ -35,6 +34,7 @@ class HandoffApplication:
     def __init__(self, application: Application, *, find_link: Callable[[Any], Link | None] = find_link) -> None:
         self.application = application
         self._find_link = find_link
+        self._packer = RequestPacker(application)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -48,10 +48,12 @@ class HandoffApplication:
             stream = await request.run(self.application, scope)
             del request  # It has the grant, and the stream is long.
             if stream is not None:
-                connection = HandoffConnection(stream.grant.user_id, send, link)
-                connection.request = OriginalRequest(self.application, scope)
+                hub = stream.get_hub()
+                user_id = stream.grant.user_id
+                connection = take_over(user_id, link) or HandoffConnection(user_id, send, link)
+                connection.request = self._packer.pack(scope)
                 try:
-                    async with stream.get_hub().stream(connection, stream.grant) as frames:
+                    async with hub.stream(connection, stream.grant) as frames:
                         connection.start(frames)
                         del stream, frames  # They may be large, and the stream is long.
                         await connection.wait_closed(receive)

@@ -12,7 +12,7 @@ from django.core.handlers.asgi import ASGIRequest
 
 from ds_broadcaster import signals
 from ds_broadcaster.asgi import HandoffApplication
-from ds_broadcaster.asgi_servers import Link
+from ds_broadcaster.asgi_servers import Link, Release
 from ds_broadcaster.broadcaster import Broadcaster
 from ds_broadcaster.brokers import GONE, LEASE, Command, PresenceDiff, PresenceStore, ProcessHoldings
 from ds_broadcaster.brokers.memory import MemoryBroker
@@ -383,8 +383,8 @@ def make_request(scope, user_id=None):
     return request
 
 
-# How a stream is carried: by whom, and whether its transport is within reach. The first is uvicorn's handoff.
-KINDS = ("driven", "driven, write last", "driven, no transport", "task", "plain", "plain, no transport")
+# How a stream is carried: by whom, and whether its transport is within reach. The first is uvicorn.
+KINDS = ("taken over", "driven", "driven, write last", "driven, no transport", "task", "plain", "plain, no transport")
 
 
 class FakeTransport:
@@ -404,6 +404,88 @@ class FakeTransport:
 
     def get_extra_info(self, name):
         return None
+
+
+class FakeTakenTransport(FakeTransport):
+    """The transport of a stream that has left its server, as asyncio has it: it buffers while the client stalls."""
+
+    def __init__(self, client):
+        super().__init__(client)
+        self.connections = set()
+        self.protocol = None
+        self.buffer = []
+        self.unread = None  # What the server was given back with the transport.
+        self.responses = 0
+        self.is_lost = False
+
+    def release(self):
+        return None if self.client._gone.is_set() else Release(self, True)
+
+    def set_protocol(self, protocol):
+        self.protocol = protocol
+
+    def write(self, data):
+        client = self.client
+        assert not self.closing or self.is_lost, "write() was called on a closing transport"
+        if client.failing:
+            client.loop.call_soon(self.lose, OSError("the connection is broken"))
+        elif not client._gone.is_set():
+            client.writes += 1
+            self.buffer.append(data)
+            self.flush()
+            if self.buffer:
+                self.protocol.pause_writing()
+
+    def flush(self):
+        client = self.client
+        while self.buffer and not client.stalled:
+            for message in dechunked(self.buffer.pop(0)):
+                client.take(message)
+            if client.is_slow:
+                client._writable.clear()
+        if self.closing and not self.buffer:
+            client.loop.call_soon(self.lose)
+
+    def drained(self):
+        if self.buffer:
+            self.flush()
+            if not self.buffer and not self.is_lost:
+                self.client.loop.call_soon(self.protocol.resume_writing)
+
+    def abort(self):
+        self.buffer.clear()
+        self.close()
+
+    def close(self):
+        self.closing = True
+        self.flush()
+
+    def lose(self, error=None):
+        if not self.is_lost:
+            self.is_lost = self.closing = True
+            self.client.is_over.set()
+            if self.protocol is not None:
+                self.protocol.connection_lost(error)
+
+    def take_back(self, transport, unread):
+        assert transport is self
+        assert not self.connections
+        self.protocol, self.unread = None, unread
+        self.count_response()
+        self.client.is_over.set()
+
+    def count_response(self):
+        self.responses += 1
+
+
+def dechunked(data):
+    """Return the bytes of a response in chunked encoding as ASGI messages."""
+    while data:
+        size, data = data.split(b"\r\n", 1)
+        count = int(size, 16)
+        body, end, data = data[:count], data[count : count + 2], data[count + 2 :]
+        assert end == b"\r\n"
+        yield {"body": body, "more_body": count > 0}
 
 
 class FakeClient:
@@ -442,10 +524,13 @@ class FakeClient:
         self._writable = asyncio.Event()
         self._writable.set()
         self._gone = asyncio.Event()
+        self.is_over = asyncio.Event()  # Of a stream that was taken over: it has lost its transport.
         self._sending = False
         self.scope = make_scope(cursor, query)
         if kind in ("driven", "driven, write last", "plain"):
             self.scope["transport"] = FakeTransport(self)
+        elif kind == "taken over":
+            self.scope["transport"] = FakeTakenTransport(self)
         options = StreamOptions(**options)
 
         def connect(scope):
@@ -495,6 +580,8 @@ class FakeClient:
 
     def drain(self):
         self._writable.set()
+        if self.kind == "taken over":
+            self.scope["transport"].drained()
 
     def fail(self):
         self.was_hindered = self.failing = True
@@ -506,6 +593,9 @@ class FakeClient:
             self.end = "left" if self.scope["transport"] is None or not self.scope["transport"].closing else "cut"
         self._gone.set()
         self._writable.set()
+        if self.kind == "taken over":
+            self.scope["transport"].buffer.clear()
+            self.loop.call_soon(self.scope["transport"].lose)
         if self.kind.startswith("plain"):
             self.task.cancel()  # As Django does when the server reports the disconnect.
 
@@ -569,9 +659,12 @@ class FakeClient:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
         def find_link(send):
-            return Link(self.scope["transport"], is_driveable=self.driveable)
+            transport = self.scope["transport"]
+            return Link(transport, is_driveable=self.driveable, release=getattr(transport, "release", None))
 
         await HandoffApplication(django, find_link=find_link)(self.scope, self._receive, self._send)
+        if self.kind == "taken over" and self.scope["transport"].protocol is not None:
+            await self.is_over.wait()
 
     async def _run_plain(self):
         response = self._connect(self.scope)

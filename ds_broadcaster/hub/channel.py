@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from ..asgi_servers import LAST_CHUNK
 from ..log import Log
 from ..sse import Fragment, Frame
 from .roster import Roster
@@ -75,7 +76,9 @@ class Chunk:
     def wire(self) -> bytes:
         """Return the bytes as HTTP/1.1 chunked encoding has them; made once for all."""
         if not self._wire:
-            self._wire = b"%x\r\n%b\r\n" % (len(self.body), self.body)
+            self._wire = b"%x\r\n%b\r\n" % (len(self.body), self.body) if self.body else b""
+            if self.last:
+                self._wire += LAST_CHUNK
         return self._wire
 
 

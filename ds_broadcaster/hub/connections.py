@@ -1,12 +1,13 @@
 """Connections: where each client stands in the logs of its channels, what it gets next, and how it ends.
 
 A Connection has one write path. Opening frames, events, heartbeats, retry lines and farewells are chunks, and each goes
-through `_write()`, which a carrier defines: streams/handoff.py and streams/plain.py.
+through `_write()`, which a carrier defines: streams/taken_over.py, streams/handoff.py and streams/plain.py.
 """
 
 import asyncio
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -121,6 +122,10 @@ class Connection:
     )
 
     registry: "Connections"
+    # For people: how the stream is carried.
+    way = ""
+    # Whether the carrier calls registry.on_lost() at the end, and not the block of Hub.stream().
+    closes_itself = False
 
     def __init__(self, user_id: Any, transport: asyncio.Transport | None) -> None:
         self.user_id = user_id
@@ -355,7 +360,8 @@ class Connections:
     `blocked` holds the connections whose transport is full, in the order in which that began; among them may be one
     that was told to end and is no longer open. `on_tick` is called at each tick of the timer, `on_interval` once in a
     heartbeat interval. `on_stop` is called with a connection that comes to a refresh, or to an event that is rendered
-    for each audience; `on_owing` with one that has all that there is, and a refresh to show.
+    for each audience; `on_owing` with one that has all that there is, and a refresh to show;
+    `on_lost` with one that closes itself, when it is over.
     """
 
     def __init__(
@@ -368,15 +374,18 @@ class Connections:
         on_interval: Callable[[], None],
         on_stop: Callable[[Connection, Stop], None],
         on_owing: Callable[[Connection], None],
+        on_lost: Callable[[Connection], None],
     ) -> None:
         self.loop = loop
         self.head = head
         self.interval = interval
         self.count = 0
+        self.ways = Counter[str]()
         self.blocked: dict[Connection, None] = {}
         self.all_closed = asyncio.Event()
         self.on_stop = on_stop
         self.on_owing = on_owing
+        self.on_lost = on_lost
         self._on_tick = on_tick
         self._on_interval = on_interval
         # A slot for each second of the interval, and no fewer than SLOTS.
@@ -393,6 +402,7 @@ class Connections:
         connection.slot[connection] = None
         self._added += 1
         self.count += 1
+        self.ways[connection.way] += 1
         self.all_closed.clear()
         if self._timer is None:
             self._timer = self.loop.call_later(self._tick_length, self._tick)
@@ -404,6 +414,7 @@ class Connections:
         del connection.slot[connection]
         connection.slot = None
         self.count -= 1
+        self.ways[connection.way] -= 1
         if not self.count:
             self.all_closed.set()
         return True

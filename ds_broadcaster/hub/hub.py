@@ -9,7 +9,7 @@ import logging
 import random
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from functools import partial
 from types import TracebackType
@@ -132,6 +132,7 @@ class Hub:
             on_interval=self._channels.trim,
             on_stop=self._refreshes.stop_at,
             on_owing=self._refreshes.catch_up,
+            on_lost=self.close,
         )
         self._tabs = TabStreams(loop, self._head, close=self._close_at_once)
         self._admission = Admission(broker, clock, self._rechecks, apply_to=self._apply_to)
@@ -227,6 +228,11 @@ class Hub:
         """The number of open connections."""
         return self._connections.count
 
+    @property
+    def ways(self) -> Counter[str]:
+        """The number of open connections for each way in which they are carried."""
+        return self._connections.ways.copy()  # Any thread may look.
+
     def is_idle(self) -> bool:
         """Tell whether nothing is left: no channel, connection, timer or task, and nothing that waits."""
         parts = (self._channels, self._connections, self._tabs, self._rechecks, self._refreshes, self._presence)
@@ -278,8 +284,8 @@ class Hub:
                 connection.start(frames)
                 ...
 
-        `frames` begin the stream. Entering raises Gap when what the grant relies on is gone or the broker is away: the
-        client should return.
+        `frames` begin the stream. A connection that closes itself stays open after the block. Entering raises Gap when
+        what the grant relies on is gone or the broker is away: the client should return.
         """
         connection.registry = self._connections
         return _Stream(self, connection, grant)
@@ -452,4 +458,5 @@ class _Stream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._hub.close(self._connection)
+        if error is not None or not self._connection.closes_itself:
+            self._hub.close(self._connection)

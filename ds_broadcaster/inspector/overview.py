@@ -21,6 +21,7 @@ from ..broadcaster import Broadcaster
 from ..brokers import ProcessHoldings, holdings_of
 from ..conf import get_settings
 from ..exceptions import BrokerUnavailable
+from ..hub.hub import Hub
 from ..ids import RESERVED
 
 # The channels that keep the inspector live: with buttons that disconnect and kill, and without.
@@ -130,6 +131,7 @@ class Overview:
             "has_buttons": self._has_buttons,
             "pid": str(os.getpid()),
             "cursor": cursor,
+            "ways": _ways(hubs),
             "processes": [self._process(holder) for holder in holdings[:PROCESSES]] if len(holdings) > 1 else [],
             "channels": [
                 self._channel(name, connections[name], _per_second(rates.get(f"#{name}")), holdings) for name in largest
@@ -183,6 +185,12 @@ def cut(name: str) -> str:
 def _label(holder: ProcessHoldings) -> str:
     """Return a process's name, without the part that tells processes of one number apart."""
     return cut(holder.process.rpartition(":")[0])
+
+
+def _ways(hubs: list[Hub]) -> str:
+    """Return how the streams of this process are carried, those of the inspector too."""
+    ways = sum((hub.ways for hub in hubs), Counter[str]())  # Which leaves out those without a stream.
+    return ", ".join(f"{count:,} {way}" for way, count in sorted(ways.items())) or "none"
 
 
 def _per_second(rate: float | None) -> str:

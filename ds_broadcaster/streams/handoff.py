@@ -13,6 +13,7 @@ from ..hub.connections import ABORTED, Connection
 Message = dict[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 Receive = Callable[[], Awaitable[Message]]
+Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 EAGER_TASKS = sys.version_info >= (3, 12)
 
@@ -23,13 +24,14 @@ class HandoffConnection(Connection):
     it is done.
     """
 
-    __slots__ = ("_cycle", "_is_driveable", "_leaving", "_send", "_task", "_writing")
+    way = "handed off"
+
+    __slots__ = ("_is_driveable", "_leaving", "_send", "_task", "_writing")
 
     def __init__(self, user_id: Any, send: Send, link: Link) -> None:
         super().__init__(user_id, link.transport)
         self._send = send
         self._is_driveable = link.is_driveable
-        self._cycle = link.cycle
         self._leaving = False
         self._writing: asyncio.Task[None] | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -84,24 +86,6 @@ class HandoffConnection(Connection):
                 self._task.cancel()
 
     def _write(self, chunk: Chunk) -> bool:
-        # The way of uvicorn's send() when it has nothing to wait for: its call and its framing are a third of what a
-        # delivery costs outside the kernel.
-        cycle = self._cycle
-        if (
-            cycle is not None
-            and not cycle.flow.write_paused
-            and not cycle.disconnected
-            and not cycle.response_complete
-            and cycle.chunked_encoding
-            and chunk.body
-            and not chunk.last
-        ):
-            try:
-                cycle.transport.write(chunk.wire())
-            except RuntimeError:  # uvloop raises it for a closed transport; send() knows what to do.
-                pass
-            else:
-                return True
         try:
             sending = self._send(chunk.message())
             if self._is_driveable:

@@ -24,6 +24,8 @@ class PlainConnection(Connection):
     `owns_task` tells that the task which asks for the parts does nothing else, so that an abort may cancel it.
     """
 
+    way = "plain"
+
     __slots__ = ("_is_over", "_owns_task", "_part", "_task", "_waiter")
 
     def __init__(self, user_id: Any, transport: asyncio.Transport | None, *, owns_task: bool = True) -> None:

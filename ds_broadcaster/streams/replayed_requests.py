@@ -8,10 +8,9 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Awaitable, Callable
 from contextvars import Context, ContextVar
 from http.client import HTTPException
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from django.db.utils import InterfaceError, OperationalError
 
@@ -19,7 +18,7 @@ from ..hub.connections import Connection
 from ..hub.grant import StreamGrant
 from ..hub.refreshes import Rendered
 from ..observers import observers
-from .handoff import Message, Receive, Send
+from .handoff import Application, Message
 from .requests import is_authenticated
 from .scope import RECHECK_KEY, REFRESH_KEY, SCOPE_KEY, find_mark
 
@@ -48,9 +47,22 @@ class OriginalRequest(NamedTuple):
     the first request alive.
     """
 
-    application: Callable[[Message, Receive, Send], Awaitable[None]]
+    application: Application
     scope: Message
     context: Context | None = None
+
+
+class KeptRequest(Protocol):
+    """What replay() needs of a request. See OriginalRequest."""
+
+    @property
+    def application(self) -> Application: ...
+
+    @property
+    def scope(self) -> Message: ...
+
+    @property
+    def context(self) -> Context | None: ...
 
 
 class Failure(NamedTuple):
@@ -88,11 +100,12 @@ async def render_own(connection: Connection, refreshed: frozenset[str]) -> Rende
 
 
 async def _ask(connection: Connection, marks: Message | None = None) -> tuple[bool | None, StreamGrant | None]:
-    request: OriginalRequest | None = connection.request
+    request: KeptRequest | None = connection.request
     if request is None:
         return None, None
-    path = request.scope["path"]
-    if request.scope["method"] != "GET":
+    scope = request.scope
+    path = scope["path"]
+    if scope["method"] != "GET":
         return False, None  # Asking would do again what the request did.
     try:
         answer = await replay(request, marks)
@@ -152,7 +165,7 @@ def note_failure(sender: Any = None, request: Any = None, **kwargs: Any) -> None
         note.append(Failure(sys.exception(), user_id))
 
 
-async def replay(request: OriginalRequest, marks: Message | None = None) -> Answer:
+async def replay(request: KeptRequest, marks: Message | None = None) -> Answer:
     """Run a request again, with `marks` in its scope, and return its answer."""
     granted: dict[str, Any] = {}
     failures: list[Failure] = []

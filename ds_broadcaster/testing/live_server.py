@@ -12,13 +12,14 @@ from typing import Any, cast
 from django.core.handlers.asgi import ASGIHandler
 from django.test import TransactionTestCase, modify_settings
 
-from ..asgi import Application, HandoffApplication
+from ..asgi import HandoffApplication
 from ..broadcaster import broadcast
 from ..conf import Settings
 from ..contrib.runserver.application import with_static_files
 from ..contrib.runserver.databases import shared_databases
 from ..hub.hub import Hub
 from ..hub.threads import RENDER_THREADS, Threads
+from ..streams.handoff import Application
 from .broker import StageBroker
 from .browser import plain_code_beside_a_loop
 from .cases import BroadcastTestMixin

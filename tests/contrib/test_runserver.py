@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from io import StringIO
+from types import SimpleNamespace
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -218,10 +219,10 @@ def test_command_that_adds_to_ours_may_come_first(monkeypatch):
 
 
 class FakeCycle:
-    """Looks to find_link() like uvicorn's state of a response."""
+    """Looks to find_link() like uvicorn's state of a response, which leads to its transport."""
 
     __module__ = "uvicorn.protocols.http.httptools_impl"
-    chunked_encoding = flow = disconnected = response_complete = transport = None
+    transport = SimpleNamespace(abort=None)
 
     def __init__(self):
         self.sent = []
@@ -254,7 +255,7 @@ def test_request_is_logged_once_and_the_handoff_finds_a_server(caplog, monkeypat
     scope = {"type": "http", "method": "GET", "path": "/a b", "query_string": b"c=1", "http_version": "1.1"}
     asyncio.run(RequestLog(application)(scope, None, cycle.send))
     assert len(cycle.sent) == 1 + len(bodies)
-    assert links[0].cycle is cycle
+    assert links[0].transport is cycle.transport
     (record,) = caplog.records
     assert (record.levelname, record.getMessage()) == expected
     assert record.status_code == status

@@ -592,6 +592,7 @@ def test_overview_is_bounded(world, settings):
     assert "and 5 more</span>" in text
     assert "\N{MULTIPLICATION SIGN}2" in text
     assert f"<dd>{CHANNELS + 7 + USERS + 6}</dd>" in text
+    assert f"Streams here: {CHANNELS + 7 + USERS + 8} handed off</span>" in text
     assert f">{CHANNEL}<" not in text
     settings.DS_BROADCASTER_MAX_EVENT_BYTES = 20_000
     text = overview(CHANNEL, [])

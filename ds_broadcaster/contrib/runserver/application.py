@@ -7,7 +7,8 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from ...asgi import Application, get_asgi_application
+from ...asgi import get_asgi_application
+from ...streams.handoff import Application
 
 
 def get_application() -> Application:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import uvicorn
 
-from ...asgi import Application
+from ...streams.handoff import Application
 
 # Django's own for runserver: it has the format and the colours.
 logger = logging.getLogger("django.server")
