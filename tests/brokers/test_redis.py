@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import itertools
+import random
 import socket
+import struct
 import time
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from ds_broadcaster.brokers.redis.broker import SWEPT
 from ds_broadcaster.conf import History
 from ds_broadcaster.exceptions import BrokerUnavailable, Gap
 from ds_broadcaster.ids import parse_id
+from ds_broadcaster.sse import Facts
 from ds_broadcaster.testing.brokers.receiver import PRESENCE, RESET, RecordingReceiver
 from tests.harness.programs import wait_until
 from tests.harness.redis import RedisCluster, RedisSentinel, RedisServer
@@ -163,7 +166,10 @@ def test_nothing_remains_of_channels_without_recent_events(server, channel):
         last = time_of(server)
         wait_until(lambda: time_of(server) > last + 0.11, "the last event to be too old")
         broker._sweep()
-        assert server.call("zcard", broker.session.key_of("times")) == 0
+        for key in ("times", "channels"):
+            assert server.call("exists", broker.session.key_of(key)) == 1
+        assert server.call("zrange", broker.session.key_of("times"), 0, -1) == [b""]
+        assert server.call("hkeys", broker.session.key_of("channels")) == [b""]
 
 
 def test_server_that_evicts_histories_keeps_commands_until_they_are_too_old():
@@ -246,6 +252,56 @@ def test_server_that_evicts_what_it_likes_leads_to_gaps_and_never_to_silence():
         assert told < 400
 
 
+def test_clients_see_no_more_than_the_limits_and_little_more_is_kept(server, channel):
+    with broker_at(server.url, {"prefix": channel}, max_events=48) as broker:
+        for number in range(1, 100):
+            broker.publish("a", b"x\n\n")
+            assert server.call("xlen", f"{{{channel}}}:h:a") <= min(number, 51)
+        assert server.call("xlen", f"{{{channel}}}:h:a") > 48
+        assert gaps(broker, id_of(broker, 50))
+        assert not gaps(broker, id_of(broker, 51))
+        assert [number for number, _ in asyncio.run(broker.read("a", 51))] == list(range(52, 100))
+
+
+def test_total_stays_right_whatever_was_dropped(server, channel):
+    """By limits, compaction, the cap, commands, age, eviction and another program."""
+    dice = random.Random(5)
+    limits = {"max_events": 20, "max_bytes": 3000, "max_total_bytes": 9000}
+    with broker_at(server.url, {"prefix": channel}, **limits) as broker:
+        for _ in range(600):
+            name = f"channel-{dice.randrange(8)}"
+            match dice.choices(["publish", "transient", "kill", "evict", "locate", "step"], [9, 2, 0.3, 0.3, 2, 2])[0]:
+                case "publish":
+                    broker.publish(name, b"x" * dice.randrange(500), random_facts(dice))
+                case "transient":
+                    broker.publish(name, b"x", Facts(is_transient=True))
+                case "kill":
+                    broker.command(name, Command("kill"))
+                case "evict":
+                    server.call("del", f"{{{channel}}}:{dice.choice('hw')}:{name}")
+                case "locate":
+                    broker.locate([name], broker.cursor())
+                case "step":
+                    names = [f"channel-{dice.randrange(8)}" for _ in range(5)]
+                    broker.publish_all([Event(each, b"x" * 100, random_facts(dice)) for each in names])
+        # What was evicted is noticed by the next event.
+        broker.publish_all([Event(f"channel-{number}", b"x") for number in range(8)])
+        histories = {key: server.call("xrange", key, "-", "+") for key in server.call("keys", f"{{{channel}}}:h:*")}
+        sizes = {key: sum(len(fields[b"p"]) for _, fields in entries) for key, entries in histories.items()}
+        *_, total, _ = struct.unpack("<dddd", server.call("get", broker.session.key_of("state"))[:32])
+        known = server.call("hgetall", broker.session.key_of("channels"))
+        noted = {name: struct.unpack("<dddddddd", text[:64])[2:4] for name, text in known.items() if name}
+        assert total == sum(sizes.values())
+        for key, entries in histories.items():
+            assert noted[key.rpartition(b":")[2]] == (sizes[key], len(entries))
+            assert len(entries) <= 21
+
+
+def random_facts(dice):
+    replaces = dice.choice([None, "", "e:a", "e:b", "c:a", "s:a", "r:"])
+    return Facts(replaces=replaces, exclude=dice.choice([None, None, "tab-1"]), is_refresh=replaces == "r:")
+
+
 def test_cap_over_all_channels_is_kept(server, channel):
     with broker_at(server.url, {"prefix": channel}, max_total_bytes=100_000) as broker:
         given = [broker.publish(f"channel-{number}", b"x" * 10_000) for number in range(30)]
@@ -260,7 +316,9 @@ def test_cap_over_all_channels_is_kept_within_a_step_too(server, channel):
         # With its line of facts, an event is a byte longer: 400 and 1000.
         before = [Event(name, b"x" * 397 + b"\n\n") for name in "zyxwv"]
         broker.publish_all([*before, Event("b", b"x" * 997 + b"\n\n")])
-        assert int(server.call("HGET", broker.session.key_of("state"), "total")) <= 2000
+        histories = [key for key in server.call("keys", "*") if f"{{{channel}}}:h:".encode() in key]
+        kept = [fields[b"p"] for key in histories for _, fields in server.call("xrange", key, "-", "+")]
+        assert sum(map(len, kept)) <= 2000
         assert broker.locate(["z", "y", "x", "w", "v", "b"], id_of(broker, 0)).gaps == {"z", "y", "x"}
 
 
@@ -509,14 +567,10 @@ def test_commands_that_are_too_old_to_be_read_again_are_made_up_for(server, brok
 
 
 def test_errors_of_redis_py_are_none_of_the_users(broker, monkeypatch):
-    monkeypatch.setattr(broker.session.topology, "client", Broken())
+    monkeypatch.setattr(broker.session.topology, "ask", refuse)
     with pytest.raises(BrokerUnavailable, match="NOPERM"):
         broker.publish("a", b"x\n\n")
 
 
-class Broken:
-    def evalsha(self, *arguments):
-        raise redis.exceptions.NoPermissionError("NOPERM this user has no permissions")
-
-    def close(self):
-        pass
+def refuse(*command):
+    raise redis.exceptions.NoPermissionError("NOPERM this user has no permissions")

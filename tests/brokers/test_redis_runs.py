@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from ds_broadcaster.brokers import Command, Event
+from ds_broadcaster.brokers.redis import scripts
 from ds_broadcaster.ids import parse_id
 from ds_broadcaster.testing.brokers.receiver import GAP, PRESENCE, RESET, RecordingReceiver
 from tests.brokers.test_redis import broker_at, gaps, publish
@@ -126,6 +127,16 @@ def test_run_that_lost_nothing_gives_no_id_twice(server):
         assert len({*given}) == len(given) == 12
         assert len({parse_id(each)[0] for each in given}) == 3
         assert other.locate(["a"], None).epoch == broker.locate(["a"], None).epoch
+
+
+def test_restarted_server_is_noticed_by_the_first_event_however_long_a_look_at_the_run_is_trusted(server, monkeypatch):
+    monkeypatch.setattr(scripts, "PUBLISH", scripts.load("history", "publish", trusted_for=3_600_000))
+    with broker_at(server.url) as broker:
+        publish(broker, 3)
+        before = broker.epoch
+        restore(server, broker)
+        assert publish(broker, 2) == [1, 2]
+        assert broker.epoch != before
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from ...conf import History
@@ -11,6 +12,7 @@ from ...exceptions import BrokerUnavailable, Gap
 from ...ids import parse_id
 from ...sse import PLAIN, Facts, Frame
 from ..base import COMMANDS_KEPT, EVERYWHERE, LEASE, Command, Event, GivenCommand, Position, Receiver
+from ..joining import Joining, LoopJoining
 from ..network import NetworkBroker
 from ..packing import encoded, pack_command, pack_event
 from . import scripts
@@ -47,33 +49,39 @@ class RedisBroker(NetworkBroker):
         self.session = Session(location, options, self.on_epoch)
         self.presence = RedisPresence(self.session, options.get("lease", LEASE))
         self._swept = 0.0
+        self._max_age = milliseconds(history.max_age)
+        limits = history.max_events, history.max_bytes, self._max_age, history.max_total_bytes
+        self._publishing = [*limits, self.session.topic_of(b"")]
+        self._joining = Joining(self._publish, _size_of)
+        self._loop_joining = LoopJoining(self._joining.publish, _size_of)
 
     # Publishing.
 
     def publish(self, channel: str, payload: bytes, facts: Facts = PLAIN) -> int:
-        return self._publish([Event(channel, payload, facts)])
+        return self._joining.publish([_item(channel, payload, facts)])
+
+    async def apublish(self, channel: str, payload: bytes, facts: Facts = PLAIN) -> int:
+        return await self._loop_joining.publish([_item(channel, payload, facts)])
 
     def publish_all(self, events: Sequence[Event]) -> None:
         if events:
-            self._publish(events)
+            self._joining.publish([_item(*each) for each in events])
 
-    def _publish(self, events: Sequence[Event]) -> int:
-        limits, session = self.limits, self.session
-        arguments: list[Any] = [limits.max_events, limits.max_bytes, self._max_age, limits.max_total_bytes]
-        arguments += [session.history_of(b""), session.topic_of(b""), session.wholes_of(b"")]
-        for each in events:
-            facts = each.facts
-            kind = "t" if facts.is_transient else "r" if facts.is_refresh else ""
-            replaces = "" if facts.replaces is None else f"={facts.replaces}"
-            arguments += [encoded(each.channel), pack_event(each.payload, facts), kind, replaces, facts.exclude or ""]
-        keys = [session.history_of(encoded(each.channel)) for each in events]
+    async def apublish_all(self, events: Sequence[Event]) -> None:
+        if events:
+            await self._loop_joining.publish([_item(*each) for each in events])
+
+    def _publish(self, items: "list[_Item]") -> Sequence[int]:
+        arguments = [*self._publishing, *chain.from_iterable(items)]
         # Replicas keep nothing of what is transient.
-        ask = session.run if all(each.facts.is_transient for each in events) else session.write
-        return int(ask(scripts.PUBLISH, keys, arguments)[1])
+        is_kept = any(spec != "t" for _, _, spec, _ in items)
+        ask = self.session.write if is_kept else self.session.run
+        newest = int(ask(scripts.PUBLISH, (), arguments)[1])
+        return range(newest - len(items) + 1, newest + 1)
 
     def command(self, channel: str, command: Command) -> None:
         name, session = encoded(channel), self.session
-        keys = [session.history_of(name), session.key_of("commands")]
+        keys = [session.key_of("commands")]
         text, kept = pack_command(channel, command), milliseconds(COMMANDS_KEPT)
         session.write(scripts.COMMAND, keys, [name, text, command.verb, kept, session.topic_of(name)])
 
@@ -83,8 +91,8 @@ class RedisBroker(NetworkBroker):
         parsed = parse_id(event_id) if event_id else None
         names = [encoded(channel) for channel in channels]
         epoch, sequence = parsed or ("", 0)
-        histories = [self.session.history_of(name) for name in names]
-        answer = self.session.run(scripts.LOCATE, histories, [epoch, sequence, self._max_age, *names])
+        limits = self.limits.max_events, self._max_age
+        answer = self.session.run(scripts.LOCATE, (), [epoch, sequence, *limits, *names])
         now, granted, *covered = answer
         if not event_id:
             return Position(now.decode(), granted, granted)
@@ -98,7 +106,7 @@ class RedisBroker(NetworkBroker):
 
     def _read(self, channel: str, cursor: int) -> list[tuple[int, Frame]]:
         name = encoded(channel)
-        answer = self.session.run(scripts.READ, [self.session.history_of(name)], [name, cursor, self._max_age])
+        answer = self.session.run(scripts.READ, (), [name, cursor, self.limits.max_events, self._max_age])
         if not answer[1]:
             raise Gap(f"{channel!r} no longer holds what came after {cursor}.")
         epoch = answer[0].decode()
@@ -128,13 +136,9 @@ class RedisBroker(NetworkBroker):
 
     def _sweep(self) -> None:
         with contextlib.suppress(BrokerUnavailable):  # The next sweep is not far.
-            arguments = [self._max_age, SWEPT, self.session.history_of(b""), milliseconds(COMMANDS_KEPT)]
+            arguments = [self._max_age, SWEPT, milliseconds(COMMANDS_KEPT)]
             while self.session.run(scripts.SWEEP, [self.session.key_of("commands")], arguments)[1] == SWEPT:
                 pass
-
-    @property
-    def _max_age(self) -> int:
-        return milliseconds(self.limits.max_age)
 
     # Hubs.
 
@@ -144,3 +148,21 @@ class RedisBroker(NetworkBroker):
     def close(self) -> None:
         super().close()
         self.session.close()
+
+
+# An event as publish.lua has it: its channel, its payload, what it is, and the tab that it leaves out.
+_Item = tuple[bytes, bytes, str, str]
+
+
+def _item(channel: str, payload: bytes, facts: Facts = PLAIN) -> _Item:
+    if facts.is_transient:
+        spec = "t"
+    else:
+        spec = "r" if facts.is_refresh else ""
+        if facts.replaces is not None:
+            spec += f"={facts.replaces}"
+    return encoded(channel), pack_event(payload, facts), spec, facts.exclude or ""
+
+
+def _size_of(item: _Item) -> int:
+    return len(item[1])

@@ -1,10 +1,9 @@
 """Asking Redis: the keys, and scripts that each run there in one step. Any thread may ask; no event loop is needed."""
 
-import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import redis
@@ -17,7 +16,7 @@ from ..network import MalformedLog
 from . import scripts
 from .messages import unpack_kept_command
 from .scripts import Script
-from .topology import FAILURES, Topology, naming_no_servers
+from .topology import Topology, asking
 
 # Milliseconds that replicas may take to confirm an event: less than the server has for its answer.
 REPLICAS_WAIT = 600
@@ -74,8 +73,7 @@ class Session:
                 "with a single server or with sentinels only. For a cluster, Redis' own min-replicas-to-write makes a "
                 "node refuse what too few replicas would get."
             )
-        self._state = [self.key_of(name) for name in ("state", "last", "floor", "size", "times")]
-        self._refreshed = self.key_of("refreshed")
+        self._state = [self.key_of(name) for name in ("state", "channels", "times")]
         self.topology = Topology(location, self._state[0], sentinel=sentinel, cluster=cluster, options=rest)
         self._on_epoch = on_epoch
         self.malformed = MalformedLog("Redis")
@@ -85,14 +83,6 @@ class Session:
         """Return the key that scripts.py describes as `{p}:<name>`."""
         return f"{self.prefix}:{name}"
 
-    def history_of(self, name: bytes) -> bytes:
-        """Return the key of a channel's history."""
-        return b"%b:h:%b" % (self.prefix.encode(), name)
-
-    def wholes_of(self, name: bytes) -> bytes:
-        """Return the key of what a channel's next event may make superfluous."""
-        return b"%b:w:%b" % (self.prefix.encode(), name)
-
     def topic_of(self, name: bytes) -> bytes:
         """Return the topic that a process subscribes to for a channel."""
         # A published message reaches all databases of a server, so the topic carries the database's number.
@@ -101,18 +91,18 @@ class Session:
     def run(self, script: Script, keys: Sequence[Any], arguments: Sequence[Any], client: Any = None) -> Any:
         """Run a script and return its answer, which begins with the epoch. Raises BrokerUnavailable."""
         # A fresh epoch each time: a server that loses its memory twice must not return to an earlier epoch.
-        keys = [*self._state, *keys, self._refreshed]
-        arguments = [*keys, new_epoch(), *arguments]
-        with _asking():
-            client = client or self.topology.client
+        count = len(self._state) + len(keys)
+        arguments = [*self._state, *keys, new_epoch(), *arguments]
+        with asking:
+            ask = client.execute_command if client is not None else self.topology.ask
             try:
-                answer = _evaluated(client, script, keys, arguments)
+                answer = _evaluated(ask, script, count, arguments)
             except redis.ResponseError as error:
                 if not self._may_mend(error):
                     raise
                 logger.error("Another program has written to keys of %s: %s They are deleted.", self.prefix, error)
-                client.delete(*keys)
-                answer = _evaluated(client, script, keys, arguments)
+                ask("DEL", *arguments[:count])
+                answer = _evaluated(ask, script, count, arguments)
         self._on_epoch(answer[0].decode())
         return answer
 
@@ -128,7 +118,7 @@ class Session:
         """Run a script, and wait until enough replicas have its writes. See run()."""
         if not self._replicas:
             return self.run(script, keys, arguments)
-        with _asking(), self.topology.client.client() as client:
+        with asking, self.topology.client.client() as client:
             # On one connection: WAIT is about the writes of its own.
             answer = self.run(script, keys, arguments, client)
             confirmed = client.wait(self._replicas, REPLICAS_WAIT)
@@ -160,23 +150,12 @@ class Session:
         self.topology.close()
 
 
-def _evaluated(client: Any, script: Script, keys: Sequence[Any], arguments: Sequence[Any]) -> Any:
+def _evaluated(ask: Callable[..., Any], script: Script, count: int, arguments: Sequence[Any]) -> Any:
     try:
-        return client.evalsha(script.sha, len(keys), *arguments)
+        return ask("EVALSHA", script.sha, count, *arguments)
     except redis.exceptions.NoScriptError:
-        return client.eval(script.text, len(keys), *arguments)
-
-
-@contextlib.contextmanager
-def _asking() -> Iterator[None]:
-    """Raise BrokerUnavailable for every error of redis-py."""
-    try:
-        with naming_no_servers():
-            yield
-    except BrokerUnavailable:
-        raise  # It is an OSError, and says it already.
-    except (*FAILURES, OSError) as error:
-        raise BrokerUnavailable(f"Redis could not be asked: {error}") from error
+        keys, epoch, rest = arguments[:count], arguments[count], arguments[count + 1 :]
+        return ask("EVAL", script.text, count, *keys, f"!{epoch}", *rest)
 
 
 def milliseconds(seconds: float) -> int:

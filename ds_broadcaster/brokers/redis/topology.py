@@ -2,7 +2,8 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from ...exceptions import BrokerUnavailable
+from .connections import Connections
 
 # Seconds that a server has to answer; connecting and asking together take at most twice this.
 TIMEOUT = 0.9
@@ -74,7 +76,9 @@ class Topology:
         self.database = int(database)
         self._is_secure = any(urlsplit(url).scheme == "rediss" for url in urls)
         self._sentinel: Sentinel | None = None
+        # redis-py's client, and what asks one command at a time with less ado, where that is possible.
         self.client: Any
+        self._connections: Connections | None = None
         if sentinel is not None:
             self._use_sentinels(parsed, sentinel)
         elif cluster:
@@ -87,6 +91,8 @@ class Topology:
                 self._url, max_connections=CONNECTIONS, timeout=TIMEOUT, retry=_no_retry(), **self._options
             )
             self.client = redis.Redis.from_pool(pool)  # Unlike Redis(connection_pool=pool), it closes the pool.
+            make = partial(pool.connection_class, **pool.connection_kwargs)
+            self._connections = Connections(make, CONNECTIONS, TIMEOUT)
 
     def _use_sentinels(self, parsed: list[dict[str, Any]], service: str) -> None:
         addresses = [(each.get("host", "localhost"), each.get("port", 26379)) for each in parsed]
@@ -115,11 +121,15 @@ class Topology:
             )
         )
 
+    def ask(self, *command: Any) -> Any:
+        """Execute one command, and return its answer. Raises what redis-py does, and BrokerUnavailable."""
+        return (self._connections or self.client).execute_command(*command)
+
     def new_connection(self) -> Any:
         """Return an unopened connection to the server that publishes. May block: sentinels or nodes name it."""
         options = {**self._options, "socket_timeout": None, "protocol": 2}
         if self._sentinel is not None:
-            with naming_no_servers():
+            with asking:
                 host, port = self._sentinel.discover_master(self._service)
         elif isinstance(self.client, _LazyClient):
             # Every node gets what another publishes, but over links that lose messages when they break.
@@ -136,18 +146,28 @@ class Topology:
     def close(self) -> None:
         """Close the connections."""
         self.client.close()
+        if self._connections is not None:
+            self._connections.close()
         if self._sentinel is not None:
             for sentinel in self._sentinel.sentinels:
                 sentinel.close()
 
 
-@contextlib.contextmanager
-def naming_no_servers() -> Iterator[None]:
-    """Raise BrokerUnavailable where no sentinel knows a primary: some versions of redis-py would show the password."""
-    try:
-        yield
-    except MasterNotFoundError:
-        raise BrokerUnavailable("Redis could not be asked: no sentinel names a primary that is up.") from None
+class Asking:
+    """A context that raises BrokerUnavailable for every error of redis-py."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, MasterNotFoundError):  # Some versions of redis-py would show the password.
+            raise BrokerUnavailable("Redis could not be asked: no sentinel names a primary that is up.") from None
+        # It is an OSError, and says it already.
+        if isinstance(error, (*FAILURES, OSError)) and not isinstance(error, BrokerUnavailable):
+            raise BrokerUnavailable(f"Redis could not be asked: {error}") from error
+
+
+asking = Asking()
 
 
 def _parsed(url: str) -> dict[str, Any]:

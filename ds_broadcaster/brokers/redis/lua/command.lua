@@ -2,17 +2,17 @@
 --
 -- The key does not expire: a server that evicts what expires, such as histories, would evict it first.
 --
--- KEYS: ... history, commands. ARGV: epoch, channel, command, "kill" or another verb, kept (ms), topic. Returns epoch,
--- sequence.
+-- KEYS: ... commands. ARGV: epoch, channel, command, "kill" or another verb, kept (ms), topic. Returns epoch, sequence.
 
-local history, commands, channel = KEYS[6], KEYS[7], ARGV[2]
-local seq = redis.call('HINCRBY', state, 'seq', 1)
+local commands, channel = KEYS[4], ARGV[2]
+seq = seq + 1
+save()
 if ARGV[4] == 'kill' then
-    resize(channel, 0)
-    redis.call('DEL', history)
-    redis.call('HSET', last, channel, seq)
-    redis.call('HSET', floor, channel, seq)
+    local it = begin(channel, known(channel))
+    it.last, it.floor, it.at = seq, seq, now
+    note(channel, it)
     redis.call('ZADD', times, now, channel)
+    save()
 end
 redis.call('ZREMRANGEBYSCORE', commands, '-inf', now - tonumber(ARGV[5]))
 redis.call('ZADD', commands, now, epoch .. ' ' .. seq .. ' ' .. ARGV[3])

@@ -4,7 +4,7 @@
 -- processes to leave out. Returns epoch, then each process's name and its content.
 
 local found = {epoch}
-for _, process in ipairs(redis.call('ZRANGEBYSCORE', KEYS[6], now, '+inf')) do
+for _, process in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], now, '+inf')) do
     local is_asked = true
     for position = 5, #ARGV do
         is_asked = is_asked and ARGV[position] ~= process

@@ -8,7 +8,7 @@
 -- are away or back, each as channel, user, channel, user ...; and channel, user, time ... for users who have been there
 -- for longer than told.
 
-local processes, presence, owed = KEYS[6], KEYS[7], KEYS[8]
+local processes, presence, owed = KEYS[4], KEYS[5], KEYS[6]
 local me, topics, holdings, people, known = ARGV[2], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 
 -- In a new epoch the memory, or its newest part, is gone where a process is there from before: it says so, or its lease
@@ -167,7 +167,7 @@ for _, seen in ipairs(pairs_seen) do
     end
 end
 -- Tells listeners that they have heard everything up to here.
-redis.call('PUBLISH', topics, epoch .. ' ' .. redis.call('HGET', state, 'seq') .. ' h')
+redis.call('PUBLISH', topics, epoch .. ' ' .. seq .. ' h')
 local next_end = tonumber(redis.call('ZRANGE', processes, 0, 0, 'WITHSCORES')[2])
 if not is_settled then
     next_end = math.min(next_end, settles)
