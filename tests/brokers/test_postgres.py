@@ -880,6 +880,75 @@ def test_frozen_server_keeps_no_caller_waiting_for_long(django_db_blocker):
             listening(broker, test)
 
 
+@contextlib.contextmanager
+def held_up(broker):
+    """Have the broker's first step begin at the end of the block; yield the number of events in each step."""
+    steps, step, may_begin = [], broker._joining._step, threading.Event()
+
+    def begin(items):
+        steps.append(len(items))
+        assert may_begin.wait(20)
+        return step(items)
+
+    broker._joining._step = begin
+    try:
+        yield steps
+    finally:
+        may_begin.set()
+
+
+def test_threads_that_publish_at_once_share_a_transaction_of_the_broker(broker):
+    def publish(number):
+        try:
+            sequences[number] = broker.publish(f"channel-{number % 2}", b"%d\n\n" % number)
+        finally:
+            connections.close_all()
+
+    sequences = {}
+    with held_up(broker) as steps:
+        threads = [threading.Thread(target=publish, args=(number,)) for number in range(6)]
+        threads[0].start()
+        wait_until(lambda: steps, "the first step")
+        for count, each in enumerate(threads[1:], 1):
+            each.start()
+            wait_until(lambda count=count: len(broker._joining._waiting) == count, "one who waits")
+    for each in threads:
+        each.join(20)
+    assert steps == [1, 5]
+    first = sequences[0]
+    assert sequences == {number: first + number for number in range(6)}
+    found = asyncio.run(broker.read("channel-1", first - 1))
+    assert [(number, frame.data.partition(b"\n")[2]) for number, frame in found] == [
+        (first + number, b"%d\n\n" % number) for number in (1, 3, 5)
+    ]
+
+
+def test_event_of_a_transaction_joins_no_other(broker):
+    """It belongs to the transaction, and does not wait for others."""
+    kept = []
+
+    def publish(is_atomic):
+        try:
+            with transaction.atomic(using=ALIAS) if is_atomic else contextlib.nullcontext():
+                kept.append(broker.publish("a", b"%d\n\n" % is_atomic))
+                if is_atomic:
+                    transaction.set_rollback(True, using=ALIAS)
+        finally:
+            connections.close_all()
+
+    with held_up(broker) as steps:
+        alone = threading.Thread(target=publish, args=(False,))
+        alone.start()
+        wait_until(lambda: steps, "the first step")
+        within = threading.Thread(target=publish, args=(True,))
+        within.start()
+        within.join(20)
+        assert kept == [None]
+    alone.join(20)
+    assert steps == [1]
+    assert [frame.data.partition(b"\n")[2] for _, frame in asyncio.run(broker.read("a", 0))] == [b"0\n\n"]
+
+
 @pytest.mark.slow
 def test_thread_does_not_wait_for_a_loop_that_has_ended(broker):
     """It would keep the process from ending."""

@@ -17,12 +17,13 @@ from ...exceptions import BrokerUnavailable, Gap
 from ...ids import parse_id
 from ...sse import PLAIN, Facts, Frame
 from ..base import COMMANDS_KEPT, EVERYWHERE, LEASE, Command, Event, GivenCommand, Position, Receiver, T, frame
+from ..joining import Joining
 from ..network import MalformedLog, NetworkBroker
 from ..packing import encoded, pack_command, pack_event, unpack_command, unpack_event
 from . import statements
 from .listener import PostgresListener
 from .presence import PostgresPresence
-from .session import Session, Sessions, ask, asking, bounded
+from .session import Session, Sessions, ask, asking, execute
 
 # Seconds between two sweeps of a process.
 SWEEP_INTERVAL = 10
@@ -60,6 +61,7 @@ class PostgresBroker(NetworkBroker):
         self._sessions = Sessions(self._listening_alias)
         self.presence = PostgresPresence(self._alias, self._sessions, options.get("lease", LEASE), self._malformed)
         self._limits = statements.limits_of(history)
+        self._joining = Joining(self._publish_now, _size_of)
         self._swept = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -77,19 +79,29 @@ class PostgresBroker(NetworkBroker):
             self._publish([_item(*each) for each in events])
 
     def command(self, channel: str, command: Command) -> None:
-        self._publish([_Item(channel, command.verb, pack_command(channel, command))])
+        text = pack_command(channel, command)
+        self._publish([_Item(statements.key_of(channel), encoded(channel), command.verb, text)])
 
-    def _publish(self, items: Sequence["_Item"]) -> int | None:
-        channels, verbs, *others = map(list, zip(*items, strict=True))
-        values = (list(map(statements.key_of, channels)), list(map(encoded, channels)), verbs, *others)
-        is_transient = all(verb == statements.TRANSIENT for verb in verbs)
-        with asking(self._alias) as connection, connection.cursor() as cursor:
+    def _publish(self, items: "list[_Item]") -> int | None:
+        with asking(self._alias) as connection:
             if not connection.get_autocommit():
-                cursor.execute(statements.PUBLISH_LATER, values)
+                # The events belong to this transaction.
+                with connection.cursor() as cursor:
+                    cursor.execute(statements.PUBLISH_LATER, _columns(items))
                 return None
-            with bounded(connection.connection):
-                cursor.execute(statements.PUBLISH_TRANSIENT if is_transient else statements.PUBLISH, values)
-            return int(cursor.fetchall()[-1][0])
+        return self._joining.publish(items)
+
+    def _publish_now(self, items: "list[_Item]") -> Sequence[int]:
+        is_transient = all(each.verb == statements.TRANSIENT for each in items)
+        values: Sequence[Any]
+        if len(items) == 1:
+            statement = statements.PUBLISH_ONE_TRANSIENT if is_transient else statements.PUBLISH_ONE
+            values = items[0]
+        else:
+            statement = statements.PUBLISH_TRANSIENT if is_transient else statements.PUBLISH
+            values = _columns(items)
+        with asking(self._alias) as connection:
+            return [row[0] for row in execute(connection, statement, values)]
 
     # Positions and history.
 
@@ -178,9 +190,10 @@ class PostgresBroker(NetworkBroker):
 
 
 class _Item(NamedTuple):
-    """A row to publish, as the arguments of statements.PUBLISH have it."""
+    """A row to publish, as the arguments of statements.PUBLISH_ONE have it."""
 
-    channel: str
+    key: bytes
+    channel: bytes
     verb: str
     payload: bytes
     replaces: str | None = None
@@ -190,7 +203,17 @@ class _Item(NamedTuple):
 
 def _item(channel: str, payload: bytes, facts: Facts = PLAIN) -> _Item:
     verb = statements.TRANSIENT if facts.is_transient else ""
-    return _Item(channel, verb, pack_event(payload, facts), facts.replaces, facts.exclude or "", facts.is_refresh)
+    packed = pack_event(payload, facts)
+    key, name = statements.key_of(channel), encoded(channel)
+    return _Item(key, name, verb, packed, facts.replaces, facts.exclude or "", facts.is_refresh)
+
+
+def _columns(items: Sequence[_Item]) -> tuple[list[Any], ...]:
+    return tuple(map(list, zip(*items, strict=True)))
+
+
+def _size_of(item: _Item) -> int:
+    return len(item.payload)
 
 
 def _checked_alias(argument: str, alias: Any) -> str:

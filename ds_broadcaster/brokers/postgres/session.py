@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import socket
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
@@ -15,12 +14,15 @@ from psycopg import sql
 
 from ...exceptions import BrokerUnavailable
 from ..base import Receiver
+from .watchdog import Watchdog
 
 T = TypeVar("T")
 
 # Seconds that the server has to accept a connection, and to answer.
 CONNECT_TIMEOUT = 2
 TIMEOUT = 1.8
+
+watchdog = Watchdog(TIMEOUT)
 
 # Connection parameters for Django alone, not for psycopg.
 _DJANGO_ONLY = ("cursor_factory", "context", "prepare_threshold")
@@ -58,12 +60,12 @@ def asking(alias: str) -> Iterator[BaseDatabaseWrapper]:
 @contextlib.contextmanager
 def bounded(connection: Any) -> Iterator[None]:
     """End a connection whose server is silent for too long; psycopg itself waits while the socket is open."""
-    waiting = threading.Timer(TIMEOUT, _end, [connection.fileno()])
-    waiting.start()
+    number = connection.fileno()
+    waiting = watchdog.watch(lambda: _end(number))
     try:
         yield
     finally:
-        waiting.cancel()
+        watchdog.release(waiting)
 
 
 @contextlib.contextmanager
@@ -77,6 +79,18 @@ def ended_at(connection: psycopg.AsyncConnection[Any], when: float) -> Iterator[
         yield
     finally:
         waiting.cancel()
+
+
+def execute(connection: BaseDatabaseWrapper, statement: str, parameters: Any) -> list[Any]:
+    """Execute a statement in autocommit mode on Django's connection, and return its rows."""
+    with bounded(connection.connection):
+        if connection.queries_logged or connection.execute_wrappers:
+            with connection.cursor() as cursor:
+                cursor.execute(statement, parameters)
+                return list(cursor.fetchall())
+        # With parameters beside the statement, in place of Django's cursors, which write them into it.
+        with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
+            return cursor.execute(statement, parameters).fetchall()
 
 
 def ask(alias: str, statement: str, parameters: Any) -> list[Any]:

@@ -53,10 +53,13 @@ unnest(%s::bytea[], %s::bytea[], %s::text[], %s::bytea[], %s::text[], %s::text[]
 PUBLISH = f"SELECT ds_broadcaster_publish({_COLUMNS}) FROM {_ITEMS} ORDER BY ordinality"
 
 # What is lost with the server need not wait for its disk.
-PUBLISH_TRANSIENT = f"""
-SELECT ds_broadcaster_publish({_COLUMNS}), set_config('synchronous_commit', 'off', true)
-FROM {_ITEMS} ORDER BY ordinality
-"""
+_IS_LOST = "set_config('synchronous_commit', 'off', true)"
+PUBLISH_TRANSIENT = f"SELECT ds_broadcaster_publish({_COLUMNS}), {_IS_LOST} FROM {_ITEMS} ORDER BY ordinality"
+
+# The same for one item, which the server plans in less time.
+_ITEM = "%s::bytea, %s::bytea, %s::text, %s::bytea, %s::text, %s::text, %s::bool"
+PUBLISH_ONE = f"SELECT ds_broadcaster_publish({_ITEM})"
+PUBLISH_ONE_TRANSIENT = f"SELECT ds_broadcaster_publish({_ITEM}), {_IS_LOST}"
 
 # Inside an open transaction: a trigger assigns the sequences at commit.
 PUBLISH_LATER = f"""

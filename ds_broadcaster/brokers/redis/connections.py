@@ -11,6 +11,13 @@ import redis
 
 from ...exceptions import BrokerUnavailable
 
+try:
+    import hiredis
+except ImportError:  # It is an extra of redis-py.
+    hiredis = None  # type: ignore[assignment]
+
+_pack: Callable[[tuple[Any, ...]], bytes] | None = getattr(hiredis, "pack_command", None)
+
 
 class Kept:
     """A connection, and whether the server has ended it while it was not used."""
@@ -60,7 +67,8 @@ class Connections:
         kept = self._take()
         try:
             connection = kept.connection
-            connection.send_packed_command(connection.pack_command(*command), check_health=False)
+            packed = [_pack(command)] if _pack is not None else connection.pack_command(*command)
+            connection.send_packed_command(packed, check_health=False)
             answer = connection.read_response()
         except redis.exceptions.ReadOnlyError:  # Its name may lead to another server by now.
             self._drop(kept)
