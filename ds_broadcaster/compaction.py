@@ -38,7 +38,8 @@ _ACTS = re.compile(
     r"data-(?:\w+-)?(?:signals|json-signals|init|effect|computed|bind|ref|indicator|persist|query-string|animate|ignore|"
     r"preserve|scope|on-(?:load|interval|intersect|signal-patch|raf|resize))(?![a-z0-9])"
 )
-_HAS_ID = re.compile(r"[\s\"'/]id\s*=", re.IGNORECASE)
+# For lower case: a search for letters is fast where they come first.
+_HAS_ID = re.compile(r"id(?<=[\s\"'/]id)\s*=")
 _ROOT = re.compile(r"""\s*<([a-z][a-z0-9-]*)((?:\s[^>"']*(?:"[^"]*"[^>"']*|'[^']*'[^>"']*)*)?)>""", re.IGNORECASE)
 _OWN_ID = re.compile(r"""\sid\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.IGNORECASE)
 
@@ -146,15 +147,14 @@ def _replaced_element(options: str, html: str) -> str | None:
     if mode == "remove" and target is not None:
         return CONTAINER + _short(f"{mode} {target}")
     if mode == "inner" and target is not None:
-        is_container = (
-            not html.strip() or _HAS_ID.search(html) or re.search(r"<(?:li|d[td]|t[rdh]|option)\b", html, re.IGNORECASE)
-        )
+        folded = html.lower()
+        is_container = not html.strip() or _HAS_ID.search(folded) or re.search(r"<(?:li|d[td]|t[rdh]|option)\b", folded)
         return (CONTAINER if is_container else ELEMENT) + _short(f"{mode} {target}")
     root = None if "namespace" in fields or mode not in _WHOLE else _root_of(html)
     if root is None or target not in (None, root[1]):
         return None
     tag, own_id, inside = root
-    is_container = tag in _HOLDERS or _HAS_ID.search(html, inside)
+    is_container = tag in _HOLDERS or _HAS_ID.search(html[inside:].lower())
     return (CONTAINER if is_container else ELEMENT) + _short(f"{mode} {own_id}")
 
 

@@ -14,6 +14,7 @@ datastar-py's generator writes the events. Our deviations from it, none of them 
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from datastar_py.consts import ElementPatchMode, ElementPatchNamespace
@@ -54,6 +55,8 @@ _MODES_WITHOUT_SELECTOR = {ElementPatchMode.OUTER, ElementPatchMode.REPLACE}
 # What would end a script element, let it go on after its end, or make the client take it for a whole document. An
 # escape in place of the last character is the same in a JavaScript string, template or regular expression, and in JSON.
 _NOT_IN_SCRIPTS = re.compile(r"<(?:/(?=script|html|head|body)|!--)", re.IGNORECASE)
+# Options of a patch of exactly these types are equal only if they are the same.
+_KEPT_TYPES = frozenset({str, type(None), bool})
 _ATTRIBUTE_NAME = re.compile(r"[^\s\0\"'<>/=]+")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 
@@ -133,6 +136,28 @@ def encode_elements(
     if not isinstance(html, str):
         raise TypeError(f"html must be a string or have __html__(), not {type(html).__name__} ({html!r}).")
     html = plain(html)
+    options = selector, mode, namespace, view_transition_selector, use_view_transition
+    if not html or not _KEPT_TYPES.issuperset(map(type, options)):
+        return _patch(html, *options).encode("utf-8", "replace")
+    if "\n" in html or "\r" in html:
+        html = "\ndata: elements ".join(_Lines(html).splitlines())
+    return f"{_head(*options)}{html}\n\n".encode("utf-8", "replace")
+
+
+@lru_cache(maxsize=256)
+def _head(*options: Any) -> str:
+    """Return what the generator writes before the HTML: many patches have the same options."""
+    return _patch("x", *options).removesuffix("x\n\n")
+
+
+def _patch(
+    html: str,
+    selector: str | None,
+    mode: str | None,
+    namespace: str | None,
+    view_transition_selector: str | None,
+    use_view_transition: bool,
+) -> str:
     patch_mode = _choice("mode", mode, ElementPatchMode)
     patch_namespace = _choice("namespace", namespace, ElementPatchNamespace)
     selector = _selector("selector", selector)
@@ -149,7 +174,7 @@ def encode_elements(
         use_view_transition=True if use_view_transition else None,
         view_transition_selector=view_transition_selector,
     )
-    return event.encode("utf-8", "replace")
+    return event
 
 
 def encode_remove(selector: str) -> bytes:
