@@ -62,6 +62,7 @@ KNOWN_BY = {
         "middleware",
         "streams",
         "templatetags",
+        "testing",
         "views",
     },
     "pydantic": {"broadcaster", "conf", "models.rendering", "sse", "views"},

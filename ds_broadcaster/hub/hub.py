@@ -233,6 +233,11 @@ class Hub:
         """The number of open connections for each way in which they are carried."""
         return self._connections.ways.copy()  # Any thread may look.
 
+    def owes(self) -> bool:
+        """Tell whether a client waits for a refresh, or a command for the answer to a re-check."""
+        refreshes = (each.refresh for each in self._connections.all())
+        return self._rechecks.has_questions() or any(each and (each.owed or each.job) for each in refreshes)
+
     def is_idle(self) -> bool:
         """Tell whether nothing is left: no channel, connection, timer or task, and nothing that waits."""
         parts = (self._channels, self._connections, self._tabs, self._rechecks, self._refreshes, self._presence)

@@ -221,6 +221,10 @@ class Rechecks:
             self._by_clock.add(connection)
             self._fill()
 
+    def has_questions(self) -> bool:
+        """Tell whether a command has not been answered yet. The second looks, a moment later, do not count."""
+        return any(each.is_wanted for each in self._attention.values())
+
     def stop(self) -> None:
         """Ask about nothing more: every stream ends."""
         self._is_stopped = True

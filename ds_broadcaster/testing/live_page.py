@@ -15,8 +15,8 @@ from ..views.subscription import REFRESH_SIGNAL
 from .dom import Document, Element, sent_signals
 from .events import Event, Parser, redirect_of
 from .hidden import __tracebackhide__, __unittest  # noqa: F401
-from .stream import HEADERS, Stream, refusal_of
-from .visitor import Visitor
+from .stream import HEADERS, Stream, closed, is_stream, refusal_of
+from .visitor import Visitor, text_of
 
 # What a browser says when it goes to a page.
 _BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
@@ -24,6 +24,8 @@ _MOST_REDIRECTS = 10
 # The worst of a page's elements is the state of the page.
 _WORST_FIRST = ("closed", "lost", "connecting", "live")
 _STREAM_URL = re.compile(r"@get\('([^']*)'")
+# Elements that open streams: those of the tags, and others.
+_OPENERS = "[data-broadcast], [data-init]"
 _BEACON_URL = re.compile(r"sendBeacon\('([^']*)'")
 _ESCAPED = re.compile(r"\\u([0-9a-f]{4})")
 
@@ -83,8 +85,12 @@ class LivePage:
 
     @property
     def state(self) -> str:
-        """The state of the page's streams: "connecting", "live", "lost" or "closed", as `$_broadcast` has it."""
-        state: str = self.signals.get("_broadcast", "closed")
+        """The state of the page's streams: "connecting", "live", "lost" or "closed", as `$_broadcast` has it.
+
+        A page that opens its streams by hand, with `data-init="@get(...)"`, is live while one of them is open.
+        """
+        is_open = any(not stream.has_ended for stream in self._streams.values())
+        state: str = self.signals.get("_broadcast", "live" if is_open else "closed")
         return state
 
     @property
@@ -92,7 +98,11 @@ class LivePage:
         """Why the page is not live: what the last stream that it lost or did not get was answered with."""
         if self.state == "live":
             return None
-        return self._reason if self.select("[data-broadcast]") else "no element of the page opens a stream"
+        return (
+            self._reason
+            if self._streams or self.select("[data-broadcast]")
+            else "no element of the page opens a stream"
+        )
 
     # What happens to it.
 
@@ -194,7 +204,7 @@ class LivePage:
         self.url = url
         self.response = response
         self.redirect: str | None = None
-        self._document = Document(_text_of(self._visitor, response))
+        self._document = Document(text_of(self._visitor, response))
         self._streams: dict[Element, _PageStream] = {}
         self._must_refresh = False
         self._is_hidden = False
@@ -222,9 +232,12 @@ class LivePage:
             for element, stream in list(self._streams.items()):
                 is_moving |= self._take(element, stream)
                 if stream.has_ended and element in self._streams:
-                    self._tell(element, "lost")
-                    self._reason = stream.reason
-                    if not self._is_hidden and element not in came_back:
+                    if not stream.is_told:
+                        stream.is_told = True
+                        self._tell(element, "lost")
+                        self._reason = stream.reason
+                    comes_back = _is_ours(element) or not stream.is_final
+                    if comes_back and not self._is_hidden and element not in came_back:
                         came_back.add(element)
                         self._connect(element)
                         is_moving = True
@@ -235,15 +248,16 @@ class LivePage:
 
     def _open(self) -> bool:
         """Open the streams of new elements, and leave those of elements that are gone."""
-        elements = self._document.select("[data-broadcast]")
+        elements = self._document.select(_OPENERS)
         for gone in [each for each in self._streams if each not in elements]:
             self._streams.pop(gone).leave()
         # A script of the project may open others.
-        ours = [each for each in elements if _STREAM_URL.search(each.attrs.get("data-init", ""))]
-        new = [each for each in ours if each not in self._streams]
+        openers = [each for each in elements if _STREAM_URL.search(each.attrs.get("data-init", ""))]
+        new = [each for each in openers if each not in self._streams]
         for element in new:
-            begin = {TAB: str(uuid4()), "_broadcast": "connecting"}
-            self._document.patch_signals({name: self.signals.get(name) or value for name, value in begin.items()})
+            if _is_ours(element):
+                begin = {TAB: str(uuid4()), "_broadcast": "connecting"}
+                self._document.patch_signals({name: self.signals.get(name) or value for name, value in begin.items()})
             self._connect(element)
         return bool(new)
 
@@ -259,16 +273,20 @@ class LivePage:
         name = f"the page {self.url} of {self.user or 'an anonymous visitor'}, with the stream of {urlsplit(url).path}"
         stream = Stream(self._visitor, self._with_signals(url), headers, name)
         self._streams[element] = _PageStream(stream, cursor)
-        self._reason = stream.reason
         if stream.status == 200:
+            if not is_stream(stream.response):
+                self._streams[element].is_told = True
+                self._answer(stream.response)
             return
+        self._reason = stream.reason
         if stream.status == 429 or stream.status >= 500:
             self._tell(element, "lost")
         else:
             # The client gives it up.
             self._tell(element, "closed")
-            self._document.set_attribute(element, "data-init", None)
-            del self._streams[element]
+            if _is_ours(element):
+                self._document.set_attribute(element, "data-init", None)
+                del self._streams[element]
 
     def _take(self, element: Element, stream: "_PageStream") -> bool:
         """Apply what came on a stream, as long as its element is in the page; tell whether something came."""
@@ -276,14 +294,16 @@ class LivePage:
         for event in events:
             self._apply(event)
             self._tell(element, "live")
-            if element not in self._document.select("[data-broadcast]"):
+            if element not in self._document.select(_OPENERS):
                 self._streams.pop(element, None)
                 stream.leave()
                 break
         return bool(events)
 
     def _tell(self, element: Element, state: str) -> None:
-        """Show the state of an element, and the worst one of all as that of the page."""
+        """Show the state of an element of ours, and the worst one of all as that of the page."""
+        if not _is_ours(element):
+            return
         self._document.set_attribute(element, "data-broadcast", state)
         states = {each.attrs["data-broadcast"] for each in self._document.select("[data-broadcast]")}
         worst = next((each for each in _WORST_FIRST if each in states), "closed")
@@ -298,8 +318,9 @@ class LivePage:
     def _show(self) -> None:
         if self._is_hidden:
             self._is_hidden = False
-            for element in list(self._streams):
-                self._connect(element)
+            for element, stream in list(self._streams.items()):
+                if not stream.has_ended:
+                    self._connect(element)
         self._settle()
 
     def _close(self) -> None:
@@ -337,7 +358,7 @@ class LivePage:
         response = self._visitor.get(self.url, {REFRESH_HEADER: "true", "Accept": "text/html"})
         if response.status_code != 200:
             return
-        text = _text_of(self._visitor, response)
+        text = text_of(self._visitor, response)
         parts = [each.attrs["data-broadcast-refresh"] for each in self.select("[data-broadcast-refresh]")]
         if "" in parts:
             html = f"{re.sub('</html>', '', text, flags=re.IGNORECASE)}</head></body>"
@@ -404,28 +425,43 @@ class LivePage:
             return
         if "text/html" in kind:
             named = {name: response.headers.get(f"Datastar-{name}") for name in ("Selector", "Mode", "Namespace")}
-            text = _text_of(self._visitor, response)
+            text = text_of(self._visitor, response)
             self._patch(text, named["Selector"], named["Mode"] or "outer", named["Namespace"] or "html")
         elif "application/json" in kind:
             only_if_missing = response.headers.get("Datastar-Only-If-Missing") == "true"
-            self._document.patch_signals(_text_of(self._visitor, response), only_if_missing)
+            self._document.patch_signals(text_of(self._visitor, response), only_if_missing)
         elif "text/javascript" in kind:
-            script = _text_of(self._visitor, response)
+            script = text_of(self._visitor, response)
             self.scripts.append(script)
             self._redirect_to(redirect_of(script))
+        elif is_stream(response) and hasattr(response, "permitted_by"):
+            self._visitor.stage.run(closed(response))
+            raise AssertionError(
+                f"{response.asgi_request.path} answered with a stream, which has no end: write "
+                "{% broadcast_connect %} in the page, or open it with open_stream()."
+            )
         elif "text/event-stream" in kind:
-            for event in Parser().feed(_text_of(self._visitor, response).encode()):
+            for event in Parser().feed(text_of(self._visitor, response).encode()):
                 self._apply(event)
 
 
+def _is_ours(element: Element) -> bool:
+    """Tell whether an element is one of `{% broadcast_connect %}`, and not written by hand."""
+    return "data-broadcast" in element.attrs
+
+
 class _PageStream:
-    """The stream of an element, and how far the page has got in it. `before` is the cursor with which it opened."""
+    """The stream of an element, and how far the page has got in it. `before` is the cursor with which it opened.
+
+    The page sets `is_told` when it has shown that the stream ended.
+    """
 
     def __init__(self, stream: Stream, before: str) -> None:
         self._stream = stream
         self._before = before
         self._taken = 0
         self._is_left = False
+        self.is_told = False
 
     @property
     def cursor(self) -> str:
@@ -434,6 +470,11 @@ class _PageStream:
     @property
     def reason(self) -> str | None:
         return self._stream.reason
+
+    @property
+    def is_final(self) -> bool:
+        """Whether a client that knows nothing of ds_broadcaster does not come back."""
+        return self._stream.is_final
 
     @property
     def has_ended(self) -> bool:
@@ -446,7 +487,7 @@ class _PageStream:
         return new
 
     def leave(self) -> None:
-        self._is_left = True
+        self._is_left = self._stream.reason is None
         self._stream.close()
 
 
@@ -456,19 +497,3 @@ def _is_redirect(response: Any) -> bool:
 
 def _unescaped(url: str) -> str:
     return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), url)
-
-
-def _text_of(visitor: Visitor, response: Any) -> str:
-    """Return the text of a response, also of one that is sent in parts."""
-    if not response.streaming:
-        content = response.content
-    elif response.is_async:
-        content = visitor.stage.run(_joined(response))
-    else:
-        content = b"".join(response.streaming_content)
-    text: str = content.decode(response.charset)
-    return text
-
-
-async def _joined(response: Any) -> bytes:
-    return b"".join([part async for part in response])

@@ -96,7 +96,10 @@ class Stage(Observer):
         return {channel.presence for channel in self._channels()}
 
     def _channels(self) -> list[Channel[Connection]]:
-        return [channel for hub in broadcast.hubs() if hub.loop is self.loop for channel in hub.live()]
+        return [channel for hub in self._hubs() for channel in hub.live()]
+
+    def _hubs(self) -> list[Hub]:
+        return [hub for hub in broadcast.hubs() if hub.loop is self.loop]
 
     def _create_broker(self, settings: Settings) -> StageBroker:
         return StageBroker("", {}, settings.history, clock=self.loop.time)
@@ -148,7 +151,7 @@ class Stage(Observer):
         return self.loop.begin(coroutine)
 
     def settle(self) -> None:
-        """Run everything that is on its way: what is due at once, or soon, and refreshes that wait for their turn."""
+        """Run everything that is on its way: what is due at once or soon, refreshes and re-checks that wait."""
         self.call(self._settle)
 
     def advance(self, seconds: float) -> None:
@@ -194,10 +197,10 @@ class Stage(Observer):
 
     def _settle(self) -> None:
         soon, latest = self.loop.now + SOON, self.loop.now + LONGEST_REQUEST
-        self.loop.rest(lambda: latest if self._owes_refreshes() else soon)
+        self.loop.rest(lambda: latest if self._owes() else soon)
 
-    def _owes_refreshes(self) -> bool:
-        return any(each.refresh is not None and (each.refresh.owed or each.refresh.job) for each in self.connections())
+    def _owes(self) -> bool:
+        return any(hub.owes() for hub in self._hubs())
 
     def _advance(self, seconds: float) -> None:
         end = self.loop.now + seconds

@@ -59,6 +59,12 @@ class Stream:
         return self._parser.cursor
 
     @property
+    def is_final(self) -> bool:
+        """Whether it ended in a way after which a client that knows nothing of ds_broadcaster does not come back."""
+        closing = None if self._connection is None else self._connection.closing
+        return self.reason is not None and (closing is None or closing.clean)
+
+    @property
     def is_open(self) -> bool:
         """Whether the stream is open, now that all that is on its way has come."""
         self._stage.settle()
@@ -202,7 +208,7 @@ def _said_by(response: Any) -> str:
 def check_may_listen(visitor: Visitor, url: str, headers: Mapping[str, str] | None = None) -> None:
     """Raise AssertionError unless the visitor gets the stream at a URL, with these headers beside a client's."""
     response = visitor.get(url, {**HEADERS, **(headers or {})})
-    visitor.stage.run(_closed(response))
+    visitor.stage.run(closed(response))
     if not is_stream(response):
         raise AssertionError(
             f"{_named(visitor)} may not listen at {url}: it answered with {refusal_of(visitor.stage, response)}."
@@ -218,7 +224,7 @@ def check_refused(visitor: Visitor, url: str, status: int, headers: Mapping[str,
     returning = {"Last-Event-ID": format_id(broker.epoch, broker.heard())}
     for expected, back in (({status}, {}), ({204, status}, returning)):
         response = visitor.get(url, {**HEADERS, **(headers or {}), **back})
-        visitor.stage.run(_closed(response))
+        visitor.stage.run(closed(response))
         if response.status_code in expected and not is_stream(response):
             continue
         comes = ", coming back," if back else ""
@@ -231,7 +237,7 @@ def check_refused(visitor: Visitor, url: str, status: int, headers: Mapping[str,
         )
 
 
-async def _closed(response: Any) -> None:
+async def closed(response: Any) -> None:
     """Close a response that is not read; Django has closed the others."""
     if response.streaming:
         response.close()

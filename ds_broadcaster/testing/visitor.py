@@ -134,3 +134,19 @@ def _patterns(patterns: Any, prefix: str = "") -> Iterator[tuple[str, URLPattern
             yield from _patterns(each.url_patterns, inner)
         else:
             yield prefix, each
+
+
+def text_of(visitor: Visitor, response: Any) -> str:
+    """Return the text of a response, also of one that is sent in parts."""
+    if not response.streaming:
+        content = response.content
+    elif response.is_async:
+        content = visitor.stage.run(_joined(response))
+    else:
+        content = b"".join(response.streaming_content)
+    text: str = content.decode(response.charset)
+    return text
+
+
+async def _joined(response: Any) -> bytes:
+    return b"".join([part async for part in response])

@@ -15,6 +15,8 @@ LIST = Template(
     """{% load ds_broadcaster %}<!doctype html><html class="dark"><title>{{ titles }}</title>
     <p id="note">{{ notes }}</p>{{ rows }}{% broadcast_subscribe "list" refresh=parts %}</html>"""
 )
+BY_HAND = """<!doctype html><p id=status>before</p><div data-init="@get('/open/hall/')"></div>
+<div data-init="@get('/answers/html/')"></div><ul id=people></ul>"""
 BARE = "<!doctype html><p id=status>bare"
 
 
@@ -23,6 +25,10 @@ def fetches_itself(request, parts):
     rows = messages(Room.objects.get().pk)
     context = {"titles": f"{count} rows", "notes": count, "rows": rows, "parts": parts.replace("all", "") or True}
     return HttpResponse(LIST.render(RequestContext(request, context)))
+
+
+def by_hand(request):
+    return HttpResponse(BY_HAND)
 
 
 def bare(request):
@@ -70,6 +76,7 @@ def sent_away(request):
 urlpatterns = [
     path("lists/<str:parts>/", fetches_itself),
     path("bare/", bare),
+    path("by-hand/", by_hand),
     path("whisper/", whisper),
     path("signals/", signals),
     path("answers/<str:kind>/", answer),

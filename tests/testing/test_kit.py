@@ -531,3 +531,16 @@ def test_queries_of_a_template_for_each_audience(broadcasts, open_stream, room):
     with fails_with("chat/_reply.html made"):
         open_stream("open", "hall").assert_open()
         broadcasts.assert_max_queries(0)
+
+
+def test_one_recheck_after_the_other_needs_no_clock(open_stream, room, ann):
+    stream = open_stream(KitRoomChannel, pk=room.pk, user=ann)
+    for _ in range(3):
+        broadcast.recheck(f"room-{room.pk}")
+        stream.assert_open()
+    ann.first_name = "Ann"
+    ann.save()
+    stream.assert_open()
+    ann.groups.clear()
+    broadcast.recheck(f"room-{room.pk}", ann.pk)
+    stream.assert_closed()

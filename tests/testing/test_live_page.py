@@ -329,3 +329,27 @@ class PageTests(BroadcastTestMixin, TestCase):
     async def test_mixin_in_an_async_test(self):
         page = await self.alive_page("/bare/")
         assert page.user is None
+
+
+# Streams that a page opens by hand
+
+
+def test_stream_that_is_opened_by_hand(live_page):
+    page = live_page("/by-hand/")
+    assert page.state == "live"
+    assert texts(page, "#people li") == ["new"]  # The answer of another @get().
+    broadcast("hall", "<p id=status>hello</p>")
+    page.settle()
+    assert texts(page, "#status") == ["hello"]
+    page.hide()
+    broadcast("hall", "<p id=status>missed</p>")
+    page.show()
+    assert texts(page, "#status") == ["missed"]
+    broadcast.kill("hall")
+    page.settle()
+    assert (page.state, page.reason) == ("closed", "broadcast.kill() closed its channel")
+
+
+def test_get_of_a_stream_says_how_to_open_it(live_page):
+    with pytest.raises(AssertionError, match="/open/hall/ answered with a stream, which has no end: write"):
+        live_page("/bare/").get("/open/hall/")
