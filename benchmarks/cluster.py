@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PUBLISHED = 5000
+PUBLISHING = (
+    "redis-py",
+    "redis",
+    "redis-threads",
+    "redis-coroutines",
+    "channels",
+    "channels-sync",
+    "postgres",
+    "postgres-threads",
+)
 
 
 def latency(size: Size) -> list[Row]:
@@ -67,13 +77,14 @@ def _cluster(server: Server, streams: int, events: int, rate: float) -> Row:
 
 
 def publishing(size: Size) -> list[Row]:
-    """Measure one process that publishes as fast as it can, one event after the other, to an empty channel.
+    """Measure one process that publishes as fast as it can to a channel without clients, one event after the other, or
+    50 threads or coroutines at once.
 
     `sends_s`: events a second. `send_us`, `store_us`: CPU of the publisher and of the store an event.
     """
     rows: dict[str, list[Row]] = {}
     for _ in range(size.rounds):
-        for server in size.servers("redis", "postgres", "channels", "channels-sync"):
+        for server in size.servers(*PUBLISHING):
             rows.setdefault(server.key, []).extend(attempt(_publishing, server, 0))
     return [sorted(taken, key=lambda row: row["send_us"])[len(taken) // 2] for taken in rows.values() if taken]
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .stores import Store
 
 TIMEOUT = 120.0
+# Threads or coroutines that publish at once, where several do.
+AT_ONCE = 50
 
 
 class Publisher:
@@ -105,6 +107,53 @@ def ours() -> Callable[[dict[str, Any]], None]:
     return _one_by_one(lambda html: broadcast("bench", html))
 
 
+def ours_threads() -> Callable[[dict[str, Any]], None]:
+    """broadcast() in AT_ONCE threads, as a server's threads call it."""
+    from django.db import connections
+
+    from ds_broadcaster import broadcast
+
+    def publish_all(wanted: dict[str, Any]) -> None:
+        def publish(first: int) -> None:
+            for number in range(first, wanted["events"], AT_ONCE):
+                broadcast("bench", stamped(wanted["size"], number))
+            connections.close_all()
+
+        threads = [threading.Thread(target=publish, args=(first,)) for first in range(AT_ONCE)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+
+    return publish_all
+
+
+def ours_coroutines() -> Callable[[dict[str, Any]], None]:
+    """The async twin in AT_ONCE coroutines of one loop, as async views call it."""
+    from ds_broadcaster import broadcast
+
+    runner = asyncio.Runner()
+
+    async def publish_all(wanted: dict[str, Any]) -> None:
+        async def publish(first: int) -> None:
+            for number in range(first, wanted["events"], AT_ONCE):
+                await broadcast.aelements("bench", stamped(wanted["size"], number))
+
+        await asyncio.gather(*[publish(first) for first in range(AT_ONCE)])
+
+    return lambda wanted: runner.run(publish_all(wanted))
+
+
+def redis_py() -> Callable[[dict[str, Any]], None]:
+    """PUBLISH by redis-py's client: no history, no ids, and no JSON or SSE around the HTML."""
+    import os
+
+    import redis
+
+    client = redis.Redis.from_url(os.environ["BENCH_REDIS"])
+    return _one_by_one(lambda html: client.publish("bench", html))
+
+
 def channels_sync() -> Callable[[dict[str, Any]], None]:
     """group_send() within async_to_sync, as the documentation of Channels has it for sync code."""
     from asgiref.sync import async_to_sync
@@ -140,7 +189,14 @@ def _one_by_one(publish: Callable[[str], object]) -> Callable[[dict[str, Any]], 
     return publish_all
 
 
-WAYS = {"ours": ours, "channels": channels, "channels-sync": channels_sync}
+WAYS = {
+    "ours": ours,
+    "ours-threads": ours_threads,
+    "ours-coroutines": ours_coroutines,
+    "redis-py": redis_py,
+    "channels": channels,
+    "channels-sync": channels_sync,
+}
 
 if __name__ == "__main__":
     main()

@@ -158,6 +158,25 @@ SERVERS = {
             store="redis-server",
             publisher="channels-sync",
         ),
+        # These publish, and serve nothing.
+        *[
+            Server(
+                f"{store}-{way}",
+                f"ds_broadcaster, {title}, 50 {way} at once",
+                needs=("ds_broadcaster", "django", module),
+                env=env,
+                store=program_name,
+                publisher=f"ours-{way}",
+            )
+            for store, title, module, env, program_name, ways in (
+                ("redis", "Redis", "redis", REDIS, "redis-server", ("threads", "coroutines")),
+                ("postgres", "PostgreSQL", "psycopg", POSTGRES, "postgres", ("threads",)),
+            )
+            for way in ways
+        ],
+        Server(
+            "redis-py", "redis-py's PUBLISH", needs=("redis",), env=REDIS, store="redis-server", publisher="redis-py"
+        ),
     ]
 }
 

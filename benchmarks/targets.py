@@ -145,6 +145,26 @@ def _throughput(rows: list[Row]) -> Iterator[Verdict]:
             yield _all_there(row, name)
 
 
+def _publishing(rows: list[Row]) -> Iterator[Verdict]:
+    bare = _find(rows, "redis-py")
+    for server, name, least in (
+        ("redis", "one", 0.8),
+        ("redis-threads", "50 threads", 1.3),
+        ("redis-coroutines", "50", 3),
+    ):
+        row = _find(rows, server)
+        promise = f"events a second over Redis >= {least} x redis-py's PUBLISH, {name}"
+        if row is None or bare is None:
+            yield Verdict(promise, "not measured", None)
+        else:
+            ratio = row["sends_s"] / bare["sends_s"]
+            yield Verdict(promise, f"{ratio:.3g} x", ratio >= least)
+    for server, name, count in (("postgres", "one", 2200), ("postgres-threads", "50 threads", 10_000)):
+        if row := _find(rows, server):
+            promise = f"events a second over PostgreSQL >= {count:,}, {name}"
+            yield Verdict(promise, f"{row['sends_s']:,.0f}", row["sends_s"] >= count)
+
+
 def _all_there(row: Row, name: str) -> Verdict:
     delivered, skips = row["delivered"], row["skips"]
     measured = f"{delivered:.2%}, {skips:.0f} out of order"
@@ -161,4 +181,5 @@ JUDGES: dict[str, Callable[[list[Row]], Iterator[Verdict]]] = {
     "refresh": _refresh,
     "latency": _latency,
     "throughput": _throughput,
+    "publishing": _publishing,
 }
