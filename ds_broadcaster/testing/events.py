@@ -196,16 +196,18 @@ def vars_of(event: Event) -> dict[str, Any]:
 
 
 class Parser:
-    """Makes events of a stream's bytes, whole frames at a time, and keeps what else the frames say."""
+    """Makes events of a stream's bytes, and keeps what else the frames say."""
 
     def __init__(self) -> None:
+        self._rest = b""
         self.cursor = ""
         self.retry: int | None = None
 
     def feed(self, data: bytes) -> Iterator[Event]:
-        """Yield the events of these frames; heartbeats and what else only moves the cursor are none."""
-        for frame in data.decode().split("\n\n"):
-            if (event := self._event(frame)) is not None:
+        """Yield the events that these bytes complete; heartbeats and what else only moves the cursor are none."""
+        *frames, self._rest = (self._rest + data).replace(b"\r\n", b"\n").split(b"\n\n")
+        for frame in frames:
+            if (event := self._event(frame.decode())) is not None:
                 yield event
 
     def _event(self, frame: str) -> Event | None:

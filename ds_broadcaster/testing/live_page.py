@@ -15,7 +15,7 @@ from ..views.subscription import REFRESH_SIGNAL
 from .dom import Document, Element, sent_signals
 from .events import Event, Parser, redirect_of
 from .hidden import __tracebackhide__, __unittest  # noqa: F401
-from .stream import HEADERS, Stream, closed, is_stream, refusal_of
+from .stream import HEADERS, Stream, closed, is_ours, is_stream, refusal_of
 from .visitor import Visitor, text_of
 
 # What a browser says when it goes to a page.
@@ -434,7 +434,7 @@ class LivePage:
             script = text_of(self._visitor, response)
             self.scripts.append(script)
             self._redirect_to(redirect_of(script))
-        elif is_stream(response) and hasattr(response, "permitted_by"):
+        elif is_ours(response):
             self._visitor.stage.run(closed(response))
             raise AssertionError(
                 f"{response.asgi_request.path} answered with a stream, which has no end: write "

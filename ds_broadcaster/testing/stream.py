@@ -9,6 +9,7 @@ from ..hub.connections import Connection
 from ..hub.hub import REFUSED
 from ..ids import format_id
 from ..sse import Mode
+from ..streams.responses import BroadcastResponse
 from .events import Description, Event, Parser, Verb
 from .hidden import __tracebackhide__, __unittest  # noqa: F401
 from .stage import Stage
@@ -160,15 +161,16 @@ class Stream:
                 for event in self._parser.feed(part):
                     self.events.append(event)
                     self._unread.append(event)
+        except Exception as error:
+            self.reason = self.reason or f"it failed with {error!r}"
         finally:
-            if self.reason is None:
-                self.reason = self._why()
+            self.reason = self.reason or self._why()
             self._stage.closed(self)
 
     def _why(self) -> str:
         closing = None if self._connection is None else self._connection.closing
         if closing is None:
-            return "it could not begin"
+            return "it could not begin" if is_ours(self.response) else "its view ended it"
         refusal = self._stage.refusals.get(self.response.asgi_request.path) if closing.why == REFUSED else None
         return closing.why if refusal is None else f"{closing.why} ({refusal})"
 
@@ -183,6 +185,11 @@ class Stream:
 def is_stream(response: Any) -> bool:
     """Tell whether a response is a stream of events."""
     return bool(response.streaming) and response.headers.get("Content-Type") == "text/event-stream"
+
+
+def is_ours(response: Any) -> bool:
+    """Tell whether a response is a stream of ds_broadcaster's, and not of the project's own."""
+    return isinstance(response, BroadcastResponse)
 
 
 def refusal_of(stage: Stage, response: Any) -> str:

@@ -100,6 +100,16 @@ async def ticks(request):
     return StreamingHttpResponse(events(), content_type="text/event-stream")
 
 
+async def own_stream(request, how):
+    async def events():
+        yield b"event: datastar-patch-sig"
+        yield b'nals\r\ndata: signals {"cut":1}\r\n\r\n'
+        if how == "fails":
+            raise ZeroDivisionError("Half of it came.")
+
+    return StreamingHttpResponse(events(), content_type="text/event-stream")
+
+
 async def waits(request):
     await asyncio.Event().wait()
 
@@ -117,6 +127,7 @@ urlpatterns = [
     path("never-rests/", never_rests),
     path("ticks/", ticks),
     path("waits/", waits),
+    path("own-stream/<how>/", own_stream),
     path("takes-its-time/", takes_its_time),
     path("fails/", fails),
     path("rooms/<int:pk>/", page),

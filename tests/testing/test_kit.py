@@ -174,6 +174,16 @@ def test_many_events_keep_no_publisher_waiting(open_stream):
     assert sum(1 for _ in stream) == 2500
 
 
+@pytest.mark.parametrize(
+    "how, reason", [("ends", "its view ended it"), ("fails", "it failed with ZeroDivisionError('Half of it came.')")]
+)
+def test_stream_of_the_projects_own(open_stream, how, reason):
+    stream = open_stream(f"/own-stream/{how}/")
+    assert stream.next().signals == {"cut": 1}
+    stream.assert_closed()
+    assert stream.reason == reason
+
+
 def test_stream_without_an_end_gives_what_is_there(open_stream, broadcaster_clock):
     stream = open_stream("/ticks/")
     assert [event.signals for event in stream] == [{"tick": 1}]
