@@ -923,6 +923,29 @@ def test_threads_that_publish_at_once_share_a_transaction_of_the_broker(broker):
     ]
 
 
+def test_what_a_step_makes_superfluous_of_itself_is_no_row_and_has_a_sequence(broker, database):
+    def event(text, replaces, channel="a", tab=None):
+        return Event(channel, b"%d\n\n" % text, Facts(exclude=tab, replaces=replaces))
+
+    whole = ELEMENT + "outer x"
+    before = broker.publish("a", b"0\n\n", Facts(replaces=whole))
+    broker.publish_all(
+        [
+            event(1, whole),
+            event(2, whole, channel="b"),
+            event(3, whole, tab="tab-1"),
+            event(4, whole),
+            event(5, None),
+            event(6, whole),
+            event(7, whole),
+        ]
+    )
+    found = asyncio.run(broker.read("a", 0))
+    texts = {number - before: int(frame.data.partition(b"\n")[2]) for number, frame in found}
+    assert texts == {4: 4, 5: 5, 7: 7}
+    assert [number - before for number, _ in asyncio.run(broker.read("b", 0))] == [2]
+
+
 def test_event_of_a_transaction_joins_no_other(broker):
     """It belongs to the transaction, and does not wait for others."""
     kept = []

@@ -12,6 +12,7 @@ from django.core.checks import CheckMessage, Warning
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections
 
+from ...compaction import Wholes
 from ...conf import History
 from ...exceptions import BrokerUnavailable, Gap
 from ...ids import parse_id
@@ -99,7 +100,7 @@ class PostgresBroker(NetworkBroker):
             values = items[0]
         else:
             statement = statements.PUBLISH_TRANSIENT if is_transient else statements.PUBLISH
-            values = _columns(items)
+            values = _columns(items) if is_transient else (*_columns(items), _superfluous(items))
         with asking(self._alias) as connection:
             return [row[0] for row in execute(connection, statement, values)]
 
@@ -210,6 +211,20 @@ def _item(channel: str, payload: bytes, facts: Facts = PLAIN) -> _Item:
 
 def _columns(items: Sequence[_Item]) -> tuple[list[Any], ...]:
     return tuple(map(list, zip(*items, strict=True)))
+
+
+def _superfluous(items: Sequence[_Item]) -> list[bool]:
+    """Tell which of the items others of them make superfluous: to the server each would be a row to add and to take."""
+    wholes: dict[bytes, Wholes] = {}
+    found = [False] * len(items)
+    for index, each in enumerate(items):
+        if not each.verb:
+            facts = Facts(exclude=each.excluded or None, replaces=each.replaces)
+            for older in wholes.setdefault(each.key, Wholes()).note(index, facts):
+                found[older] = True
+        elif each.verb != statements.TRANSIENT:
+            wholes.pop(each.key, None)
+    return found
 
 
 def _size_of(item: _Item) -> int:

@@ -50,7 +50,13 @@ unnest(%s::bytea[], %s::bytea[], %s::text[], %s::bytea[], %s::text[], %s::text[]
     WITH ORDINALITY AS item({_COLUMNS})
 """
 
-PUBLISH = f"SELECT ds_broadcaster_publish({_COLUMNS}) FROM {_ITEMS} ORDER BY ordinality"
+# The last array tells which items others of the same step make superfluous: these have a sequence, and no row.
+PUBLISH = f"""
+SELECT CASE WHEN superfluous THEN nextval('ds_broadcaster_sequence') ELSE ds_broadcaster_publish({_COLUMNS}) END
+FROM unnest(%s::bytea[], %s::bytea[], %s::text[], %s::bytea[], %s::text[], %s::text[], %s::bool[], %s::bool[])
+    WITH ORDINALITY AS item({_COLUMNS}, superfluous)
+ORDER BY ordinality
+"""
 
 # What is lost with the server need not wait for its disk.
 _IS_LOST = "set_config('synchronous_commit', 'off', true)"
