@@ -26,6 +26,8 @@ _EVENT = re.compile(
     rb"event: datastar-patch-(elements|signals)\n((?:data: (?!elements |signals )[^\n]*\n)*)"
     rb"((?:data: (?:elements|signals) [^\n]*\n)*)\n"
 )
+# Most events: one line of HTML, and no options.
+_PATCH = b"event: datastar-patch-elements\ndata: elements "
 _OPTION = re.compile(r"data: (\w+) ([^\n]*)\n")
 _ID_SELECTOR = re.compile(r"#(-?[A-Za-z_][\w-]*)", re.ASCII)
 _PLACES = frozenset({"append", "prepend", "before", "after"})
@@ -101,6 +103,9 @@ def replaces_of(payload: bytes) -> str | None:
     """
     if len(payload) > MOST:
         return None
+    end = payload.find(b"\n", len(_PATCH))
+    if end == len(payload) - 2 and payload.startswith(_PATCH) and payload.endswith(b"\n"):
+        return _replaced_element("", payload[len(_PATCH) : end].decode("utf-8", "replace"))
     found = _EVENT.fullmatch(payload)
     if found is None:
         return None
@@ -154,8 +159,10 @@ def _replaced_element(options: str, html: str) -> str | None:
     if root is None or target not in (None, root[1]):
         return None
     tag, own_id, inside = root
-    is_container = tag in _HOLDERS or _HAS_ID.search(html[inside:].lower())
-    return (CONTAINER if is_container else ELEMENT) + _short(f"{mode} {own_id}")
+    # The only "<" is that of the end tag.
+    has_elements = html.count("<", inside) > 1
+    has_ids = has_elements and _HAS_ID.search(html[inside:].lower()) is not None
+    return (CONTAINER if has_ids or tag in _HOLDERS else ELEMENT) + _short(f"{mode} {own_id}")
 
 
 def _acts(html: str) -> bool:
@@ -195,6 +202,8 @@ def _root_of(html: str) -> tuple[str, str, int] | None:
 
 def _ends_with_root(tag: str, inside: str) -> bool:
     """Tell whether an open element's end tag is the end of what follows, and nothing has the parser close it before."""
+    if inside.count("<") == 1 and inside.endswith(f"</{tag}>"):
+        return True
     depth = 1
     for found in _SAME[tag].finditer(inside):
         depth += -1 if found[1] else 1

@@ -127,6 +127,9 @@ def test_everything_else_replaces_nothing():
         b"event: datastar-patch-signals\ndata: signals {\n\n",
         b"event: datastar-patch-signals\ndata: signals " + b"[" * 100_000 + b"\n\n",
         b"\xff\n\n",
+        b"event: datastar-patch-elements\ndata: elements <p id=a>\nx",
+        b"event: datastar-patch-elements\ndata: elements \n\n",
+        b"event: datastar-patch-elements\ndata: elements <p id=a>\ndata: mode inner\n\n",
     ):
         assert replaces_of(payload) is None
     assert encode_remove("#a") != encode_remove("#b")
