@@ -54,8 +54,6 @@ class Broadcaster:
     >>> broadcast("room-7", '<p id="status">Ann is here</p>')
     >>> broadcast.signals(["room-7", "lobby"], {"unread": 3})
     >>> broadcast.remove(room, "#message-12")
-    >>> broadcast.get_users(room)
-    []
 
     The verbs may be called from any thread: views, on_commit hooks, background jobs, shells. Each verb that may wait
     has an async twin with an `a` in front. A channel is a name or a saved model instance. `exclude` leaves out one
@@ -116,19 +114,20 @@ class Broadcaster:
         exclude: "Exclude" = None,
         transient: bool = False,
         key: str | None = None,
+        compress: bool = True,
     ) -> None:
         """Send HTML to patch into the page.
 
         >>> broadcast.elements("room-7", "<li>hi</li>", "#messages", mode="append")
 
         `selector` says where and `mode` how ("outer", "inner", "replace", "prepend", "append", "before", "after",
-        "remove"); `namespace` is "html", "svg" or "mathml". A `transient` event reaches the clients that are connected
-        now and is in no history; with a `key`, a slow client gets the newest of that key alone.
+        "remove"); `namespace` is "html", "svg" or "mathml". A `transient` event reaches the clients connected now and
+        is in no history: of those with a `key`, a slow client gets the newest. Send secrets with `compress=False`.
 
         Raises ValueError and TypeError for what the client could not apply, EventTooLarge, and BrokerUnavailable.
         """
         payload = encode_patch(channel, html, selector, mode, namespace, use_view_transition, view_transition_selector)
-        self._sender.send(channel, payload, facts_of(payload, exclude, transient, key))
+        self._sender.send(channel, payload, facts_of(payload, exclude, transient, key, compress))
 
     async def aelements(
         self,
@@ -143,10 +142,11 @@ class Broadcaster:
         exclude: "Exclude" = None,
         transient: bool = False,
         key: str | None = None,
+        compress: bool = True,
     ) -> None:
         """See elements()."""
         payload = encode_patch(channel, html, selector, mode, namespace, use_view_transition, view_transition_selector)
-        await self._sender.asend(channel, payload, facts_of(payload, exclude, transient, key))
+        await self._sender.asend(channel, payload, facts_of(payload, exclude, transient, key, compress))
 
     # `broadcast(channel, html)`
     __call__ = elements
@@ -161,10 +161,11 @@ class Broadcaster:
         exclude: "Exclude" = None,
         transient: bool = False,
         key: str | None = None,
+        compress: bool = True,
     ) -> None:
         """Send signals, a dict or a pydantic model; `only_if_missing` leaves alone those that the page has."""
         payload = encode_signals(signals, only_if_missing=only_if_missing)
-        self._sender.send(channel, payload, facts_of(payload, exclude, transient, key))
+        self._sender.send(channel, payload, facts_of(payload, exclude, transient, key, compress))
 
     async def asignals(
         self,
@@ -175,10 +176,11 @@ class Broadcaster:
         exclude: "Exclude" = None,
         transient: bool = False,
         key: str | None = None,
+        compress: bool = True,
     ) -> None:
         """See signals()."""
         payload = encode_signals(signals, only_if_missing=only_if_missing)
-        await self._sender.asend(channel, payload, facts_of(payload, exclude, transient, key))
+        await self._sender.asend(channel, payload, facts_of(payload, exclude, transient, key, compress))
 
     @has_async_twin
     def remove(self, channel: "Channels", selector: str, *, exclude: "Exclude" = None) -> None:
@@ -205,6 +207,7 @@ class Broadcaster:
         exclude: "Exclude" = None,
         transient: bool = False,
         key: str | None = None,
+        compress: bool = True,
     ) -> None:
         """Render a template and send it as elements(). All connections get the same, whatever `request` may show.
 
@@ -214,10 +217,10 @@ class Broadcaster:
         """
         if audience:
             payload = pack_template(template_name, context, selector, mode)
-            self._sender.send(channel, payload, audience_facts(payload, request, exclude, transient, key))
+            self._sender.send(channel, payload, audience_facts(payload, request, exclude, transient, key, compress))
             return
         html = render_observed(str(template_name), render_to_string, template_name, dict(context or {}), request)
-        self.elements(channel, html, selector, mode, exclude=exclude, transient=transient, key=key)
+        self.elements(channel, html, selector, mode, exclude=exclude, transient=transient, key=key, compress=compress)
 
     async def atemplate(
         self,
@@ -232,15 +235,19 @@ class Broadcaster:
         exclude: "Exclude" = None,
         transient: bool = False,
         key: str | None = None,
+        compress: bool = True,
     ) -> None:
         """See template(); renders in a thread, where templates may use the ORM."""
         if audience:
             payload = pack_template(template_name, context, selector, mode)
-            await self._sender.asend(channel, payload, audience_facts(payload, request, exclude, transient, key))
+            facts = audience_facts(payload, request, exclude, transient, key, compress)
+            await self._sender.asend(channel, payload, facts)
             return
         render = partial(render_observed, str(template_name), render_to_string, template_name, dict(context or {}))
         html = await sync_to_async(render)(request)
-        await self.aelements(channel, html, selector, mode, exclude=exclude, transient=transient, key=key)
+        await self.aelements(
+            channel, html, selector, mode, exclude=exclude, transient=transient, key=key, compress=compress
+        )
 
     @has_async_twin
     def script(
@@ -295,10 +302,11 @@ class Broadcaster:
         exclude: "Exclude" = None,
         transient: bool = False,
         key: str | None = None,
+        compress: bool = True,
     ) -> None:
         """Dispatch a CustomEvent on the document, or on each element of a selector; the `detail` has a JSON form."""
         payload = encode_dispatch(event_name, detail, selector)
-        self._sender.send(channel, payload, facts_of(payload, exclude, transient, key))
+        self._sender.send(channel, payload, facts_of(payload, exclude, transient, key, compress))
 
     async def adispatch(
         self,
@@ -310,10 +318,11 @@ class Broadcaster:
         exclude: "Exclude" = None,
         transient: bool = False,
         key: str | None = None,
+        compress: bool = True,
     ) -> None:
         """See dispatch()."""
         payload = encode_dispatch(event_name, detail, selector)
-        await self._sender.asend(channel, payload, facts_of(payload, exclude, transient, key))
+        await self._sender.asend(channel, payload, facts_of(payload, exclude, transient, key, compress))
 
     @has_async_twin
     def refresh(self, channel: "Channels", *, exclude: "Exclude" = None) -> None:
@@ -413,6 +422,7 @@ class Broadcaster:
         *,
         snapshot_callback: SnapshotCallback | None = None,
         presence_meta: PresenceMeta | None = None,
+        compress: bool = True,
     ) -> HttpResponseBase:
         """Return the response that opens a stream of one channel or several.
 
@@ -420,11 +430,11 @@ class Broadcaster:
         its connections. `snapshot_callback(request, channel)` renders the current state, for a client that was away
         for longer than the history goes back, and at each refresh(). Both return HTML, signals, or a tuple of the two.
         `presence_meta` is what presence shows of this client beside its user: a dict of JSON values, at most 1 KB, or a
-        function that returns it for the request.
+        function that returns it for the request. With `compress=False` the stream is sent as it is.
 
         While the broker is away the answer is 503, and the client tries again. Raises ImproperlyConfigured under WSGI.
         """
-        options = StreamOptions(presence_callback, snapshot_callback, presence_meta=presence_meta)
+        options = StreamOptions(presence_callback, snapshot_callback, presence_meta=presence_meta, compress=compress)
         return self.opener.open(checked_channels(channel, request, options), request, options)
 
     async def aconnect(
@@ -435,9 +445,10 @@ class Broadcaster:
         *,
         snapshot_callback: SnapshotCallback | None = None,
         presence_meta: PresenceMeta | None = None,
+        compress: bool = True,
     ) -> HttpResponseBase:
         """See connect(), for async views; the callbacks are plain functions all the same."""
-        options = StreamOptions(presence_callback, snapshot_callback, presence_meta=presence_meta)
+        options = StreamOptions(presence_callback, snapshot_callback, presence_meta=presence_meta, compress=compress)
         return await self.opener.aopen(checked_channels(channel, request, options), request, options)
 
     @has_async_twin

@@ -31,6 +31,7 @@ EXAMPLES = {
     "MAX_CONNECTIONS": "None (no limit, or a number such as 10_000)",
     "MAX_CONNECTIONS_PER_USER": "50 (None for no limit)",
     "MAX_CHANNELS_PER_STREAM": "200",
+    "COMPRESSION": "True (False switches it off)",
     "LANGUAGE": 'None (the language that is active when a model is saved), or a code such as "en"',
     "TOKEN_MAX_AGE": "86_400 (seconds, more than 0)",
     "INSPECTOR": "True (False switches it off)",
@@ -81,6 +82,7 @@ class Settings(_Strict):
     max_connections: PositiveInt | None = None
     max_connections_per_user: PositiveInt | None = 50
     max_channels_per_stream: PositiveInt = 200
+    compression: bool = True
     language: str | None = Field(None, min_length=1)
     token_max_age: PositiveFloat = 86_400
     inspector: bool = True

@@ -58,6 +58,7 @@ class Log:
         "_superfluous",
         "_transient_size",
         "_transients",
+        "_uncompressed",
         "_wholes",
         "floor",
         "last",
@@ -77,6 +78,7 @@ class Log:
         self._facts: dict[int, Facts] = {}
         self._excluding: dict[str, int] = {}
         self._refreshes: dict[int, None] = _NONE
+        self._uncompressed: dict[int, None] = _NONE
         # What later events make superfluous, and the sequences of those to be dropped.
         self._wholes: Wholes | None = None
         self._superfluous: list[int] = []
@@ -120,6 +122,10 @@ class Log:
                 self._refreshes = {}
             self._refreshes[sequence] = None
             self.refreshed_at = sequence
+        if facts.is_uncompressed:
+            if self._uncompressed is _NONE:
+                self._uncompressed = {}
+            self._uncompressed[sequence] = None
         if facts.is_transient:
             if self._transients is _NONE:
                 self._transients, self._keys = {}, {}
@@ -148,6 +154,10 @@ class Log:
     def has_transients(self, cursor: int) -> bool:
         """Tell whether some frame after `cursor` is a transient event."""
         return any(sequence > cursor for sequence in self._transients)
+
+    def has_uncompressed(self, cursor: int, until: int) -> bool:
+        """Tell whether some frame after `cursor`, up to the sequence `until`, must not be compressed."""
+        return any(cursor < sequence <= until for sequence in self._uncompressed)
 
     def covers(self, cursor: int) -> bool:
         """Tell whether everything after `cursor` is still here."""
@@ -187,6 +197,14 @@ class Log:
             end += 1
         frames = map(owing, data[begin:end]) if is_owing else data[begin:end]
         return b"".join(frames), self._sequences[end - 1]
+
+    def first_after(self, cursor: int) -> int:
+        """Return the sequence of the first frame after `cursor`, one that is yet to come where there is none.
+
+        Clients read on alike from all cursors for which it is the same. Raises Gap.
+        """
+        begin = self._begin_of(cursor)
+        return self._sequences[begin] if begin < len(self._sequences) else self.last + 1
 
     def next_stop(self, cursor: int) -> tuple[int, Frame | None]:
         """Return the first refresh after `cursor` and its sequence, None where there is none."""
@@ -275,6 +293,8 @@ class Log:
         facts = self._facts.pop(sequence, PLAIN)
         if facts.is_refresh:
             del self._refreshes[sequence]
+        if facts.is_uncompressed:
+            del self._uncompressed[sequence]
         if facts.is_transient:
             del self._transients[sequence]
             self._transient_size -= cost

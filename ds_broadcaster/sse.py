@@ -78,7 +78,8 @@ class Facts(NamedTuple):
     compaction.py.
 
     An event that `is_refresh` has no content of its own: clients whose view can render a snapshot get one in its place.
-    With `is_audience` its payload is a template for each audience, which is never sent as it is.
+    With `is_audience` its payload is a template for each audience, which is never sent as it is. What `is_uncompressed`
+    is sent as it is to all clients, and nothing is compressed with a reference to it.
     """
 
     exclude: str | None = None
@@ -87,6 +88,7 @@ class Facts(NamedTuple):
     replaces: str | None = None
     is_refresh: bool = False
     is_audience: bool = False
+    is_uncompressed: bool = False
 
 
 # The facts of most events: there is nothing to say of them.

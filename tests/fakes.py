@@ -5,6 +5,7 @@ import contextlib
 import io
 import itertools
 import os
+import zlib
 from concurrent.futures import Future
 from types import SimpleNamespace
 
@@ -364,8 +365,10 @@ class World:
         self.loop.advance(seconds)
 
 
-def make_scope(cursor=None, query=b"", method="GET"):
+def make_scope(cursor=None, query=b"", method="GET", *, gzip=False):
     headers = [(b"last-event-id", cursor.encode("latin-1"))] if cursor is not None else []
+    if gzip:
+        headers.append((b"accept-encoding", b"gzip"))
     return {
         "type": "http",
         "method": method,
@@ -385,6 +388,8 @@ def make_request(scope, user_id=None):
 
 # How a stream is carried: by whom, and whether its transport is within reach. The first is uvicorn.
 KINDS = ("taken over", "driven", "driven, write last", "driven, no transport", "task", "plain", "plain, no transport")
+# Those whose clients take gzip, unless a test says otherwise.
+GZIP_KINDS = ("taken over", "driven, write last", "plain")
 
 
 class FakeTransport:
@@ -506,6 +511,7 @@ class FakeClient:
         query=b"",
         before_opening=None,
         is_inspectors=False,
+        gzip=None,
         **options,
     ):
         self.loop = loop
@@ -515,7 +521,10 @@ class FakeClient:
         self.driveable = kind.startswith("driven")
         self.write_last = kind == "driven, write last"
         self.parser = SSEParser()
+        self.decoder = None
         self.frames = []
+        self.wire = []  # Of each write, what is on the wire, and the text that it is for the client.
+        self.heard = []
         self.writes = 0
         self.end = None
         self.failing = False
@@ -526,7 +535,7 @@ class FakeClient:
         self._gone = asyncio.Event()
         self.is_over = asyncio.Event()  # Of a stream that was taken over: it has lost its transport.
         self._sending = False
-        self.scope = make_scope(cursor, query)
+        self.scope = make_scope(cursor, query, gzip=kind in GZIP_KINDS if gzip is None else gzip)
         if kind in ("driven", "driven, write last", "plain"):
             self.scope["transport"] = FakeTransport(self)
         elif kind == "taken over":
@@ -603,7 +612,10 @@ class FakeClient:
 
     async def _send(self, message):
         assert not self._sending, "send() was called while an earlier one is not done"
-        if message["type"] == "http.response.start" or self._gone.is_set() or self.end == "refused":
+        if message["type"] == "http.response.start":
+            self.begin(dict(message["headers"]).get(b"content-encoding", b"identity"))
+            return
+        if self._gone.is_set() or self.end == "refused":
             return
         if self.failing:
             raise OSError("the connection is broken")
@@ -620,10 +632,22 @@ class FakeClient:
             if self.is_slow:
                 self._writable.clear()
 
+    def begin(self, encoding):
+        """What the client's end makes of the headers."""
+        assert encoding in (b"gzip", b"identity")
+        if encoding == b"gzip":
+            self.decoder = zlib.decompressobj(31)
+
     def take(self, message):
         """What the client's end of the connection receives."""
         assert self.end is None, f"{message} after the end"
-        self.frames += self.parser.feed(message["body"])
+        text = message["body"]
+        self.wire.append(text)
+        if self.decoder is not None:
+            text = self.decoder.decompress(text)
+            assert not self.decoder.eof, "an end of gzip, which the stream does not have"
+        self.heard.append(text)
+        self.frames += self.parser.feed(text)
         if not message["more_body"]:
             self.end = "clean"
 
@@ -654,7 +678,7 @@ class FakeClient:
             if not response.streaming:
                 self.end = "refused"
             await self._pass_middleware()
-            headers = [(name.encode(), value.encode()) for name, value in response.items()]
+            headers = [(name.lower().encode(), value.encode()) for name, value in response.items()]
             await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -671,6 +695,7 @@ class FakeClient:
         if not response.streaming:
             self.end = "refused"
             return
+        self.begin(response["Content-Encoding"].encode())
         await self._pass_middleware()
         body = response.stream.body(release=release_nothing, transport=self.scope["transport"])
         async with contextlib.aclosing(body) as parts:

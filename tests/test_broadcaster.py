@@ -117,28 +117,35 @@ def test_there_are_no_other_verbs():
         (
             "__call__",
             "channel, html, selector=None, mode=None, *, namespace=None, use_view_transition=False, "
-            "view_transition_selector=None, exclude=None, transient=False, key=None",
+            "view_transition_selector=None, exclude=None, transient=False, key=None, compress=True",
         ),
         (
             "elements",
             "channel, html, selector=None, mode=None, *, namespace=None, use_view_transition=False, "
-            "view_transition_selector=None, exclude=None, transient=False, key=None",
+            "view_transition_selector=None, exclude=None, transient=False, key=None, compress=True",
         ),
         ("remove", "channel, selector, *, exclude=None"),
-        ("signals", "channel, signals, *, only_if_missing=False, exclude=None, transient=False, key=None"),
+        (
+            "signals",
+            "channel, signals, *, only_if_missing=False, exclude=None, transient=False, key=None, compress=True",
+        ),
         ("script", "channel, javascript, *, auto_remove=True, attributes=None, exclude=None"),
         ("redirect", "channel, url, *, exclude=None"),
-        ("dispatch", "channel, event_name, detail=None, selector=None, *, exclude=None, transient=False, key=None"),
+        (
+            "dispatch",
+            "channel, event_name, detail=None, selector=None, *, exclude=None, transient=False, key=None, "
+            "compress=True",
+        ),
         ("refresh", "channel, *, exclude=None"),
         (
             "template",
             "channel, template_name, context=None, selector=None, mode=None, *, request=None, audience=False, "
-            "exclude=None, transient=False, key=None",
+            "exclude=None, transient=False, key=None, compress=True",
         ),
         ("new", "channel, presence_callback=None"),
         (
             "connect",
-            "channel, request, presence_callback=None, *, snapshot_callback=None, presence_meta=None",
+            "channel, request, presence_callback=None, *, snapshot_callback=None, presence_meta=None, compress=True",
         ),
         ("disconnect", "channel, user_id"),
         ("kill", "channel"),

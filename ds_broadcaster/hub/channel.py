@@ -2,21 +2,23 @@
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from ..asgi_servers import LAST_CHUNK
 from ..log import Log
 from ..sse import Fragment, Frame
+from .compression import HEADER, NOT_BEGUN, OUT_OF_STEP, Mark, Piece, Place, Segment, Tape, packed
 from .roster import Roster
 
 PresenceCallback = Callable[[str, list[Any]], Fragment]
 # Called with the channel, the user and True for a join, False for a leave.
 AttendanceHook = Callable[[str, Any, bool], None]
 
-# Clients that read from different cursors each need a chunk of their own; more than this are not worth keeping.
-CHUNKS_KEPT = 16
+# Clients that read from different places each need a chunk of their own; more than this are not worth keeping. There
+# are as many places again where heartbeats have told of events of other channels.
+CHUNKS_KEPT = 32
 
 
 class Reader(Protocol):
@@ -44,9 +46,25 @@ class Chunk:
 
     `more` tells that further chunks wait, `last` that the response ends with this one. A frame that is a `stop` is a
     chunk of its own: its bytes are for clients of streams that cannot render.
+
+    Of the `pieces`, if there are any, each is compressed by itself. A chunk without a `place` on a tape is for one
+    client, or for few, and nothing else is compressed with a reference to it.
     """
 
-    __slots__ = ("_message", "_wire", "body", "cursor", "last", "more", "presence_at", "stop")
+    __slots__ = (
+        "_forms",
+        "_message",
+        "_pieces",
+        "_place",
+        "_segment",
+        "_wire",
+        "body",
+        "cursor",
+        "last",
+        "more",
+        "presence_at",
+        "stop",
+    )
 
     def __init__(
         self,
@@ -57,6 +75,8 @@ class Chunk:
         more: bool = False,
         last: bool = False,
         stop: Stop | None = None,
+        pieces: Sequence[Piece] = (),
+        place: Place | None = None,
     ) -> None:
         self.stop = stop
         self.body = body
@@ -66,6 +86,10 @@ class Chunk:
         self.last = last
         self._message: dict[str, Any] | None = None
         self._wire = b""
+        self._pieces = pieces
+        self._place = place
+        self._segment: Segment | None = None
+        self._forms: dict[int, Chunk] | None = None
 
     def message(self) -> dict[str, Any]:
         """Return the bytes as an ASGI message; made once for all."""
@@ -80,6 +104,30 @@ class Chunk:
             if self.last:
                 self._wire += LAST_CHUNK
         return self._wire
+
+    def packed(self, sent: Mark, since: int) -> tuple["Chunk", Mark, int]:
+        """Return the chunk as gzip for a stream that is at the mark `sent`, in step since an offset; and both after it.
+
+        Made once for all that are sent the same: there are three forms at most, by the length of what they refer to.
+        """
+        if self._place is not None:
+            place, self._place = self._place, None
+            self._segment = place.tape.take(self.body, place, self.cursor, self.presence_at)
+        dictionary, after = b"", OUT_OF_STEP
+        if self._segment is not None:
+            dictionary, after = self._segment.dictionary(sent, since), self._segment.after
+            if not dictionary:
+                since = self._segment.before.offset
+        if self._forms is None:
+            self._forms = {}
+        form = self._forms.get(len(dictionary))
+        if form is None:
+            pieces = self._pieces or (Piece(self.body),)
+            form = Chunk(b"".join(packed(piece, dictionary) for piece in pieces), last=self.last)
+            self._forms[len(dictionary)] = form
+        if sent is NOT_BEGUN:
+            form = Chunk(HEADER + form.body, last=self.last)
+        return form, after, since
 
 
 class Channel(Generic[R]):
@@ -110,6 +158,7 @@ class Channel(Generic[R]):
         "signalled_at",
         "stale",
         "subscribing",
+        "tape",
         "unsynced",
     )
 
@@ -120,7 +169,8 @@ class Channel(Generic[R]):
         self.log: Log | None = None
         self.subscribing = asyncio.Lock()
         self.blocked: dict[R, None] = {}
-        self.chunks: dict[tuple[int, float, bool], Chunk] = {}
+        self.chunks: dict[tuple[Any, ...], Chunk] = {}
+        self.tape = Tape()
         self.delivered = 0
         # The newest events that changed the elements of pages, and their signals.
         self.patched_at = 0
@@ -164,10 +214,16 @@ class Channel(Generic[R]):
         self.presence_at = number if frame else 0
         self.chunks.clear()
 
-    def keep_chunk(self, place: tuple[int, float, bool], chunk: Chunk) -> None:
+    def begin(self, log: Log | None) -> None:
+        """Have another log, None for none. What comes next does not join what was sent."""
+        self.log = log
+        self.tape = Tape()
+        self.chunks.clear()
+
+    def keep_chunk(self, place: tuple[Any, ...], chunk: Chunk) -> None:
         """Keep the chunk for the next client at this place."""
         if len(self.chunks) >= CHUNKS_KEPT:
-            self.chunks.clear()
+            del self.chunks[next(iter(self.chunks))]
         self.chunks[place] = chunk
 
     def held(self) -> float:

@@ -59,7 +59,7 @@ class Channels:
     async def subscribe(self, channel: Channel[Connection]) -> None:
         """Have the broker carry a channel here, unless it does; raises Gap when the broker is away."""
         try:
-            channel.log = Log(await self._subscribe(channel.name))
+            channel.begin(Log(await self._subscribe(channel.name)))
         except BrokerUnavailable as error:
             # The other connections wait for this subscription in line; each would find it out after its own timeout.
             logger.warning("The streams of channel %r could not begin: %s", channel.name, error)
@@ -70,7 +70,7 @@ class Channels:
         """Have all clients of these channels return: the logs and what comes next do not join."""
         for channel in channels:
             self._size -= 0 if channel.log is None else channel.log.size
-            channel.log = None
+            channel.begin(None)
             for connection in list(channel.connections):
                 connection.fall_behind()
 

@@ -17,6 +17,7 @@ from ..ids import format_id, listed
 from ..present import Meta
 from ..sse import id_frame, visible_heartbeat
 from .channel import Channel, Chunk, Stop
+from .compression import EMPTY_BLOCK, Mark
 from .grant import Audience
 from .replay import chunk_until, next_chunk
 
@@ -64,6 +65,8 @@ class Closing(NamedTuple):
 
 # A heartbeat for an element whose cursor must stay.
 SIGN_OF_LIFE = Chunk(visible_heartbeat(None))
+# One for a client that takes gzip and knows the newest id.
+GZIP_SIGN_OF_LIFE = Chunk(EMPTY_BLOCK)
 ABORTED = Closing(0, b"", clean=False, why="aborted")
 
 
@@ -107,6 +110,7 @@ class Connection:
         "cursor",
         "element",
         "granted",
+        "in_step_since",
         "is_present",
         "meta",
         "opened",
@@ -115,6 +119,7 @@ class Connection:
         "refresh",
         "registry",
         "request",
+        "sent",
         "slot",
         "tab",
         "transport",
@@ -149,6 +154,9 @@ class Connection:
         self.closing: Closing | None = None
         self._farewell_sent = False
         self._patient = False
+        # What it was last sent as gzip, and from which offset of a tape on; None for a client that does not take it.
+        self.sent: Mark | None = None
+        self.in_step_since = 0
         # Of Refreshes, from the first one on.
         self.refresh: Refresh | None = None
         # Of Connections: those that share a turn for heartbeats, None while the connection is not open.
@@ -180,12 +188,18 @@ class Connection:
 
     # The write path.
 
-    def start(self, opening: bytes) -> None:
+    def _put(self, chunk: Chunk) -> bool:
+        """Write a chunk as the client takes it: what is written in another way must be no text. See _write()."""
+        if self.sent is not None and chunk.body:
+            chunk, self.sent, self.in_step_since = chunk.packed(self.sent, self.in_step_since)
+        return self._write(chunk)
+
+    def start(self, opening: Chunk | None) -> None:
         """Write the opening frames, then the events that came meanwhile, or the farewell of one that is to end."""
         self.busy = False
-        if not opening:
+        if opening is None:
             self._say_farewell()
-        elif self._write(Chunk(opening)):
+        elif self._put(opening):
             self.pump()
 
     def pump(self) -> None:
@@ -209,9 +223,12 @@ class Connection:
                     if self._is_paused():
                         return
                     continue
-                self.cursor = chunk.cursor
-                self.presence_at = chunk.presence_at
-                if chunk.body and not self._write(chunk):  # Transient events of others leave nothing to write.
+                # A chunk is for clients at several places, of several channels.
+                if chunk.cursor > self.cursor:
+                    self.cursor = chunk.cursor
+                if chunk.presence_at > self.presence_at:
+                    self.presence_at = chunk.presence_at
+                if chunk.body and not self._put(chunk):  # Transient events of others leave nothing to write.
                     return
                 if not chunk.more:
                     break
@@ -282,7 +299,7 @@ class Connection:
     def go_on(self, chunk: Chunk) -> None:
         """Write what was rendered at a stop, and what came meanwhile."""
         self.cursor = chunk.cursor
-        if not chunk.body or self._write(chunk):
+        if not chunk.body or self._put(chunk):
             self.pump()
 
     def beat(self, chunk: Chunk) -> None:
@@ -293,10 +310,13 @@ class Connection:
         # heard.
         owes = self.refresh is not None and (self.refresh.owed or self.refresh.is_paused)
         if self.cursor <= chunk.cursor and not owes:
+            if self.cursor == chunk.cursor and self.sent is not None and self.sent.tells_id and self.element is None:
+                self._write(GZIP_SIGN_OF_LIFE)
+                return
             self.cursor = chunk.cursor
-            self._write(chunk)
+            self._put(chunk)
         elif self.element is not None:
-            self._write(SIGN_OF_LIFE)
+            self._put(SIGN_OF_LIFE)
 
     def end(self, why: str, farewell: bytes = b"", *, clean: bool = True, until: int | None = None) -> None:
         """End the stream after everything published so far, or up to the sequence `until`. See Closing."""
@@ -313,7 +333,7 @@ class Connection:
     def _say_farewell(self) -> None:
         assert self.closing is not None
         self._farewell_sent = True
-        if self._write(Chunk(self.closing.farewell, last=self.closing.clean)):
+        if self._put(Chunk(self.closing.farewell, last=self.closing.clean)):
             self._end()
 
     def _written(self) -> None:

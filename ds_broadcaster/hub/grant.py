@@ -45,7 +45,8 @@ class StreamGrant(NamedTuple):
     sequence at that moment, in this `epoch`. On those in `refreshed` it missed a refresh. `snapshot` stands for
     what it missed. `tab` is the id of the tab that asks, `element` that of the element which carries the stream, as
     `{% broadcast_connect %}` made it. `meta` is what the stream says about itself in presence. `recheck_interval` is in
-    seconds. `arrival` is that of its request, `granted_at` the time of the grant. A stream that `can_refresh` has a
+    seconds. `arrival` is that of its request, `granted_at` the time of the grant. Its client
+    takes gzip where it `is_compressed`. A stream that `can_refresh` has a
     snapshot, which those of its `audience` share.
     """
 
@@ -67,3 +68,4 @@ class StreamGrant(NamedTuple):
     can_refresh: bool = False
     audience: Audience | None = None
     meta: Meta | None = None
+    is_compressed: bool = False

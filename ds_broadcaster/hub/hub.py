@@ -24,8 +24,9 @@ from ..log import HELD
 from ..present import UserPart
 from ..sse import Frame, farewell, retry_frame
 from .admission import Admission
-from .channel import Channel, PresenceCallback
+from .channel import Channel, Chunk, PresenceCallback
 from .channels import Channels
+from .compression import NOT_BEGUN
 from .connections import Connection, Connections, Head
 from .grant import StreamGrant
 from .limits import Limits
@@ -33,7 +34,7 @@ from .presence import Presence
 from .presence_sync import new_process_name
 from .rechecks import Rechecks
 from .refreshes import Refreshes, RenderOwn
-from .replay import begin_of, missed_data, opening_frames
+from .replay import begin_of, missed_data, opening_chunk
 from .tabs import TabStreams
 from .threads import Threads, call_soon
 
@@ -302,6 +303,7 @@ class Hub:
         connection.granted = grant.granted
         connection.tab, connection.element, connection.meta = grant.tab, grant.element, grant.meta
         connection.can_refresh, connection.audience = grant.can_refresh, grant.audience
+        connection.sent = NOT_BEGUN if grant.is_compressed else None
         self._connections.add(connection)
         for channel in connection.channels:
             channel.connections[connection] = None
@@ -319,23 +321,23 @@ class Hub:
                 channel.attendance_hook = grant.attendance_hook
             self._presence.came(channel, connection)
 
-    async def _opening_frames(self, connection: Connection, grant: StreamGrant) -> bytes:
-        """Return the frames that begin a stream, and put its cursor after them; none for one that is to end.
+    async def _opening(self, connection: Connection, grant: StreamGrant) -> Chunk | None:
+        """Return the frames that begin a stream, and put its cursor after them; None for one that is to end.
 
         Raises Gap. See stream().
         """
         if self.closing:
             self._send_away(connection)
-            return b""
+            return None
         try:
             for channel in connection.channels:
                 async with channel.subscribing:
                     if channel.log is None and connection.closing is None:
                         await self._channels.subscribe(channel)
                 if channel.log is None:
-                    return b""
+                    return None
             if not await self._admission.admit(connection, grant):
-                return b""
+                return None
             begin = begin_of(connection.channels, grant)
             missed = await missed_data(self._broker, grant, begin, self._channels.limits.max_bytes * HELD)
         except BrokerUnavailable as error:
@@ -345,14 +347,14 @@ class Hub:
         if not grant.epoch == self._head.epoch == self._broker.epoch:
             raise Gap("The broker has begun anew meanwhile.")
         if connection.closing is not None:
-            return b""
+            return None
         connection.cursor, connection.opened = missed.cursor, max(self._head.sequence, grant.granted)
         if missed.cursor < begin:
             # More than one client may hold: it returns for the rest.
             connection.end("it has missed more than is sent at once", clean=False, until=missed.cursor)
         self._refreshes.begin(connection, grant.snapshot, missed.refreshed)
         self._enter(connection, grant)
-        return opening_frames(grant, missed, self._tabs.replace(connection), self._connections.interval)
+        return opening_chunk(grant, missed, self._tabs.replace(connection), self._connections.interval)
 
     def close(self, connection: Connection, *, grace: bool = True) -> None:
         """Take a connection off its channels. Its user stays there for the grace, or is away, unless told otherwise."""
@@ -448,14 +450,14 @@ class _Stream:
         self._connection = connection
         self._grant: StreamGrant | None = grant
 
-    async def __aenter__(self) -> bytes:
+    async def __aenter__(self) -> Chunk | None:
         assert self._grant is not None
         grant, self._grant = self._grant, None  # Its snapshot may be large, and the stream is long.
         if self._hub.limits.refuse(grant.user_id, grant.tab, grant.element) is not None:
             raise Gap("Others have opened meanwhile, as many as may be.")
         try:
             self._hub._open(self._connection, grant)
-            return await self._hub._opening_frames(self._connection, grant)
+            return await self._hub._opening(self._connection, grant)
         except BaseException:
             self._hub.close(self._connection)
             raise

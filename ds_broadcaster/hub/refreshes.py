@@ -22,6 +22,7 @@ from ..observers import name_of, render_observed
 from ..sse import with_id, without_id
 from ..tally import Tally
 from .channel import Chunk, Stop
+from .compression import Piece
 from .connections import Connection, Head, Refresh
 from .grant import Audience
 from .pages import pages
@@ -326,7 +327,9 @@ class Refreshes:
             place = (bool(frames), sequence, connection.cursor, connection.presence_at)
             if place not in chunks:
                 event_id = None if sequence is None else self._head.id_of(sequence)
-                chunks[place] = Chunk(with_id(frames, event_id), connection.cursor, connection.presence_at)
+                is_uncompressed = job.stop is not None and job.stop.frame.facts.is_uncompressed
+                piece = Piece(with_id(frames, event_id), is_uncompressed)
+                chunks[place] = Chunk(piece.text, connection.cursor, connection.presence_at, pieces=(piece,))
             connection.go_on(chunks[place])
             if job.stop is None and isinstance(job.key[1], Audience):
                 self._look_at(connection, refresh, LOOK_INTERVAL * len(waiting))

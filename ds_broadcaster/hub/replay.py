@@ -13,6 +13,7 @@ from ..ids import format_id
 from ..log import READ_BYTES, Log
 from ..sse import OWING, data_for, hello_frame, is_left_out, live_frame, owing, with_id
 from .channel import Channel, Chunk, Stop
+from .compression import Piece, Place, pieces_of
 from .grant import StreamGrant
 
 # Milliseconds after which a page that lost its stream returns.
@@ -33,7 +34,11 @@ def next_chunk(
     sequence `opened` are not for this client.
     """
     if len(channels) > 1:
-        return _merged(channels, cursor, presence_at, tab, is_owing, opened)
+        channels = tuple(each for each in channels if _has_news(each, cursor, presence_at))
+        if len(channels) > 1:
+            return _merged(channels, cursor, presence_at, tab, is_owing, opened)
+        if not channels:
+            return None
     channel = channels[0]
     log = channel.log
     if log is None or (cursor >= log.last and presence_at >= channel.presence_at):
@@ -43,20 +48,42 @@ def next_chunk(
     place = (cursor, presence_at, is_owing)
     chunk = channel.chunks.get(place)
     if chunk is None:
-        chunk = _read(channel, log, cursor, presence_at, is_owing)
+        # Where a heartbeat told of events of other channels, clients at many places get the same.
+        first, presence_at = log.first_after(cursor), min(presence_at, channel.presence_at)
+        common = ("first", first, presence_at, is_owing)
+        chunk = channel.chunks.get(common)
+        if chunk is None:
+            chunk = _read(channel, log, cursor, first, presence_at, is_owing)
+            channel.keep_chunk(common, chunk)
         channel.keep_chunk(place, chunk)
     return chunk
 
 
-def _read(channel: Channel[Any], log: Log, cursor: int, presence_at: float, is_owing: bool) -> Chunk:
-    """Return a chunk for all clients at one place in a log."""
+def _has_news(channel: Channel[Any], cursor: int, presence_at: float) -> bool:
+    return channel.log is not None and (cursor < channel.log.last or presence_at < channel.presence_at)
+
+
+def _read(channel: Channel[Any], log: Log, cursor: int, first: int, presence_at: float, is_owing: bool) -> Chunk:
+    """Return a chunk for all clients that have the event with the sequence `first` before them.
+
+    Their cursors differ, and some are after what the chunk leads to.
+    """
     sequence, frame = log.next_stop(cursor)
     body, reached = log.read(cursor, READ_BYTES, is_owing=is_owing, before=sequence)
-    if reached == cursor and frame is not None:
+    if sequence == first and frame is not None:
         return _stop_chunk(Stop(channel.name, sequence, frame), presence_at, log.last, is_owing)
+    reached = min(reached, log.last)
     if presence_at < channel.presence_at:
         body += channel.presence
-    return Chunk(body, reached, channel.presence_at, more=reached < log.last)
+    is_uncompressed = log.has_uncompressed(cursor, reached)
+    return Chunk(
+        body,
+        reached,
+        channel.presence_at,
+        more=reached < log.last,
+        pieces=(Piece(body, is_uncompressed),),
+        place=None if is_owing or is_uncompressed else Place(channel.tape, first, presence_at),
+    )
 
 
 def _stop_chunk(stop: Stop, presence_at: float, last: int, is_owing: bool) -> Chunk:
@@ -81,19 +108,20 @@ def _merged(
     until: float = math.inf,
 ) -> Chunk | None:
     """Return a chunk of one client's own: events of its channels in the order of their ids."""
-    waiting: list[tuple[int, bytes]] = []
+    waiting: list[tuple[int, str, Piece]] = []
     stops: dict[int, Stop] = {}
-    presence = b""
+    presence: list[tuple[str, Piece]] = []
     reached_presence = presence_at
     for channel in channels:
         if channel.log is not None and cursor < min(channel.log.last, until):
             for sequence, frame in channel.log.after(cursor):
                 is_past = frame.facts.is_transient and sequence <= opened
-                waiting.append((sequence, b"" if is_past else data_for(frame, tab)))
+                data = b"" if is_past else data_for(frame, tab)
+                waiting.append((sequence, channel.name, Piece(data, frame.facts.is_uncompressed)))
                 if frame.facts.is_refresh and not is_past and not is_left_out(frame, tab):
                     stops[sequence] = Stop(channel.name, sequence, frame)
         if presence_at < channel.presence_at:
-            presence += channel.presence
+            presence.append((channel.name, Piece(channel.presence)))
             reached_presence = max(reached_presence, channel.presence_at)
     waiting = sorted(event for event in waiting if event[0] <= until)
     if not waiting and not presence:
@@ -102,14 +130,18 @@ def _merged(
         return _stop_chunk(stops[waiting[0][0]], presence_at, waiting[-1][0], is_owing)
     size = 0
     taken = 0
-    for sequence, data in waiting:
-        size += len(data)
+    for sequence, _, piece in waiting:
+        size += len(piece.text)
         if taken and (size > READ_BYTES or sequence in stops):
             break
         taken += 1
     reached = waiting[taken - 1][0] if taken else cursor
-    body = b"".join(owing(data) if is_owing else data for _, data in waiting[:taken]) + presence
-    return Chunk(body, reached, reached_presence, more=taken < len(waiting))
+    parts = [(name, piece) for _, name, piece in waiting[:taken]]
+    if is_owing:
+        parts = [(name, piece._replace(text=owing(piece.text))) for name, piece in parts]
+    pieces = pieces_of(parts + presence)
+    body = b"".join(piece.text for piece in pieces)
+    return Chunk(body, reached, reached_presence, more=taken < len(waiting), pieces=pieces)
 
 
 def begin_of(channels: Sequence[Channel[Any]], grant: StreamGrant) -> int:
@@ -121,11 +153,12 @@ def begin_of(channels: Sequence[Channel[Any]], grant: StreamGrant) -> int:
 class Missed(NamedTuple):
     """What a client missed: the frames before its snapshot and those after, and the cursor after all of them.
 
-    On the channels in `refreshed` it missed a refresh that its snapshot does not show.
+    Each frame is with the name of its channel. On those in `refreshed` it missed a refresh that its snapshot does not
+    show.
     """
 
-    before: list[bytes]
-    after: list[bytes]
+    before: list[tuple[str, Piece]]
+    after: list[tuple[str, Piece]]
     cursor: int
     refreshed: set[str]
 
@@ -138,7 +171,7 @@ async def missed_data(broker: Broker, grant: StreamGrant, until: int, limit: int
     """
     if until <= grant.cursor:
         return Missed([], [], until, set())
-    events: list[tuple[int, bytes]] = []
+    events: list[tuple[int, str, Piece]] = []
     stops: dict[int, str] = {}
     for name in grant.channels:
         cursor = grant.granted if name in grant.gaps else grant.cursor
@@ -147,12 +180,12 @@ async def missed_data(broker: Broker, grant: StreamGrant, until: int, limit: int
                 is_shown = sequence <= grant.granted and grant.refreshed
                 if frame.facts.is_refresh and grant.can_refresh and not (is_shown or is_left_out(frame, grant.tab)):
                     stops[sequence] = name
-                events.append((sequence, data_for(frame, grant.tab)))
+                events.append((sequence, name, Piece(data_for(frame, grant.tab), frame.facts.is_uncompressed)))
         events.sort()
         # Channel by channel, or all of them would be here at once.
         size = 0
-        for count, (_, data) in enumerate(events, 1):
-            size += len(data)
+        for count, (_, _, piece) in enumerate(events, 1):
+            size += len(piece.text)
             if size > limit and count < len(events):
                 until = events[count - 1][0]
                 del events[count:]
@@ -161,13 +194,17 @@ async def missed_data(broker: Broker, grant: StreamGrant, until: int, limit: int
     # Up to what is rendered, a client that returns has missed it.
     shown_at = grant.granted if grant.refreshed else -1
     first = min(stops, default=math.inf)
-    before = [owing(data) for sequence, data in events if sequence <= shown_at]
-    after = [data if sequence < first else owing(data) for sequence, data in events if sequence > shown_at]
+    owed = [
+        (sequence, name, piece if shown_at < sequence < first else piece._replace(text=owing(piece.text)))
+        for sequence, name, piece in events
+    ]
+    before = [(name, piece) for sequence, name, piece in owed if sequence <= shown_at]
+    after = [(name, piece) for sequence, name, piece in owed if sequence > shown_at]
     return Missed(before, after, until, set(stops.values()))
 
 
-def opening_frames(grant: StreamGrant, missed: Missed, retry: int | None, heartbeat: float) -> bytes:
-    """Return the frames that begin a stream.
+def opening_chunk(grant: StreamGrant, missed: Missed, retry: int | None, heartbeat: float) -> Chunk:
+    """Return the frames that begin a stream. The snapshot, which may be one viewer's, is a piece of its own.
 
     `retry` is in milliseconds, a random one where it is None, and `heartbeat` the seconds between heartbeats.
     """
@@ -181,4 +218,5 @@ def opening_frames(grant: StreamGrant, missed: Missed, retry: int | None, heartb
         # A client that is to return for the rest gets it then.
         is_cut = missed.cursor < grant.granted
         snapshot = b"" if is_cut else with_id(snapshot, format_id(grant.epoch, grant.granted))
-    return b"".join([hello, live, *missed.before, snapshot, *missed.after])
+    pieces = (Piece(hello + live), *pieces_of(missed.before), Piece(snapshot), *pieces_of(missed.after))
+    return Chunk(b"".join(piece.text for piece in pieces), pieces=pieces)

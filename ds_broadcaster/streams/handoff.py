@@ -36,7 +36,7 @@ class HandoffConnection(Connection):
         self._writing: asyncio.Task[None] | None = None
         self._task: asyncio.Task[Any] | None = None
 
-    def start(self, opening: bytes) -> None:
+    def start(self, opening: Chunk | None) -> None:
         """See Connection.start(). Call it in the task that goes on with wait_closed()."""
         self._task = asyncio.current_task()
         super().start(opening)

@@ -87,4 +87,4 @@ class Opener:
     def _respond(self, request: HttpRequest, grant: StreamGrant) -> HttpResponseBase:
         scope = request.scope  # type: ignore[attr-defined]
         stream = None if request.method == "HEAD" else Stream(self._hubs.current, grant, scope)
-        return BroadcastResponse(stream, scope.get(SCOPE_KEY))
+        return BroadcastResponse(stream, scope.get(SCOPE_KEY), is_compressed=grant.is_compressed)

@@ -36,11 +36,11 @@ class PlainConnection(Connection):
         self._waiter: asyncio.Future[None] | None = None
         self._task: asyncio.Task[Any] | None = None
 
-    async def body(self, frames: bytes) -> AsyncGenerator[bytes, None]:
+    async def body(self, opening: Chunk | None) -> AsyncGenerator[bytes, None]:
         """Yield the opening frames and what follows, until the stream ends; raises StreamCut for an unclean end."""
         self._task = asyncio.current_task() if self._owns_task else None
-        self.start(frames)
-        del frames  # They may be large, and the stream is long.
+        self.start(opening)
+        del opening  # They may be large, and the stream is long.
         try:
             while not self._is_over:
                 part, self._part = self._part, None

@@ -41,6 +41,7 @@ class StreamOptions(NamedTuple):
     recheck_interval: float | None = None
     audience: Audience | None = None
     presence_meta: PresenceMeta | None = None
+    compress: bool = True
 
 
 # The query parameter that carries broadcast.cursor() from a rendered page to its stream.
@@ -55,6 +56,7 @@ REQUEST_BYTES = 32_768
 HEADER_OVERHEAD = 150
 LOGIN_MIDDLEWARE = "django.contrib.auth.middleware.LoginRequiredMiddleware"
 
+_GZIP = re.compile(r"(?:^|,)\s*gzip\s*(?:;\s*q=([01](?:\.\d*)?)\s*)?(?=,|$)", re.ASCII | re.IGNORECASE)
 _ELEMENT_ID = re.compile(r"[A-Za-z][0-9A-Za-z_-]{0,63}", re.ASCII)
 
 # The arguments.
@@ -119,6 +121,12 @@ def element_of(request: HttpRequest) -> str | None:
     return element if _ELEMENT_ID.fullmatch(element) else None
 
 
+def takes_gzip(request: HttpRequest) -> bool:
+    """Tell whether the client names gzip among the encodings that it takes."""
+    found = _GZIP.search(request.headers.get("accept-encoding", ""))
+    return found is not None and float(found[1] or 1) > 0
+
+
 def is_too_large(request: HttpRequest) -> bool:
     """Tell whether a request is more than a stream keeps of it, to be asked again."""
     scope = request.scope  # type: ignore[attr-defined]
@@ -159,6 +167,7 @@ def grant_of(
         recheck_interval=options.recheck_interval,
         can_refresh=can_refresh,
         audience=options.audience,
+        is_compressed=options.compress and get_settings().compression and takes_gzip(request),
     )
 
 

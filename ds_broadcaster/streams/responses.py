@@ -36,8 +36,10 @@ HEADERS = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-cache, no-store",
     "X-Accel-Buffering": "no",  # nginx
-    "Content-Encoding": "identity",  # So that no middleware compresses: GZipMiddleware would hold events back.
+    "Vary": "Accept-Encoding",
 }
+# There always is one, so that no middleware compresses: GZipMiddleware would hold events back.
+GZIP, IDENTITY = "gzip", "identity"
 
 
 async def release_connections() -> None:
@@ -92,8 +94,9 @@ class BroadcastResponse(StreamingHttpResponse):
 
     permitted_by: tuple[type, ...] = ()
 
-    def __init__(self, stream: Stream | None, handoff: dict[str, Stream] | None) -> None:
+    def __init__(self, stream: Stream | None, handoff: dict[str, Stream] | None, *, is_compressed: bool) -> None:
         super().__init__(_nothing() if stream is None or handoff is not None else stream.body(), headers=HEADERS)
+        self["Content-Encoding"] = GZIP if is_compressed else IDENTITY
         self.stream = stream
         if stream is not None and handoff is not None:
             self[HANDOFF_HEADER] = token = str(len(handoff))

@@ -37,4 +37,8 @@ def find_mark(message: Mapping[str, Any]) -> str | None:
 
 def without_mark(headers: Any) -> list[tuple[bytes, bytes]]:
     """Return the headers of a stream as they leave the process."""
-    return [(name, value) for name, value in headers if name.lower() not in (_MARK, b"content-encoding")]
+    return [
+        (name, value)
+        for name, value in headers
+        if name.lower() != _MARK and not (name.lower() == b"content-encoding" and value == b"identity")
+    ]

@@ -101,7 +101,11 @@ def excluded(exclude: HttpRequest | str | None) -> str | None:
 
 
 def facts_of(
-    payload: bytes, exclude: HttpRequest | str | None, transient: bool = False, key: str | None = None
+    payload: bytes,
+    exclude: HttpRequest | str | None,
+    transient: bool = False,
+    key: str | None = None,
+    compress: bool = True,
 ) -> Facts:
     """Return what brokers carry beside an event; raises EventTooLarge, and for `exclude` what excluded() does.
 
@@ -116,8 +120,10 @@ def facts_of(
         if not 0 < len(key) <= MAX_KEY_LENGTH:
             raise ValueError(f"key must have 1 to {MAX_KEY_LENGTH} characters, got {len(key)}.")
     if transient:
-        return Facts(exclude=tab, is_transient=True, key=key)
+        return Facts(exclude=tab, is_transient=True, key=key, is_uncompressed=not compress)
     replaces = replaces_of(payload)
+    if not compress:
+        return Facts(exclude=tab, replaces=replaces, is_uncompressed=True)
     return _USUAL.get(replaces) or Facts(replaces=replaces) if tab is None else Facts(exclude=tab, replaces=replaces)
 
 
@@ -127,6 +133,7 @@ def audience_facts(
     exclude: HttpRequest | str | None = None,
     transient: bool = False,
     key: str | None = None,
+    compress: bool = True,
 ) -> Facts:
     """Return the facts of a template for each audience; raises what facts_of() does.
 
@@ -136,7 +143,7 @@ def audience_facts(
         raise ValueError("audience=True renders without a request, which is one viewer's: leave request out.")
     if transient or key is not None:
         raise ValueError("A template for audiences cannot be transient: render it, and send it with elements().")
-    return facts_of(payload, exclude)._replace(replaces=None, is_refresh=True, is_audience=True)
+    return facts_of(payload, exclude, compress=compress)._replace(replaces=None, is_refresh=True, is_audience=True)
 
 
 def refresh_facts(exclude: HttpRequest | str | None) -> Facts:

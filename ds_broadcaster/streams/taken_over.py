@@ -45,7 +45,7 @@ class TakenOverConnection(Connection, asyncio.Protocol):
         self._home.connections.add(self)
         transport.set_protocol(self)
 
-    def start(self, opening: bytes) -> None:
+    def start(self, opening: Chunk | None) -> None:
         """See Connection.start()."""
         if self.transport is not None and not self.transport.is_closing():
             super().start(opening)

@@ -124,6 +124,9 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
     recheck_interval: float | None = None
     """Seconds between two calls of has_permission(); None stands for DS_BROADCASTER_RECHECK_INTERVAL."""
 
+    compression: bool = True
+    """Whether clients that take gzip get it, where DS_BROADCASTER_COMPRESSION is True."""
+
     # The attributes of an instance: a request has one, and so has the presence of each channel.
 
     request: HttpRequest = _NoRequest()  # type: ignore[assignment]
@@ -290,6 +293,7 @@ class BroadcastChannelView(View, metaclass=ChannelViewType):
             recheck_interval=self.recheck_interval,
             audience=self._audience(),
             presence_meta=self._presence_meta(),
+            compress=self.compression,
         )
         return broadcast.opener.open(checked_channels(self._channel_names(), request, options), request, options)
 

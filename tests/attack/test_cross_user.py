@@ -28,10 +28,9 @@ def query_of(tab, element, cursor):
 
 
 class Spy(FakeClient):
-    """A client that keeps the bytes it gets, and knows what it may see."""
+    """A client with all the text it got, which knows what it may see."""
 
     def __init__(self, world, channels, user, tab, element, cursor, kind):
-        self.raw = b""
         self.tab, self.mine = tab, f"snapshot-of-{user}-{len(world.spies)}"
         options = {
             "presence_callback": lambda channel, users: {f"presence_{channel}": len(users)},
@@ -41,9 +40,9 @@ class Spy(FakeClient):
         super().__init__(world.loop, world.broadcast, channels, user, query=query, kind=kind, **options)
         world.spies.append(self)
 
-    def take(self, message):
-        self.raw += message["body"]
-        super().take(message)
+    @property
+    def raw(self):
+        return b"".join(self.heard)
 
 
 openings = st.tuples(

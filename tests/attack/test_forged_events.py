@@ -25,15 +25,11 @@ REFUSED = (TypeError, ValueError, BroadcasterError)
 
 
 class Victim(FakeClient):
-    """A client that keeps the bytes it gets."""
+    """A client with all the text it got."""
 
-    def __init__(self, *args, **options):
-        self.raw = b""
-        super().__init__(*args, **options)
-
-    def take(self, message):
-        self.raw += message["body"]
-        super().take(message)
+    @property
+    def raw(self):
+        return b"".join(self.heard)
 
 
 def open_victim(world, channel="room", **options):

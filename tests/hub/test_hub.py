@@ -112,7 +112,8 @@ class HubMachine(RuleBasedStateMachine):
     # Clients.
 
     def _connect(self, names, user, kind, cursor, before_opening=None):
-        tab = TABS[next(self.tabs) % len(TABS)]
+        number = next(self.tabs)
+        tab = TABS[number % len(TABS)]
         note(f"client {len(self.clients)}: {kind} on {names} as {user} in {tab} from {cursor!r}")
         client = FakeClient(
             self.loop,
@@ -123,6 +124,7 @@ class HubMachine(RuleBasedStateMachine):
             cursor=cursor,
             before_opening=before_opening,
             presence_callback=presence,
+            gzip=number % 4 > 0,
             query=b"" if tab is None else f'datastar={{"broadcastTab":"{tab}"}}'.encode(),
         )
         client.tab = tab
@@ -731,10 +733,8 @@ def test_heartbeats_come_once_an_interval_and_carry_the_newest_id(world, kind):
 @pytest.mark.parametrize("ahead", [0, 10])
 def test_element_is_told_the_interval_and_sees_each_heartbeat_whatever_its_cursor(world, kind, ahead):
     """It takes a stream without any for lost."""
-    heard = []
-    client = FakeClient(world.loop, world.broadcast, "room", kind=kind, query=b"element=stream")
-    client.take = lambda message: heard.append(message["body"])
-    world.settle()
+    client = world.client(kind=kind, query=b"element=stream")
+    heard = client.heard
     (connection,) = world.hub.channel("room").connections
     connection.cursor += ahead
     assert b"\ndata: heartbeat 4\n\n" in heard.pop(0)

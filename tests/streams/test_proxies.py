@@ -78,7 +78,7 @@ def connect(port, channel):
 
     def try_to():
         try:
-            client = SSEClient(f"http://127.0.0.1:{port}/as/1/{channel}/", {"Accept": "text/event-stream"})
+            client = SSEClient(f"http://127.0.0.1:{port}/as/1/{channel}/", {"Accept-Encoding": "gzip"})
             client.opened()
         except (AssertionError, OSError):
             return None
@@ -89,6 +89,7 @@ def connect(port, channel):
 
 def test_proxy_of_the_guide_passes_events_on_at_once_and_tells_that_a_page_has_left(server, proxy, channel):
     client = connect(proxy, channel)
+    assert client.response_headers["content-encoding"] == "gzip"
     begin = time.monotonic()
     for number in range(20):
         server.call("elements", channel, f'<p id="event-{number}">')

@@ -21,6 +21,7 @@ class RoomChannel(LoginRequiredMixin, BroadcastChannelView):
     presence_template_name = "chat/_members.html"
     signals_model = Filter
     recheck_interval = 60
+    compression = False
 
     def channel_name(self) -> list[str]:
         found: Filter = self.signals
@@ -77,7 +78,7 @@ def connect(request: HttpRequest) -> HttpResponseBase:
 
 
 async def aconnect(request: HttpRequest) -> HttpResponseBase:
-    return await broadcast.aconnect("room-1", request, presence_callback=presence, presence_meta={"page": 1})
+    return await broadcast.aconnect("room-1", request, presence_callback=presence, compress=False)
 
 
 def send(request: HttpRequest, message: Message) -> HttpResponse:
@@ -89,7 +90,7 @@ def send(request: HttpRequest, message: Message) -> HttpResponse:
     broadcast.redirect(["room-1", "room-2"], reverse_lazy("room"))
     broadcast.dispatch("room-1", "moved", {"x": 1}, "#board", transient=True, key="cursor-7")
     broadcast.refresh(["room-1", "room-2"], exclude=request)
-    broadcast.signals("room-1", {"count": 3}, only_if_missing=True)
+    broadcast.signals("room-1", {"count": 3}, only_if_missing=True, compress=False)
     broadcast.signals("room-1", Filter(query="x"), exclude=request)
     broadcast.template("room-1", "chat/_message.html", {"message": message}, "#list", "append", request=request)
     broadcast.new("room-1", presence)
