@@ -11,6 +11,9 @@ from ..sse import Frame
 from .channel import Channel, PresenceCallback
 from .connections import Connection
 
+# Bytes that the tapes of all channels hold at most: many channels have one client each.
+TAPES_KEPT = 16 << 20
+
 logger = logging.getLogger("ds_broadcaster")
 
 
@@ -96,9 +99,16 @@ class Channels:
             self._size -= drop_oldest(logs, self._size - int(self.limits.max_total_bytes * CUT_TO))
 
     def trim(self) -> None:
-        """Drop events that grew too old on quiet channels."""
+        """Drop events that grew too old on quiet channels, and what tapes hold beyond TAPES_KEPT."""
         for channel in self._known.values():
             self._trim(channel)
+        tapes = [channel.tape for channel in self._known.values() if channel.tape.size]
+        excess = sum(tape.size for tape in tapes) - TAPES_KEPT
+        for tape in sorted(tapes, key=lambda tape: not tape.is_quiet):
+            if excess > 0:
+                excess -= tape.size
+                tape.forget()
+            tape.is_quiet = True
 
     def _trim(self, channel: Channel[Connection]) -> None:
         channel.chunks.clear()

@@ -107,13 +107,27 @@ class Tape:
 
     Only what is newer than all that is on it is put on it, which is what those clients get that keep up. What a client
     gets that is slow, or new and has seen no presence yet, would put all the others out of step.
+
+    `is_quiet` may be set, and is no longer true after the next text.
     """
 
-    __slots__ = ("_cursor", "_end", "_presence_at", "_previous", "_window")
+    __slots__ = ("_cursor", "_end", "_presence_at", "_previous", "_window", "is_quiet")
 
     def __init__(self) -> None:
+        self.is_quiet = False
         self._cursor = -1
         self._presence_at: float = 0
+        self._end = Mark()
+        self._window = b""
+        self._previous = 0
+
+    @property
+    def size(self) -> int:
+        """The bytes held."""
+        return len(self._window)
+
+    def forget(self) -> None:
+        """Hold nothing. Every stream is out of step until it has the next text."""
         self._end = Mark()
         self._window = b""
         self._previous = 0
@@ -123,6 +137,7 @@ class Tape:
         has_presence = place.presence_at < presence_at
         if place.first <= self._cursor or (has_presence and place.presence_at < self._presence_at):
             return None
+        self.is_quiet = False
         self._cursor = cursor
         if has_presence:
             self._presence_at = presence_at

@@ -2,6 +2,7 @@
 
 import random
 import zlib
+from unittest.mock import patch
 
 import pytest
 from django.test import override_settings
@@ -199,6 +200,26 @@ def test_heartbeat_tells_the_id_where_the_last_event_did_not(world):
     assert client.last_id != world.broadcast.cursor()
     world.advance(4)
     assert client.last_id == world.broadcast.cursor()
+
+
+@override_settings(DS_BROADCASTER_HEARTBEAT_INTERVAL=4)
+def test_tapes_of_quiet_channels_are_given_up_where_there_are_many(world):
+    clients = [world.client(f"user-{number}", gzip=True) for number in range(10)]
+    busy = world.client("busy", gzip=True)
+    texts = [f"<p id=a>{number} {'text ' * 1000}</p>" for number in range(4)]
+    with patch("ds_broadcaster.hub.channels.TAPES_KEPT", 30_000):
+        for number in range(10):
+            world.broadcast(f"user-{number}", texts[0])
+        for text in texts[:3]:
+            world.broadcast("busy", text)
+            world.advance(4)
+    assert sum(channel.tape.size for channel in world.hub.live()) <= 30_000
+    assert world.hub.channel("busy").tape.size > 10_000
+    for name in ("busy", *(f"user-{number}" for number in range(10))):
+        world.broadcast(name, texts[3])
+    world.settle()
+    assert busy.texts == texts
+    assert all(client.texts == [texts[0], texts[3]] for client in clients)
 
 
 # What refers to nothing

@@ -67,6 +67,7 @@ class HubMachine(RuleBasedStateMachine):
         self.world.enter_context(patch("ds_broadcaster.hub.replay.READ_BYTES", TINY_READ))
         # As much as is ever published between two turns of the loop.
         self.world.enter_context(patch("ds_broadcaster.log.HELD", 100))
+        self.world.enter_context(patch("ds_broadcaster.hub.channels.TAPES_KEPT", 2000))
         self.broker = self.broadcaster._broker
         self.published = []  # (sequence, channel, text, the tab that is left out)
         self.transient = {}  # Likewise, by text; and the clients that must get it.

@@ -78,7 +78,8 @@ def connect(request: HttpRequest) -> HttpResponseBase:
 
 
 async def aconnect(request: HttpRequest) -> HttpResponseBase:
-    return await broadcast.aconnect("room-1", request, presence_callback=presence, compress=False)
+    meta = {"page": 1}
+    return await broadcast.aconnect("room-1", request, presence_callback=presence, presence_meta=meta, compress=False)
 
 
 def send(request: HttpRequest, message: Message) -> HttpResponse:
