@@ -428,3 +428,10 @@ def test_expressions(text, expected):
 )
 def test_literals(text, expected):
     assert read_literal(text) == expected
+
+
+def test_expression_that_is_not_read_is_a_warning():
+    page = Document('<p data-text="$a + 1"></p><p id=b data-text="$a.toFixed(2)"></p>')
+    assert page.warnings == [
+        'No JavaScript is run, so data-text of <Element <p id="b" data-text="$a.toFixed(2)"></p>> does not follow the signals.'
+    ]

@@ -286,7 +286,8 @@ class Document:
     def _set_by(self, node: turbohtml.Element, attribute: str) -> None:
         if not attribute.startswith("data-") or attribute not in node.attrs or is_ignored(node):
             return
-        self._reactions.add(node, attribute)
+        if not self._reactions.add(node, attribute):
+            self._warn(f"No JavaScript is run, so {attribute} of {Element(node)!r} does not follow the signals.")
         if attribute.startswith("data-bind") and is_nameless_radio(node):
             node.attrs["name"] = next(iter(bound_to(node)), "")
         patch = patch_of(self._page, node, attribute, self.signals)
@@ -294,9 +295,13 @@ class Document:
             _signals.merge(self.signals, patch.signals, only_if_missing=patch.only_if_missing)
             self._reactions.run()
         for expression in patch.expressions:
-            warning = f"No JavaScript is run, so no signal is set by the expression {expression} in {Element(node)!r}."
-            if warning not in self.warnings:
-                self.warnings.append(warning)
+            self._warn(
+                f"No JavaScript is run, so no signal is set by the expression {expression} in {Element(node)!r}."
+            )
+
+    def _warn(self, warning: str) -> None:
+        if warning not in self.warnings:
+            self.warnings.append(warning)
 
 
 def _with_elements_in(node: turbohtml.Node) -> list[turbohtml.Element]:

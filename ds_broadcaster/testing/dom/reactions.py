@@ -21,11 +21,13 @@ class Reactions:
         self._signals = signals
         self._classes: dict[tuple[turbohtml.Element, str], list[str]] = {}
 
-    def add(self, node: turbohtml.Element, attribute: str) -> None:
-        """Follow the signals with an attribute, if it is of that kind."""
-        if parts_of(attribute)[0] in _REACTIONS:
-            self._classes.setdefault((node, attribute), [])
-            self._run(node, attribute)
+    def add(self, node: turbohtml.Element, attribute: str) -> bool:
+        """Follow the signals with an attribute, if it is of that kind; tell whether its expression can be read."""
+        if parts_of(attribute)[0] not in _REACTIONS:
+            return True
+        self._classes.setdefault((node, attribute), [])
+        self._run(node, attribute)
+        return compiled(node.attr(attribute) or "") is not None
 
     def drop(self, node: turbohtml.Element, attribute: str | None = None) -> None:
         """Follow them no longer, with an attribute or with all of an element. Computed signals go on."""
