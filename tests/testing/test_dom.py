@@ -432,6 +432,6 @@ def test_literals(text, expected):
 
 def test_expression_that_is_not_read_is_a_warning():
     page = Document('<p data-text="$a + 1"></p><p id=b data-text="$a.toFixed(2)"></p>')
-    assert page.warnings == [
-        'No JavaScript is run, so data-text of <Element <p id="b" data-text="$a.toFixed(2)"></p>> does not follow the signals.'
-    ]
+    [warning] = page.warnings
+    assert warning.startswith('No JavaScript is run, so data-text of <Element <p id="b"')
+    assert warning.endswith("does not follow the signals.")
