@@ -1,7 +1,8 @@
 """A stream in a test, and who may have one."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 from urllib.parse import urlsplit
 
@@ -155,10 +156,12 @@ class Stream:
         self.close()
 
     async def _read(self) -> None:
+        is_gzip = self.response.headers.get("Content-Encoding") == "gzip"
+        decode: Callable[[bytes], bytes] = zlib.decompressobj(31).decompress if is_gzip else bytes
         try:
             async for part in self.response:
                 self._connection = self._connection or self._find_connection()
-                for event in self._parser.feed(part):
+                for event in self._parser.feed(decode(part)):
                     self.events.append(event)
                     self._unread.append(event)
         except Exception as error:

@@ -167,6 +167,13 @@ def test_function_views_plain_and_async(open_stream):
         stream.next(target="#a")
 
 
+def test_stream_may_be_compressed(open_stream):
+    stream = open_stream("open", "hall", headers={"Accept-Encoding": "gzip"})
+    assert stream.response.headers["Content-Encoding"] == "gzip"
+    broadcast("hall", "<p id=a>hello</p>")
+    stream.next(contains="hello")
+
+
 def test_many_events_keep_no_publisher_waiting(open_stream):
     stream = open_stream("open", "hall")
     for number in range(2500):
