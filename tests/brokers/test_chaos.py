@@ -172,8 +172,9 @@ def broker(request):
 
 @pytest.fixture
 def workers(django_db_setup, broker):
-    history = {"DS_BROADCASTER_HISTORY": {"max_events": HISTORY}}
-    with Server(settings=broker.settings | history, args=["--workers=2"]) as server:
+    # All tabs are one user's.
+    limits = {"DS_BROADCASTER_HISTORY": {"max_events": HISTORY}, "DS_BROADCASTER_MAX_CONNECTIONS_PER_USER": None}
+    with Server(settings=broker.settings | limits, args=["--workers=2"]) as server:
         until(lambda: len(pids(server)) == 2, 20)
         yield server
 
