@@ -54,14 +54,13 @@ class Chunk:
     __slots__ = (
         "_forms",
         "_message",
-        "_pieces",
-        "_place",
-        "_segment",
         "_wire",
         "body",
         "cursor",
         "last",
         "more",
+        "pieces",
+        "place",
         "presence_at",
         "stop",
     )
@@ -86,10 +85,9 @@ class Chunk:
         self.last = last
         self._message: dict[str, Any] | None = None
         self._wire = b""
-        self._pieces = pieces
-        self._place = place
-        self._segment: Segment | None = None
-        self._forms: dict[int, Chunk] | None = None
+        self.pieces = pieces
+        self.place = place
+        self._forms: _Forms | None = None
 
     def message(self) -> dict[str, Any]:
         """Return the bytes as an ASGI message; made once for all."""
@@ -108,26 +106,63 @@ class Chunk:
     def packed(self, sent: Mark, since: int) -> tuple["Chunk", Mark, int]:
         """Return the chunk as gzip for a stream that is at the mark `sent`, in step since an offset; and both after it.
 
-        Made once for all that are sent the same: there are three forms at most, by the length of what they refer to.
+        Made once for all that are sent the same.
         """
-        if self._place is not None:
-            place, self._place = self._place, None
-            self._segment = place.tape.take(self.body, place, self.cursor, self.presence_at)
-        dictionary, after = b"", OUT_OF_STEP
+        forms = self._forms
+        if forms is None:
+            forms = self._forms = _Forms(self)
+        if sent is forms.before:
+            form = forms.whole if since <= forms.whole_since else forms.next
+            if form is not None:
+                return form, forms.after, since
+        return forms.make(sent, since, self)
+
+
+class _Forms:
+    """The forms of a chunk as gzip, each made when it is first asked for.
+
+    One is for streams out of step, `next` for those that were sent the text before it on the tape, and `whole` for
+    those that were sent all that the tape holds.
+    """
+
+    __slots__ = ("_alone", "_segment", "after", "before", "next", "whole", "whole_since")
+
+    def __init__(self, chunk: Chunk) -> None:
+        place = chunk.place
+        self._segment: Segment | None = None
+        if place is not None:
+            self._segment = place.tape.take(chunk.body, place, chunk.cursor, chunk.presence_at)
+        self._alone: Chunk | None = None
+        self.next: Chunk | None = None
+        self.whole: Chunk | None = None
+        self.before: Mark | None = None
+        self.after = OUT_OF_STEP
+        self.whole_since = 0
         if self._segment is not None:
-            dictionary, after = self._segment.dictionary(sent, since), self._segment.after
-            if not dictionary:
-                since = self._segment.before.offset
-        if self._forms is None:
-            self._forms = {}
-        form = self._forms.get(len(dictionary))
-        if form is None:
-            pieces = self._pieces or (Piece(self.body),)
-            form = Chunk(b"".join(packed(piece, dictionary) for piece in pieces), last=self.last)
-            self._forms[len(dictionary)] = form
+            self.before, self.after = self._segment.before, self._segment.after
+            self.whole_since = self.before.offset - len(self._segment.window)
+
+    def make(self, sent: Mark, since: int, chunk: Chunk) -> tuple[Chunk, Mark, int]:
+        """See Chunk.packed()."""
+        dictionary = b"" if self._segment is None else self._segment.dictionary(sent, since)
+        if dictionary:
+            form = _packed(chunk, dictionary)
+            if since <= self.whole_since:
+                self.whole = form
+            else:
+                self.next = form
+            return form, self.after, since
+        if self._alone is None:
+            self._alone = _packed(chunk, b"")
+        form = self._alone
         if sent is NOT_BEGUN:
-            form = Chunk(HEADER + form.body, last=self.last)
-        return form, after, since
+            form = Chunk(HEADER + form.body, last=chunk.last)
+        return form, self.after, 0 if self.before is None else self.before.offset
+
+
+def _packed(chunk: Chunk, dictionary: bytes) -> Chunk:
+    pieces = chunk.pieces or (Piece(chunk.body),)
+    return Chunk(b"".join(packed(piece, dictionary) for piece in pieces), last=chunk.last)
 
 
 class Channel(Generic[R]):
