@@ -298,7 +298,10 @@ class Hub:
 
     def _open(self, connection: Connection, grant: StreamGrant) -> None:
         """Put a connection on its channels. See stream()."""
-        connection.channels = tuple(self._channels.get(name) for name in grant.channels)
+        channels = tuple(self._channels.get(name) for name in grant.channels)
+        other = next(iter(channels[0].connections), None)
+        # One object for many streams.
+        connection.channels = other.channels if other is not None and other.channels == channels else channels
         connection.cursor = grant.cursor
         connection.granted = grant.granted
         connection.tab, connection.element, connection.meta = grant.tab, grant.element, grant.meta
