@@ -66,9 +66,9 @@ class TakenOverConnection(Connection, asyncio.Protocol):
 
     def _end(self) -> None:
         self.busy = True
-        assert self.closing is not None
-        assert self.transport is not None
-        if self.closing.clean:
+        if self.transport is None:
+            return
+        if self.closing is not None and self.closing.clean:
             # Not here, where the hub goes through its connections, and not in the context of a publisher.
             self.registry.loop.call_soon(self._go_home, context=Context())
         else:
@@ -86,7 +86,8 @@ class TakenOverConnection(Connection, asyncio.Protocol):
         self._home.take_back(transport, self._unread)
 
     def _write(self, chunk: Chunk) -> bool:
-        assert self.transport is not None
+        if self.transport is None:
+            return False
         if data := chunk.wire():
             try:
                 self.transport.write(data)
