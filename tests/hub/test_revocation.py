@@ -219,7 +219,8 @@ class RevocationMachine(RuleBasedStateMachine):
         self.sessions.add(user)
         for client in self.clients:
             if client.user_id == user:
-                client.is_removed = False
+                # What it gets from now on it may have, until another removal.
+                client.is_removed = client.was_removed_before_opening = False
 
     @rule(channel=st.sampled_from(CHANNELS))
     def publish(self, channel):
