@@ -23,7 +23,7 @@ REPLICAS_WAIT = 600
 
 
 # Of errors of scripts whose keys hold what no script writes.
-SPOILED = ("WRONGTYPE", "not an integer", "attempt to")
+SPOILED = ("WRONGTYPE", "not an integer", "attempt to", "data string too short")
 # Seconds between two deletions of such keys: if they are spoiled again and again, there is no use in it.
 MEND_INTERVAL = 60
 
