@@ -109,6 +109,13 @@ class _Server(uvicorn.Server):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), 1.0)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        # Those that took longer than the grace. A loop that closes would leave them open.
+        for each in list(self.server_state.connections):
+            each.transport.abort()
+        await asyncio.sleep(0)
+
     def stop(self) -> None:
         """End; any thread may call it."""
         self.should_exit = True

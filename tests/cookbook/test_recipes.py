@@ -12,7 +12,7 @@ from tests.harness import Server, expect
 from tests.harness.server import ROOT
 
 # What the browser and the client say about a server that is away for a moment.
-OF_A_RESTART = re.compile("net::ERR_(CONNECTION|INCOMPLETE)|^network error|^Failed to fetch|retrying in")
+OF_A_RESTART = re.compile("net::ERR_(CONNECTION|INCOMPLETE)|^network error|^Failed to fetch|retrying in|status of 503")
 
 
 class Recipe(Server):
