@@ -8,9 +8,10 @@ import math
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from .literals import NAME, NUMBER, STRING, unquoted
+from .scanner import NotRead, Scanner
 
 # JavaScript's undefined; null is None.
 UNDEFINED: Final = type("Undefined", (), {"__repr__": lambda self: "undefined"})()
@@ -24,10 +25,6 @@ _OPERATOR = re.compile(r"===|!==|==|!=|<=|>=|&&|\|\||\?\?|[-+*%<>?]")
 _CONSTANTS = {"true": True, "false": False, "null": None, "undefined": UNDEFINED}
 # The binary operators, by how tightly they bind.
 _LEVELS = (("??", "||"), ("&&",), ("===", "!==", "==", "!="), ("<", ">", "<=", ">="), ("+", "-"), ("*", "%"))
-
-
-class NotSupported(Exception):
-    """JavaScript that a test does not run."""
 
 
 class Failed(Exception):
@@ -45,16 +42,12 @@ def compiled(text: str) -> Compiled | None:
     try:
         expression = parser.expression()
         parser.end()
-    except NotSupported:
+    except NotRead:
         return None
     return expression
 
 
-class _Parser:
-    def __init__(self, text: str) -> None:
-        self._text = text.strip()
-        self._at = 0
-
+class _Parser(Scanner):
     def expression(self) -> Compiled:
         condition = self._binary(0)
         if not self._next("?"):
@@ -63,11 +56,6 @@ class _Parser:
         self._want(":")
         otherwise = self.expression()
         return lambda signals: then(signals) if is_true(condition(signals)) else otherwise(signals)
-
-    def end(self) -> None:
-        self._space()
-        if self._at != len(self._text):
-            _give_up()
 
     def _binary(self, level: int) -> Compiled:
         if level == len(_LEVELS):
@@ -113,7 +101,7 @@ class _Parser:
             return lambda signals: number
         found = self._match(NAME)
         if found is None or found[0] not in _CONSTANTS:
-            _give_up()
+            self._give_up()
         constant = _CONSTANTS[found[0]]
         return lambda signals: constant
 
@@ -125,11 +113,11 @@ class _Parser:
             elif found := self._match(NAME):
                 key = found[0]
             else:
-                _give_up()
+                self._give_up()
             self._want(":")
             items[key] = self.expression()
             if not self._next(",") and not self._looking_at("}"):
-                _give_up()
+                self._give_up()
         return lambda signals: {name: each(signals) for name, each in items.items()}
 
     def _template(self) -> Compiled:
@@ -143,35 +131,13 @@ class _Parser:
                 parts.append(self._text[self._at])
                 self._at += 1
             else:
-                _give_up()
+                self._give_up()
         self._at += 1
         return lambda signals: "".join(each if isinstance(each, str) else as_text(each(signals)) for each in parts)
 
-    def _space(self) -> None:
-        while self._at < len(self._text) and self._text[self._at].isspace():
-            self._at += 1
-
-    def _looking_at(self, token: str) -> bool:
-        self._space()
-        return self._text.startswith(token, self._at)
-
     def _next(self, token: str) -> bool:
-        found = self._looking_at(token)
-        if found and token[0] == "?" and self._text.startswith(("??", "?."), self._at):
-            return False
-        self._at += len(token) if found else 0
-        return found
-
-    def _want(self, token: str) -> None:
-        if not self._next(token):
-            _give_up()
-
-    def _match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        self._space()
-        found = pattern.match(self._text, self._at)
-        if found is not None:
-            self._at = found.end()
-        return found
+        # A condition's "?" is no operator's.
+        return not (token[0] == "?" and self._looking_at("??", "?.")) and super()._next(token)
 
     def _operator(self, allowed: tuple[str, ...]) -> str | None:
         self._space()
@@ -180,10 +146,6 @@ class _Parser:
             return None
         self._at = found.end()
         return found[0]
-
-
-def _give_up() -> NoReturn:
-    raise NotSupported
 
 
 def _combined(operator: str, left: Compiled, right: Compiled) -> Compiled:

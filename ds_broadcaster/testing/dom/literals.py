@@ -4,7 +4,8 @@ import json
 import re
 from typing import Any, NoReturn
 
-_SPACE = re.compile(r"\s*")
+from .scanner import NotRead, Scanner
+
 NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![\w$.])")
 NAME = re.compile(r"[A-Za-z_$][\w$]*")
 STRING = re.compile(r'"(?:[^"\\\n]|\\[\s\S])*"|\'(?:[^\'\\\n]|\\[\s\S])*\'|`(?:[^`\\$]|\\[\s\S]|\$(?!\{))*`')
@@ -15,10 +16,6 @@ _CONSTANTS = {"true": True, "false": False, "null": None, "undefined": None}
 _ENDS = re.compile(rf"(?P<string>{STRING.pattern})|(?P<open>[(\[{{])|(?P<close>[)\]}}])|(?P<comma>,)|(?P<other>[\s\S])")
 
 
-class _NoLiteral(Exception):
-    """An expression, where a value is wanted."""
-
-
 def read_literal(text: str) -> tuple[Any, list[str]]:
     """Return the value that is written in JavaScript or JSON, and the expressions that it has in place of values.
 
@@ -27,13 +24,13 @@ def read_literal(text: str) -> tuple[Any, list[str]]:
     """
     try:
         return json.loads(text, parse_constant=_refuse), []
-    except (ValueError, _NoLiteral):
+    except (ValueError, NotRead):
         pass
     reader = _Reader(text)
     try:
         value = reader.value()
         reader.end()
-    except _NoLiteral:
+    except NotRead:
         return None, [text.strip()]
     return value, reader.expressions
 
@@ -44,14 +41,13 @@ def unquoted(text: str) -> str:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise _NoLiteral
+    raise NotRead
 
 
-class _Reader:
+class _Reader(Scanner):
     def __init__(self, text: str) -> None:
+        super().__init__(text)
         self.expressions: list[str] = []
-        self._text = text
-        self._at = 0
 
     def value(self) -> Any:
         if self._next("("):
@@ -69,12 +65,7 @@ class _Reader:
             return int(number) if number.is_integer() else number
         if (found := self._match(NAME)) and found[0] in _CONSTANTS:
             return _CONSTANTS[found[0]]
-        raise _NoLiteral
-
-    def end(self) -> None:
-        self._space()
-        if self._at != len(self._text):
-            raise _NoLiteral
+        raise NotRead
 
     def _object(self) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -98,8 +89,8 @@ class _Reader:
         try:
             value = self.value()
             if not self._looking_at(",", end):
-                raise _NoLiteral
-        except _NoLiteral:
+                raise NotRead
+        except NotRead:
             del self.expressions[known:]
             self._at = begin
             self._skip()
@@ -115,7 +106,7 @@ class _Reader:
             return unquoted(found[0])
         if found := self._match(NAME) or self._match(NUMBER):
             return found[0]
-        raise _NoLiteral
+        raise NotRead
 
     def _skip(self) -> None:
         """Go to the comma or the bracket that ends an expression."""
@@ -125,32 +116,7 @@ class _Reader:
                 return
             depth += bool(found["open"]) - bool(found["close"])
             self._at = found.end()
-        raise _NoLiteral
-
-    def _space(self) -> None:
-        found = _SPACE.match(self._text, self._at)
-        assert found is not None
-        self._at = found.end()
-
-    def _looking_at(self, *tokens: str) -> bool:
-        self._space()
-        return self._text.startswith(tokens, self._at)
-
-    def _next(self, token: str) -> bool:
-        found = self._looking_at(token)
-        self._at += len(token) if found else 0
-        return found
-
-    def _want(self, token: str) -> None:
-        if not self._next(token):
-            raise _NoLiteral
-
-    def _match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        self._space()
-        found = pattern.match(self._text, self._at)
-        if found is not None:
-            self._at = found.end()
-        return found
+        raise NotRead
 
 
 def _unescape(found: re.Match[str]) -> str:
