@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import socket
+from collections.abc import Coroutine
 from types import TracebackType
+from typing import Any
 
 from tests.harness.loop import loop_thread
 from tests.harness.server import Server
@@ -22,7 +25,9 @@ class Relay:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._is_cut = False
+        self._serving: set[asyncio.Task[None]] = set()
         self._passing: set[asyncio.Task[None]] = set()
+        self._clients: list[socket.socket] = []
         self._writers: list[asyncio.StreamWriter] = []
 
     @property
@@ -58,19 +63,33 @@ class Relay:
         return self
 
     async def _start(self) -> None:
-        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._listener.sockets[0].getsockname()[1]
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.append(writer)
-        if self._is_cut:
-            return
-        there, back = await asyncio.open_connection("127.0.0.1", self._server.port)
-        self._writers.append(back)
-        for source, target in ((reader, back), (there, writer)):
-            task = asyncio.ensure_future(self._pass_on(source, target))
-            self._passing.add(task)
-            task.add_done_callback(self._passing.discard)
+    @staticmethod
+    def _spawn(coroutine: Coroutine[Any, Any, None], group: set[asyncio.Task[None]]) -> None:
+        task = asyncio.ensure_future(coroutine)
+        group.add(task)
+        task.add_done_callback(group.discard)
+
+    def _accept(self) -> None:
+        # By hand: in asyncio's own server, what was accepted just before it closes stays open.
+        client, _ = self._listener.accept()
+        self._clients.append(client)
+        self._spawn(self._serve(client), self._serving)
+
+    async def _serve(self, client: socket.socket) -> None:
+        with contextlib.suppress(ConnectionError):
+            reader, writer = await asyncio.open_connection(sock=client)
+            self._writers.append(writer)
+            if self._is_cut:
+                return
+            there, back = await asyncio.open_connection("127.0.0.1", self._server.port)
+            self._writers.append(back)
+            for source, target in ((reader, back), (there, writer)):
+                self._spawn(self._pass_on(source, target), self._passing)
 
     async def _pass_on(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
@@ -85,6 +104,13 @@ class Relay:
         loop_thread().run(self._stop())
 
     async def _stop(self) -> None:
-        await self._cut()
+        asyncio.get_running_loop().remove_reader(self._listener)
         self._listener.close()
+        tasks = [*self._serving, *self._passing]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._drop()
+        await asyncio.sleep(0)
+        for client in self._clients:
+            client.close()

@@ -319,6 +319,33 @@ def test_client_that_leaves_while_its_stream_opens_leaves_nothing(quick):
     quick(test)
 
 
+@pytest.mark.parametrize("how", ["error", "cancelled"])
+def test_stream_that_fails_to_open_leaves_no_connection(quick, caplog, how):
+    async def test(site):
+        witness = await site.stream()
+        gate = asyncio.Event()
+
+        async def fail(*args):
+            gate.set()
+            if how == "error":
+                raise RuntimeError("told in the server's log")
+            await asyncio.sleep(60)
+
+        site.broadcast._broker.commands = fail
+        client = await site.client()
+        client.ask("/stream")
+        await gate.wait()
+        for task in list(site.server.server_state.tasks):  # As after the grace of a server that stops.
+            task.cancel()
+        await client.rest()
+        await until(lambda: site.hub.count == 1 == len(site.server.server_state.connections))
+        site.broadcast("room", "<p id=a>hello</p>")
+        await witness.expect("hello</p>")
+
+    quick(test)
+    assert ("told in the server's log" in caplog.text) == (how == "error")
+
+
 # Ends
 
 
