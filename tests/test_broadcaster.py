@@ -129,8 +129,8 @@ def test_there_are_no_other_verbs():
             "signals",
             "channel, signals, *, only_if_missing=False, exclude=None, transient=False, key=None, compress=True",
         ),
-        ("script", "channel, javascript, *, auto_remove=True, attributes=None, exclude=None"),
-        ("redirect", "channel, url, *, exclude=None"),
+        ("script", "channel, javascript, *, auto_remove=True, attributes=None, exclude=None, compress=True"),
+        ("redirect", "channel, url, *, exclude=None, compress=True"),
         (
             "dispatch",
             "channel, event_name, detail=None, selector=None, *, exclude=None, transient=False, key=None, "
@@ -206,6 +206,27 @@ def test_each_verb_sends_its_event(broadcaster, send):
         {"signals": '{"count":2}', "onlyIfMissing": "true"},
     ]
     assert [event.id for event in events] == [f"{broadcaster._broker.epoch}-{number}" for number in range(1, 6)]
+
+
+@pytest.mark.usefixtures("template")
+@pytest.mark.parametrize("is_async", [False, True])
+def test_each_verb_with_text_of_the_callers_has_it_sent_as_it_is(broadcaster, is_async):
+    calls = [
+        ("elements", "<p id=a>"),
+        ("signals", {"a": 1}),
+        ("template", "there.html"),
+        ("script", "x()"),
+        ("redirect", "/there/"),
+        ("dispatch", "told"),
+    ]
+    for verb, argument in calls:
+        for channel, options in ((verb, {}), (f"{verb}-secret", {"compress": False})):
+            if is_async:
+                asyncio.run(getattr(broadcaster, f"a{verb}")(channel, argument, **options))
+            else:
+                getattr(broadcaster, verb)(channel, argument, **options)
+            ((_, frame),) = asyncio.run(broadcaster._broker.read(channel, 0))
+            assert frame.facts.is_uncompressed == bool(options)
 
 
 @pytest.fixture
