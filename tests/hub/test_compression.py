@@ -204,8 +204,8 @@ def test_heartbeat_tells_the_id_where_the_last_event_did_not(world):
 
 @override_settings(DS_BROADCASTER_HEARTBEAT_INTERVAL=4)
 def test_tapes_of_quiet_channels_are_given_up_where_there_are_many(world):
-    clients = [world.client(f"user-{number}", gzip=True) for number in range(10)]
     busy = world.client("busy", gzip=True)
+    clients = [world.client(f"user-{number}", gzip=True) for number in range(10)]
     texts = [f"<p id=a>{number} {'text ' * 1000}</p>" for number in range(4)]
     with patch("ds_broadcaster.hub.channels.TAPES_KEPT", 30_000):
         for number in range(10):

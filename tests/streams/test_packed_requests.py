@@ -86,6 +86,25 @@ def test_values_of_one_request_are_not_those_of_another():
     packer = RequestPacker(application)
     first, second = (packer.pack(make_scope(user=[number])) for number in range(2))
     assert (first.scope["user"], second.scope["user"]) == ([0], [1])
+    first, second = (packer.pack(make_scope(state={"cache": {}})) for _ in range(2))
+    assert first.scope["state"]["cache"] is not second.scope["state"]["cache"]
+
+
+@pytest.mark.parametrize(
+    "key, value, other",
+    [
+        ("server", ("127.0.0.1", 80), ("127.0.0.1", 81)),
+        ("state", {"pool": 1}, {"pool": 2}),
+        ("asgi", {"version": "3.0"}, {"version": "3.0", "spec_version": "2.3"}),
+        ("scheme", "http", "https"),
+        ("root_path", "", "/app"),
+    ],
+)
+def test_requests_that_differ_have_nothing_of_each_other(key, value, other):
+    packer = RequestPacker(application)
+    requests = [packer.pack(make_scope(**{key: each})) for each in (value, other)]
+    assert [type(each) for each in requests] == [PackedRequest] * 2
+    assert [each.scope[key] for each in requests] == [value, other]
 
 
 @pytest.mark.parametrize(
