@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .machine import HERE, CannotMeasure, compile_tool, describe
 from .report import judged, table, versions, write_json
-from .rounds import CALM, Size
+from .rounds import CALM, Size, spare
 from .servers import SERVERS
 from .targets import Results, verdicts
 from .workloads import GROUPS, WORKLOADS
@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="name", help=f"workloads, of: {', '.join(NAMES)} (all)")
     parser.add_argument("--short", action="store_true", help="one round, shorter loads: a first impression")
     parser.add_argument("--server", action="append", default=[], choices=SERVERS, help="only this one (repeatable)")
+    parser.add_argument("--hurry", action="store_true", help="neither wait for other programs nor measure again")
     parser.add_argument("--json", type=Path, default=HERE / "results.json", help="where the figures go")
     options = parser.parse_args()
     if unknown := set(options.names) - set(NAMES):
@@ -30,6 +31,8 @@ def main() -> int:
     if not sys.platform.startswith("linux"):
         parser.error("the readings come from /proc and epoll: run it on Linux")
 
+    if options.hurry:
+        spare.spend()
     machine = describe()
     print(f"on {machine['cores']} cores, load {machine['load_average']:.1f}, {versions()}")
     if not machine["pinned"]:

@@ -23,6 +23,7 @@ PUBLISHING = (
     "redis",
     "redis-threads",
     "redis-coroutines",
+    "redis-coroutine",
     "channels",
     "channels-sync",
     "postgres",
@@ -52,7 +53,7 @@ def throughput(size: Size) -> list[Row]:
 
 
 def _cluster(server: Server, streams: int, events: int, rate: float) -> Row:
-    with store_of(server) as store, Running(server, store.env) as running, Publisher(server, store) as publisher:
+    with store_of(server) as store, Running(server, store.env) as running, Publisher(server, store.env) as publisher:
         warm_up(running, publisher)
         with Load(running, streams, events=events, rate=rate, timeout=90, publisher=publisher) as load:
             running.settle()
@@ -90,7 +91,7 @@ def publishing(size: Size) -> list[Row]:
 
 
 def _publishing(server: Server, streams: int) -> Row:
-    with store_of(server) as store, Publisher(server, store) as publisher:
+    with store_of(server) as store, Publisher(server, store.env) as publisher:
         publisher.begin(500)  # Ours has a history to trim from here on.
         publisher.end()
         stored = store.cpu_seconds()

@@ -139,6 +139,10 @@ class Spare:
         """Stop spending."""
         self._left -= time.monotonic() - self._since
 
+    def spend(self) -> None:
+        """Leave nothing."""
+        self._left = 0.0
+
     def left(self) -> float:
         """Return the seconds that are left, 0 when there are none."""
         return max(0.0, self._left)

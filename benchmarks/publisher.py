@@ -7,7 +7,10 @@ the `seconds` and the `cpu` seconds that it took.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -19,11 +22,11 @@ from .machine import CannotMeasure, cores, cpu_of, pinned
 from .servers import environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from .servers import Server
-    from .stores import Store
+    from .servers import Running, Server
 
 TIMEOUT = 120.0
 # Threads or coroutines that publish at once, where several do.
@@ -33,11 +36,11 @@ AT_ONCE = 50
 class Publisher:
     """Such a process, started for the length of a `with` block."""
 
-    def __init__(self, server: Server, store: Store) -> None:
-        """Prepare one that publishes as this server's applications would."""
+    def __init__(self, server: Server, env: Mapping[str, str]) -> None:
+        """Prepare one that publishes as this server's applications would, to the store or the port in `env`."""
         self._server = server
         self._command = pinned([sys.executable, "-m", "benchmarks.publisher", server.publisher], cores()[1])
-        self._env = environment(server, store.env)
+        self._env = environment(server, env)
 
     def __enter__(self) -> Publisher:
         """Start it, and wait until it has published once, to an empty channel."""
@@ -87,11 +90,19 @@ class Publisher:
                 pipe.close()
 
 
+def publisher_of(running: Running) -> AbstractContextManager[Publisher | None]:
+    """Return the publisher of a server that is told its events from outside; None if it makes them itself."""
+    if not running.server.publisher:
+        return contextlib.nullcontext()
+    return Publisher(running.server, {"BENCH_PORT": str(running.port)})
+
+
 def main() -> None:
     """Publish what each line asks for."""
-    import django
+    if "DJANGO_SETTINGS_MODULE" in os.environ:
+        import django
 
-    django.setup()
+        django.setup()
     publish_all = WAYS[sys.argv[1]]()
     for line in sys.stdin:
         cpu, start = time.process_time(), time.monotonic()
@@ -128,30 +139,47 @@ def ours_threads() -> Callable[[dict[str, Any]], None]:
     return publish_all
 
 
-def ours_coroutines() -> Callable[[dict[str, Any]], None]:
-    """The async twin in AT_ONCE coroutines of one loop, as async views call it."""
+def ours_coroutines(at_once: int = AT_ONCE) -> Callable[[dict[str, Any]], None]:
+    """The async twin in so many coroutines of one loop, as async views call it."""
     from ds_broadcaster import broadcast
 
     runner = asyncio.Runner()
 
     async def publish_all(wanted: dict[str, Any]) -> None:
         async def publish(first: int) -> None:
-            for number in range(first, wanted["events"], AT_ONCE):
+            for number in range(first, wanted["events"], at_once):
                 await broadcast.aelements("bench", stamped(wanted["size"], number))
 
-        await asyncio.gather(*[publish(first) for first in range(AT_ONCE)])
+        await asyncio.gather(*[publish(first) for first in range(at_once)])
 
     return lambda wanted: runner.run(publish_all(wanted))
 
 
+def ours_coroutine() -> Callable[[dict[str, Any]], None]:
+    """The async twin, one event after the other."""
+    return ours_coroutines(1)
+
+
 def redis_py() -> Callable[[dict[str, Any]], None]:
     """PUBLISH by redis-py's client: no history, no ids, and no JSON or SSE around the HTML."""
-    import os
-
     import redis
 
     client = redis.Redis.from_url(os.environ["BENCH_REDIS"])
     return _one_by_one(lambda html: client.publish("bench", html))
+
+
+def nchan() -> Callable[[dict[str, Any]], None]:
+    """POST to nchan's publisher over one connection that is kept."""
+    connection = http.client.HTTPConnection("127.0.0.1", int(os.environ["BENCH_PORT"]))
+
+    def publish(html: str) -> None:
+        connection.request("POST", "/publish", f"elements {html}")
+        answer = connection.getresponse()
+        answer.read()
+        if answer.status not in (201, 202):
+            raise CannotMeasure(f"nchan answers {answer.status} {answer.reason}.")
+
+    return _one_by_one(publish)
 
 
 def channels_sync() -> Callable[[dict[str, Any]], None]:
@@ -193,7 +221,9 @@ WAYS = {
     "ours": ours,
     "ours-threads": ours_threads,
     "ours-coroutines": ours_coroutines,
+    "ours-coroutine": ours_coroutine,
     "redis-py": redis_py,
+    "nchan": nchan,
     "channels": channels,
     "channels-sync": channels_sync,
 }

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 START_SECONDS = 20.0
+NCHAN = "ngx_nchan_module.so"
 ESTABLISHED = "01"  # in /proc/net/tcp
 
 
@@ -30,27 +31,32 @@ class Server:
 
     key: str
     title: str
-    app: str = ""  # an ASGI application for uvicorn; the C loop has none
+    app: str = ""  # an ASGI application for uvicorn; the C loop and nginx have none
     needs: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
+    loop: str = "asyncio"
     workers: int = 1
     websocket: bool = False
     store: str = ""  # what carries between its processes, see stores.py
     publisher: str = ""  # what its publishing process does, see publisher.py
+    programs: tuple[str, ...] = ()
 
     def missing(self) -> list[str]:
         """Return what is not installed: modules, and programs with a word on where they come from."""
         modules = [name for name in self.needs if not _is_installed(name)]
-        return modules + ([PROGRAMS[self.store]] if self.store and program(self.store) is None else [])
+        programs = [*self.programs, *([self.store] if self.store else [])]
+        return modules + [PROGRAMS[name] for name in programs if program(name) is None]
 
-    def command(self, port: int) -> list[str]:
-        """Return the command that serves on this port.
+    def command(self, port: int, folder: Path) -> list[str]:
+        """Return the command that serves on this port, with its files in this folder.
 
-        All Python servers run on the same uvicorn: httptools, the asyncio loop, no access log.
+        All Python servers run on the same uvicorn: httptools, no access log, and the asyncio loop but for one.
         """
+        if "nginx" in self.programs:
+            return _nginx(port, folder)
         if not self.app:
             return [str(compile_tool("writeloop")), str(port)]
-        options = ["--http", "httptools", "--loop", "asyncio", "--no-access-log", "--log-level", "warning"]
+        options = ["--http", "httptools", "--loop", self.loop, "--no-access-log", "--log-level", "warning"]
         if self.workers > 1:
             options += ["--workers", str(self.workers)]
         if self.websocket:
@@ -58,17 +64,32 @@ class Server:
         return [sys.executable, "-m", "uvicorn", self.app, "--port", str(port), "--backlog", "4096", *options]
 
 
-# The programs of the stores, each with where to get it.
+# The programs that are not Python's, each with where to get it.
 PROGRAMS = {
+    "nginx": "nginx (apt-get install nginx-light)",
+    NCHAN: "nchan (apt-get install libnginx-mod-nchan)",
     "redis-server": "redis-server (apt-get install redis-server, or brew install redis)",
     "postgres": "postgres (apt-get install postgresql, or brew install postgresql)",
 }
 
 
 def program(name: str) -> str | None:
-    """Return the path of a program; Debian keeps PostgreSQL's where no PATH looks."""
-    debian = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: float(path.parts[4]))
-    return shutil.which(name) or (str(debian[-1]) if debian else None)
+    """Return the path of a program, or of a module of nginx; Debian keeps some where no PATH looks."""
+    places = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: float(path.parts[4]))
+    places += [path for folder in PLACES if (path := Path(folder, name)).exists()]
+    return shutil.which(name) or (str(places[-1]) if places else None)
+
+
+PLACES = ("/usr/sbin", "/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/local/libexec/nginx")
+
+
+def _nginx(port: int, folder: Path) -> list[str]:
+    text = (HERE / "apps" / "nchan.conf").read_text()
+    for word, value in (("MODULE", program(NCHAN)), ("FOLDER", folder), ("PORT", port)):
+        text = text.replace(f"@{word}@", str(value))
+    config = folder / "nginx.conf"
+    config.write_text(text)
+    return [str(program("nginx")), "-c", str(config), "-p", str(folder), "-e", "stderr"]
 
 
 def _is_installed(module: str) -> bool:
@@ -85,6 +106,8 @@ WEBSOCKETS = "wsproto"
 OURS = {"DJANGO_SETTINGS_MODULE": "benchmarks.apps.ours.settings"}
 REDIS = {"DJANGO_SETTINGS_MODULE": "benchmarks.apps.ours.redis_settings"}
 POSTGRES = {"DJANGO_SETTINGS_MODULE": "benchmarks.apps.ours.postgres_settings"}
+# How many publish, where it is not one sync caller.
+AT_ONCE = {"threads": "50 threads at once", "coroutines": "50 coroutines at once", "coroutine": "one coroutine"}
 CHANNELS = {"DJANGO_SETTINGS_MODULE": "benchmarks.apps.channels_redis.settings"}
 EVENTSTREAM = {"DJANGO_SETTINGS_MODULE": "benchmarks.apps.eventstream.settings"}
 
@@ -97,6 +120,14 @@ SERVERS = {
             "benchmarks.apps.ours.handoff:application",
             ("ds_broadcaster", "django", *UVICORN),
             OURS,
+        ),
+        Server(
+            "uvloop",
+            "ds_broadcaster, handoff on uvloop",
+            "benchmarks.apps.ours.handoff:application",
+            ("ds_broadcaster", "django", "uvloop", *UVICORN),
+            OURS,
+            loop="uvloop",
         ),
         Server(
             "plain",
@@ -118,6 +149,7 @@ SERVERS = {
             "benchmarks.apps.starlette_queues:application",
             ("sse_starlette", "starlette", *UVICORN),
         ),
+        Server("nchan", "nginx with nchan", programs=("nginx", NCHAN), publisher="nchan"),
         Server("writeloop", "bare write() loop in C"),
         Server(
             "redis",
@@ -162,14 +194,14 @@ SERVERS = {
         *[
             Server(
                 f"{store}-{way}",
-                f"ds_broadcaster, {title}, 50 {way} at once",
+                f"ds_broadcaster, {title}, {AT_ONCE[way]}",
                 needs=("ds_broadcaster", "django", module),
                 env=env,
                 store=program_name,
                 publisher=f"ours-{way}",
             )
             for store, title, module, env, program_name, ways in (
-                ("redis", "Redis", "redis", REDIS, "redis-server", ("threads", "coroutines")),
+                ("redis", "Redis", "redis", REDIS, "redis-server", ("threads", "coroutines", "coroutine")),
                 ("postgres", "PostgreSQL", "psycopg", POSTGRES, "postgres", ("threads",)),
             )
             for way in ways
@@ -189,13 +221,13 @@ class Running:
         self.server = server
         self.port = free_port()
         self._env = environment(server, env)
+        self._folder = tempfile.TemporaryDirectory()
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the server
 
     def __enter__(self) -> Running:
         """Start the server and wait until it answers on its port."""
-        self.process = subprocess.Popen(
-            pinned(self.server.command(self.port), cores()[0]), env=self._env, stdout=self._log, stderr=self._log
-        )
+        command = self.server.command(self.port, Path(self._folder.name))
+        self.process = subprocess.Popen(pinned(command, cores()[0]), env=self._env, stdout=self._log, stderr=self._log)
         try:
             self._wait_until_up()
         except BaseException:
@@ -258,6 +290,7 @@ class Running:
     def _kill(self) -> None:
         end_family(self.process)
         self._log.close()
+        self._folder.cleanup()
 
 
 def _connections(pid: int, port: int) -> int:

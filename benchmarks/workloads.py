@@ -11,13 +11,14 @@ from urllib.request import urlopen
 from .cluster import CLUSTER
 from .load import Load, warm_up
 from .machine import CannotMeasure
+from .publisher import publisher_of
 from .rounds import Row, Size, attempt, in_turn
 from .servers import Running, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PEERS = ("handoff", "plain", "eventstream", "starlette")
+PEERS = ("handoff", "plain", "eventstream", "starlette", "nchan")
 JOINING = 1000
 
 
@@ -27,13 +28,13 @@ def idle(size: Size) -> list[Row]:
     `kb`: VmRSS with the streams less VmRSS before, a stream; some streams were opened and closed before, so
     that imports do not count. `threads`: operating system threads of the process. `open_us`: CPU to open one.
     """
-    plan = [(1000, PEERS), (10_000, ("handoff", "starlette"))]
+    plan = [(1000, ("handoff", "uvloop", *PEERS[1:])), (10_000, ("handoff", "uvloop", "starlette", "nchan"))]
     return [row for streams, keys in plan for server in size.servers(*keys) for row in attempt(_idle, server, streams)]
 
 
 def _idle(server: Server, streams: int) -> Row:
-    with Running(server) as running:
-        warm_up(running)
+    with Running(server) as running, publisher_of(running) as publisher:
+        warm_up(running, publisher)
         rss, cpu = running.rss_kb(), running.cpu_seconds()
         with Load(running, streams, timeout=120):
             running.settle()
@@ -70,13 +71,13 @@ def growth(size: Size) -> list[Row]:
     server, which would then join events, and none lets it sleep so long that it is waking up what is measured.
     """
     steps = [(100, 1000, 200.0), (1000, 100, 20.0), (10_000, 20, 2.0)]
-    return in_turn(size, _broadcast, ("handoff", "writeloop"), steps)
+    return in_turn(size, _broadcast, ("handoff", "nchan", "writeloop"), steps)
 
 
 def _broadcast(server: Server, streams: int, events: int, rate: float) -> Row:
-    with Running(server) as running:
-        warm_up(running)
-        with Load(running, streams, events=events, rate=rate, timeout=120) as load:
+    with Running(server) as running, publisher_of(running) as publisher:
+        warm_up(running, publisher)
+        with Load(running, streams, events=events, rate=rate, timeout=120, publisher=publisher) as load:
             running.settle()
             seen = load.measure()
         if not seen["events"]:
@@ -129,7 +130,7 @@ def slow(size: Size) -> list[Row]:
     """
     seconds = 5 if size.short else 30
     rows: list[Row] = []
-    for server in size.servers("handoff", "plain", "starlette"):
+    for server in size.servers("handoff", "plain", "starlette", "nchan"):
         for stalled in (0, 100):
             measured = attempt(_slow, server, 1000, stalled, seconds)
             rows.extend({**row, "stalled": stalled} for row in measured)
@@ -137,10 +138,12 @@ def slow(size: Size) -> list[Row]:
 
 
 def _slow(server: Server, streams: int, stalled: int, seconds: int) -> Row:
-    with Running(server) as running:
-        warm_up(running)
-        events = 20 * seconds
-        with Load(running, streams, stalled=stalled, events=events, rate=20, size=4096, timeout=seconds + 60) as load:
+    with Running(server) as running, publisher_of(running) as publisher:
+        warm_up(running, publisher)
+        events, timeout = 20 * seconds, seconds + 60
+        with Load(
+            running, streams, stalled=stalled, events=events, rate=20, size=4096, timeout=timeout, publisher=publisher
+        ) as load:
             running.settle()
             memory = [running.rss_kb()]
             middle = Timer(seconds / 2, lambda: memory.append(running.rss_kb()))
