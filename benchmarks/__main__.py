@@ -1,4 +1,7 @@
-"""The command line: python -m benchmarks [name ...] [--short] [--server KEY ...] [--json FILE]."""
+"""The command line: python -m benchmarks [name ...] [--short] [--rounds N] [--server KEY ...] [--into FILE].
+
+`python -m benchmarks plots FILE` draws the plots of a run instead.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from .machine import HERE, CannotMeasure, compile_tool, describe
-from .report import judged, table, versions, write_json
+from .machine import BUILD, CannotMeasure, compile_tool, describe, versions
+from .record import Record
+from .report import judged, table
 from .rounds import CALM, Size, spare
 from .servers import SERVERS
-from .targets import Results, verdicts
+from .targets import verdicts
 from .workloads import GROUPS, WORKLOADS
 
 NAMES = (*WORKLOADS, *GROUPS)
@@ -21,9 +25,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"workloads, of: {', '.join(NAMES)} (all)")
     parser.add_argument("--short", action="store_true", help="one round, shorter loads: a first impression")
+    parser.add_argument("--rounds", type=int, help="how often each measurement is made (3, or 1 with --short)")
     parser.add_argument("--server", action="append", default=[], choices=SERVERS, help="only this one (repeatable)")
     parser.add_argument("--hurry", action="store_true", help="neither wait for other programs nor measure again")
-    parser.add_argument("--json", type=Path, default=HERE / "results.json", help="where the figures go")
+    parser.add_argument("--json", type=Path, default=BUILD / "run.json", help="a new file for the figures")
+    parser.add_argument("--into", type=Path, help="a file of figures to put these into, in place of --json")
     options = parser.parse_args()
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"unknown workload {', '.join(sorted(unknown))}; there are: {', '.join(NAMES)}")
@@ -34,32 +40,36 @@ def main() -> int:
     if options.hurry:
         spare.spend()
     machine = describe()
-    print(f"on {machine['cores']} cores, load {machine['load_average']:.1f}, {versions()}")
+    print(f"on {machine['cores']} cores of {machine['cpu']}, Python {machine['python']}, {versions()}")
     if not machine["pinned"]:
         print("one core only: server and client share it, so latencies and bursts mean little here")
     for server in SERVERS.values():
         if missing := server.missing():
             print(f"not measured: {server.title} (not installed: {', '.join(missing)})")
 
-    results: Results = {}
+    BUILD.mkdir(exist_ok=True)
+    record = Record.read(options.into) if options.into else Record(options.json)
+    size = Size(options.short, frozenset(options.server), options.rounds or (1 if options.short else 3))
     try:
         for tool in ("sseload", "writeloop"):
             compile_tool(tool)
         for name in dict.fromkeys(names):
             print(f"{name} ...", file=sys.stderr, flush=True)
-            results[name] = WORKLOADS[name](Size(options.short, frozenset(options.server)))
-            print(table(name, results[name]), flush=True)
+            about = (WORKLOADS[name].__doc__ or "").splitlines()[0]
+            record.add(name, about, WORKLOADS[name](size), short=options.short)
+            print(table(name, about, record.results()[name]), flush=True)
+            record.judge(verdicts(record.results()))
     except CannotMeasure as error:
         print(f"cannot measure: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    results = {name: rows for name, rows in record.results().items() if name in names}
     judgement = verdicts(results)
     print(judged(judgement))
     if count := sum(row["others"] > CALM for rows in results.values() for row in rows):
         print(f"\n{count} measurements were disturbed by other programs (see `others`): run again when it is calm")
-    write_json(options.json, results, judgement, options.short)
-    print(f"\nfigures in {options.json}")
+    print(f"\nfigures in {record.path}")
     # A promise that could not be measured is not kept, unless that was asked for.
     bad = (False,) if options.server else (False, None)
     missed = any(verdict.kept in bad for verdict in judgement)
@@ -67,4 +77,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["plots"]:
+        from .plots import main as draw
+
+        sys.exit(draw(sys.argv[2:]))
     sys.exit(main())

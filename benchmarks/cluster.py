@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from .load import Load, warm_up
 from .machine import CannotMeasure
 from .publisher import Publisher
-from .rounds import Row, Size, attempt, in_turn
+from .record import Row
+from .rounds import Size, in_turn
 from .servers import Running, Server
 from .stores import store_of
 
@@ -31,7 +32,7 @@ PUBLISHING = (
 )
 
 
-def latency(size: Size) -> list[Row]:
+def latency(size: Size) -> list[list[Row]]:
     """Measure how long an event is on its way from one process to a client of another: 500 a second, 10 clients.
 
     `p50_ms`, `p99_ms`: from just before broadcast() to the moment the client has read the event. `per_s`:
@@ -39,17 +40,18 @@ def latency(size: Size) -> list[Row]:
     delivery; `store_us`, `send_us`: CPU of the store and of the publisher an event.
     """
     events = 1000 if size.short else 2500
-    return in_turn(size, _cluster, ("redis", "postgres"), [(10, events, 500.0)])
+    return in_turn(size, _cluster, [(key, 10, events, 500.0) for key in ("redis", "postgres")])
 
 
-def throughput(size: Size) -> list[Row]:
+def throughput(size: Size) -> list[list[Row]]:
     """Measure a broadcast to 1000 clients of two workers: 4 and 20 events a second, and 100 back to back.
 
     `us`: CPU of both workers together a delivery, without the store's and the publisher's, which `store_us` and
     `send_us` show an event. `least`: the share of the clients that the worker with fewer of them has.
     Channels is saturated at 20 a second.
     """
-    return in_turn(size, _cluster, ("redis", "channels"), [(1000, 40, 4.0), (1000, 100, 20.0), (1000, 100, 0.0)])
+    steps = [(1000, 40, 4.0), (1000, 100, 20.0), (1000, 100, 0.0)]
+    return in_turn(size, _cluster, [(key, *step) for step in steps for key in ("redis", "channels")])
 
 
 def _cluster(server: Server, streams: int, events: int, rate: float) -> Row:
@@ -77,17 +79,13 @@ def _cluster(server: Server, streams: int, events: int, rate: float) -> Row:
     }
 
 
-def publishing(size: Size) -> list[Row]:
+def publishing(size: Size) -> list[list[Row]]:
     """Measure one process that publishes as fast as it can to a channel without clients, one event after the other, or
     50 threads or coroutines at once.
 
     `sends_s`: events a second. `send_us`, `store_us`: CPU of the publisher and of the store an event.
     """
-    rows: dict[str, list[Row]] = {}
-    for _ in range(size.rounds):
-        for server in size.servers(*PUBLISHING):
-            rows.setdefault(server.key, []).extend(attempt(_publishing, server, 0))
-    return [sorted(taken, key=lambda row: row["send_us"])[len(taken) // 2] for taken in rows.values() if taken]
+    return in_turn(size, _publishing, [(key, 0) for key in PUBLISHING])
 
 
 def _publishing(server: Server, streams: int) -> Row:
@@ -105,7 +103,7 @@ def _publishing(server: Server, streams: int) -> Row:
     }
 
 
-CLUSTER: dict[str, Callable[[Size], list[Row]]] = {
+CLUSTER: dict[str, Callable[[Size], list[list[Row]]]] = {
     "latency": latency,
     "throughput": throughput,
     "publishing": publishing,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
+import re
 import resource
 import shutil
 import signal
 import socket
 import subprocess
 import time
+from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -181,8 +184,44 @@ def describe() -> dict[str, object]:
     """Return what a reader of the figures must know about the machine."""
     server, client = cores()
     return {
+        "cpu": _line("/proc/cpuinfo", "model name"),
         "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(int(_line("/proc/meminfo", "MemTotal").split()[0]) / 1e6),
+        "kernel": ".".join(re.findall(r"\d+", os.uname().release)[:2]),
+        "python": platform.python_version(),
         "pinned": server is not None and client is not None,
-        "kernel": os.uname().release,
-        "load_average": os.getloadavg()[0],
     }
+
+
+def _line(path: str, name: str) -> str:
+    for line in Path(path).read_text().splitlines():
+        if line.startswith(name):
+            return line.partition(":")[2].strip()
+    return "0"
+
+
+PACKAGES = (
+    "ds-broadcaster",
+    "django",
+    "uvicorn",
+    "httptools",
+    "uvloop",
+    "django-eventstream",
+    "sse-starlette",
+    "starlette",
+    "channels",
+    "channels-redis",
+    "wsproto",
+    "redis",
+    "hiredis",
+    "psycopg",
+)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what is measured."""
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found

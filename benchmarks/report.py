@@ -1,20 +1,13 @@
-"""The figures as tables a person can read, with ratios, and as JSON."""
+"""The figures as tables a person can read, with ratios."""
 
 from __future__ import annotations
 
-import json
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from .machine import describe
-from .rounds import Row
-from .servers import SERVERS
-from .workloads import WORKLOADS
+from .record import Row
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from .targets import Results, Verdict
+    from .targets import Verdict
 
 HEADINGS = {
     "streams": "streams",
@@ -59,23 +52,9 @@ COMPARED = {
 }
 # Handoff mode, or Redis where there are several processes.
 OURS = ("handoff", "redis")
-PACKAGES = (
-    "ds-broadcaster",
-    "django",
-    "uvicorn",
-    "httptools",
-    "django-eventstream",
-    "sse-starlette",
-    "starlette",
-    "channels",
-    "channels-redis",
-    "wsproto",
-    "redis",
-    "hiredis",
-)
 
 
-def table(name: str, rows: list[Row]) -> str:
+def table(name: str, about: str, rows: list[Row]) -> str:
     """Return the rows of one workload as text; "x" is the multiple of ours with as many streams."""
     if not rows:
         return f"\n{name}: nothing could be measured"
@@ -83,11 +62,10 @@ def table(name: str, rows: list[Row]) -> str:
     lines = [["", *(_heading(name, column) for column in columns), "x"]]
     for row in rows:
         cells = [_cell(column, row.get(column)) for column in columns]
-        lines.append([SERVERS[row["server"]].title, *cells, _multiple(name, row, rows)])
+        lines.append([row["title"], *cells, _multiple(name, row, rows)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
-    summary = (WORKLOADS[name].__doc__ or "").splitlines()[0]
-    return "\n".join([f"\n{name}: {summary}", *text])
+    return "\n".join([f"\n{name}: {about}", *text])
 
 
 def judged(verdicts: list[Verdict]) -> str:
@@ -95,29 +73,6 @@ def judged(verdicts: list[Verdict]) -> str:
     words = {True: "ok", False: "MISSED", None: "?"}
     lines = [f"  {words[v.kept]:6}  {v.promise}: {v.measured}" for v in verdicts]
     return "\n".join(["\ntargets", *lines])
-
-
-def write_json(path: Path, results: Results, verdicts: list[Verdict], short: bool) -> None:
-    """Write all figures, the verdicts, and what they were taken on."""
-    content: dict[str, Any] = {
-        "short": short,
-        "machine": describe(),
-        "versions": versions(),
-        "results": results,
-        "targets": [vars(verdict) for verdict in verdicts],
-    }
-    path.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what was measured."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _heading(name: str, column: str) -> str:

@@ -1,7 +1,6 @@
 """How a workload is measured: each on a fresh process, its servers in turn, and again where others disturbed it.
 
-Where a figure is taken in several rounds, the servers take turns within each round and the median is kept, so
-that a machine that grows slower on the way does so for all of them.
+The servers take turns within each round, so that a machine that grows slower on the way does so for all of them.
 """
 
 from __future__ import annotations
@@ -9,16 +8,16 @@ from __future__ import annotations
 import contextlib
 import sys
 from dataclasses import dataclass
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from .machine import CannotMeasure, Others, Spare, raise_file_limit, wait_for_calm
+from .record import Row
 from .servers import SERVERS, Server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-Row = dict[str, Any]
+Case = tuple[Any, ...]
 # On a machine that others use: the cores they may take before a measurement is repeated, how often it is made at
 # most, and the seconds to wait for them before each.
 CALM = 0.15
@@ -33,11 +32,7 @@ class Size:
 
     short: bool
     only: frozenset[str] = frozenset()
-
-    @property
-    def rounds(self) -> int:
-        """Return how often the median's figures are taken."""
-        return 1 if self.short else 3
+    rounds: int = 3  # how often each measurement is made
 
     def servers(self, *keys: str) -> list[Server]:
         """Return those of the servers that are installed and asked for."""
@@ -45,17 +40,18 @@ class Size:
         return [server for server in wanted if not server.missing()]
 
 
-def in_turn(
-    size: Size, measure: Callable[..., Row], keys: tuple[str, ...], steps: list[tuple[int, int, float]]
-) -> list[Row]:
-    """Return the medians of what `measure` finds at each step (streams, events, rate), the servers taking turns."""
-    taken: dict[tuple[str, int, float], list[Row]] = {}
-    for _ in range(size.rounds):
-        for streams, events, rate in steps:
-            for server in size.servers(*keys):
-                rows = attempt(measure, server, streams, events, rate)
-                taken.setdefault((server.key, streams, rate), []).extend(rows)
-    return [_median(rows) for rows in taken.values() if rows]
+def in_turn(size: Size, measure: Callable[..., Row], cases: Iterable[Case]) -> list[list[Row]]:
+    """Return what `measure` finds for each case, in as many rounds as asked for.
+
+    A case is the key of a server, a number of streams, and what else `measure` takes.
+    """
+    cases = [case for case in cases if size.servers(case[0])]
+    taken: list[list[Row]] = [[] for _ in cases]
+    for number in range(size.rounds):
+        for (key, streams, *rest), rows in zip(cases, taken, strict=True):
+            print(f"  {number + 1}/{size.rounds}", end="", file=sys.stderr)
+            rows.extend(attempt(measure, SERVERS[key], streams, *rest))
+    return [rows for rows in taken if rows]
 
 
 def attempt(measure: Callable[..., Row], server: Server, streams: int, *rest: object) -> list[Row]:
@@ -74,13 +70,9 @@ def attempt(measure: Callable[..., Row], server: Server, streams: int, *rest: ob
             others = Others()
             with spare if rows else contextlib.nullcontext():
                 row = measure(server, streams, *rest)
-            rows.append({"server": server.key, "streams": streams, **row, "others": others.cores()})
+            rows.append(
+                {"server": server.key, "title": server.title, "streams": streams, **row, "others": others.cores()}
+            )
     except CannotMeasure as error:
         print(f"    failed: {error}", file=sys.stderr, flush=True)
     return sorted(rows, key=lambda row: float(row["others"]))[:1]
-
-
-def _median(rows: list[Row]) -> Row:
-    return {
-        key: median(row[key] for row in rows) if isinstance(rows[0][key], float) else rows[0][key] for key in rows[0]
-    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .rounds import Row
+from .record import Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,7 +12,8 @@ from .cluster import CLUSTER
 from .load import Load, warm_up
 from .machine import CannotMeasure
 from .publisher import publisher_of
-from .rounds import Row, Size, attempt, in_turn
+from .record import Row
+from .rounds import Size, in_turn
 from .servers import Running, Server
 
 if TYPE_CHECKING:
@@ -22,14 +23,14 @@ PEERS = ("handoff", "plain", "eventstream", "starlette", "nchan")
 JOINING = 1000
 
 
-def idle(size: Size) -> list[Row]:
+def idle(size: Size) -> list[list[Row]]:
     """Measure what a stream costs that nothing is sent to.
 
     `kb`: VmRSS with the streams less VmRSS before, a stream; some streams were opened and closed before, so
     that imports do not count. `threads`: operating system threads of the process. `open_us`: CPU to open one.
     """
     plan = [(1000, ("handoff", "uvloop", *PEERS[1:])), (10_000, ("handoff", "uvloop", "starlette", "nchan"))]
-    return [row for streams, keys in plan for server in size.servers(*keys) for row in attempt(_idle, server, streams)]
+    return in_turn(size, _idle, [(key, streams) for streams, keys in plan for key in keys])
 
 
 def _idle(server: Server, streams: int) -> Row:
@@ -45,7 +46,7 @@ def _idle(server: Server, streams: int) -> Row:
             }
 
 
-def paced(size: Size) -> list[Row]:
+def paced(size: Size) -> list[list[Row]]:
     """Measure a steady broadcast: 20 events a second for 5 s to 1000 streams, and 5 a second beside it.
 
     `us`: CPU of the server from the trigger to the last delivery, a delivery. `p50_ms`, `p99_ms`: from the
@@ -53,25 +54,26 @@ def paced(size: Size) -> list[Row]:
     arrived at all. At 20 a second a slow server is saturated: it then writes several events at once, and its
     `us` falls. At 5 a second every delivery is a write of its own.
     """
-    return in_turn(size, _broadcast, (*PEERS, "writeloop"), [(1000, 100, 20.0), (1000, 25, 5.0)])
+    steps = [(1000, 100, 20.0), (1000, 25, 5.0)]
+    return in_turn(size, _broadcast, [(key, *step) for step in steps for key in (*PEERS, "writeloop")])
 
 
-def burst(size: Size) -> list[Row]:
+def burst(size: Size) -> list[list[Row]]:
     """Measure a burst: 100 events back to back to 1000 streams.
 
     `per_s`: deliveries a second, from the trigger to the last one.
     """
-    return in_turn(size, _broadcast, (*PEERS, "writeloop"), [(1000, 100, 0.0)])
+    return in_turn(size, _broadcast, [(key, 1000, 100, 0.0) for key in (*PEERS, "writeloop")])
 
 
-def growth(size: Size) -> list[Row]:
+def growth(size: Size) -> list[list[Row]]:
     """Measure whether a delivery (`us`) costs the same at 100, 1000 and 10,000 streams.
 
     The rate falls as the streams grow, so that all three are 20,000 deliveries a second: none saturates the
     server, which would then join events, and none lets it sleep so long that it is waking up what is measured.
     """
     steps = [(100, 1000, 200.0), (1000, 100, 20.0), (10_000, 20, 2.0)]
-    return in_turn(size, _broadcast, ("handoff", "nchan", "writeloop"), steps)
+    return in_turn(size, _broadcast, [(key, *step) for step in steps for key in ("handoff", "nchan", "writeloop")])
 
 
 def _broadcast(server: Server, streams: int, events: int, rate: float) -> Row:
@@ -92,13 +94,13 @@ def _broadcast(server: Server, streams: int, events: int, rate: float) -> Row:
     }
 
 
-def presence(size: Size) -> list[Row]:
+def presence(size: Size) -> list[list[Row]]:
     """Measure 1000 users who join one channel with presence as fast as the server lets them in.
 
     `patches`: presence patches the busiest stream got. `listed`: how many users the last patch lists, at the
     stream that knows of the fewest. `us`: CPU a join. `open_us`: the same streams without presence.
     """
-    return [row for server in size.servers("handoff", "plain") for row in attempt(_presence, server, JOINING)]
+    return in_turn(size, _presence, [("handoff", JOINING), ("plain", JOINING)])
 
 
 def _presence(server: Server, streams: int) -> Row:
@@ -121,20 +123,16 @@ def _presence(server: Server, streams: int) -> Row:
         }
 
 
-def slow(size: Size) -> list[Row]:
-    """Measure what 100 stalled readers among 1000 do to the rest, under 20 events/s of 4 KB for 30 s.
+def slow(size: Size) -> list[list[Row]]:
+    """Measure what 100 stalled readers among 1000 do to the rest, under 20 events/s of 4 KB for 20 s.
 
     `p50_ms`, `p99_ms`: the others' latency; with none stalled it is what to compare with. `first_kb`,
     `then_kb`: growth of VmRSS in the first half, when buffers fill, and in the second, when nothing may grow
     any more.
     """
-    seconds = 5 if size.short else 30
-    rows: list[Row] = []
-    for server in size.servers("handoff", "plain", "starlette", "nchan"):
-        for stalled in (0, 100):
-            measured = attempt(_slow, server, 1000, stalled, seconds)
-            rows.extend({**row, "stalled": stalled} for row in measured)
-    return rows
+    seconds = 5 if size.short else 20
+    keys = ("handoff", "plain", "starlette", "nchan")
+    return in_turn(size, _slow, [(key, 1000, stalled, seconds) for key in keys for stalled in (0, 100)])
 
 
 def _slow(server: Server, streams: int, stalled: int, seconds: int) -> Row:
@@ -154,6 +152,7 @@ def _slow(server: Server, streams: int, stalled: int, seconds: int) -> Row:
                 middle.cancel()
             memory.append(running.rss_kb())
         return {
+            "stalled": stalled,
             "us": seen["cpu"] / seen["events"] * 1e6,
             "p50_ms": seen["p50_ms"],
             "p99_ms": seen["p99_ms"],
@@ -163,18 +162,14 @@ def _slow(server: Server, streams: int, stalled: int, seconds: int) -> Row:
         }
 
 
-def refresh(size: Size) -> list[Row]:
+def refresh(size: Size) -> list[list[Row]]:
     """Measure a refresh of 1000 streams that each have a render of their own, and of 1000 in two audiences.
 
     `all_s`: seconds until all have it. `renders`: how often the server rendered. `us`: CPU a stream. `p95_ms`: the
     time of a page of the site that is requested every 20 ms beside it; `quiet_ms`: the same without a refresh.
     """
-    plan = [("handoff", "own", 1000), ("handoff", "shared", 2), ("plain", "shared", 2)]
-    rows: list[Row] = []
-    for key, path, audiences in plan:
-        for server in size.servers(key):
-            rows.extend(attempt(_refresh, server, 1000, path, audiences))
-    return rows
+    cases = [("handoff", "own", 1000), ("handoff", "shared", 2), ("plain", "shared", 2)]
+    return in_turn(size, _refresh, [(key, 1000, path, audiences) for key, path, audiences in cases])
 
 
 def _refresh(server: Server, streams: int, path: str, audiences: int) -> Row:
@@ -230,7 +225,7 @@ class _Pages:
         return quantiles(self._seconds, n=20)[-1] * 1e3
 
 
-WORKLOADS: dict[str, Callable[[Size], list[Row]]] = {
+WORKLOADS: dict[str, Callable[[Size], list[list[Row]]]] = {
     "idle": idle,
     "paced": paced,
     "burst": burst,

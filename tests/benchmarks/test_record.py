@@ -1,0 +1,106 @@
+"""The figures of a run: how repeats become rows, what the targets make of them, and the plots."""
+
+import json
+import os
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from benchmarks.machine import CannotMeasure
+from benchmarks.plots import PLOTS, draw
+from benchmarks.record import Record
+from benchmarks.targets import verdicts
+
+
+def repeats(server, streams, **figures):
+    """Return the repeats of a row; each figure is given as a list."""
+    count = len(next(iter(figures.values())))
+    return [
+        {"server": server, "title": server, "streams": streams, **{name: of[n] for name, of in figures.items()}}
+        for n in range(count)
+    ]
+
+
+@pytest.fixture
+def record(tmp_path):
+    return Record(tmp_path / "run.json")
+
+
+def test_a_row_has_the_spread_and_all_values_of_its_figures(record):
+    record.add("idle", "Measure.", [repeats("handoff", 1000, kb=[4.5, 4.1, 4.3])])
+    row = json.loads(record.path.read_text())["workloads"]["idle"]["rows"][0]
+    assert row == {
+        "server": "handoff",
+        "title": "handoff",
+        "streams": 1000,
+        "figures": {"kb": {"min": 4.1, "median": 4.3, "max": 4.5, "values": [4.5, 4.1, 4.3]}},
+    }
+
+
+def test_what_must_never_happen_counts_when_it_happens_once(record):
+    record.add("burst", "Measure.", [repeats("redis", 10, us=[1, 2, 3], delivered=[1, 1, 0.9], skips=[0, 4, 0])])
+    row = record.results()["burst"][0]
+    assert (row["us"], row["delivered"], row["skips"]) == (2, 0.9, 4)
+
+
+def test_workloads_are_put_in_place_of_their_former_figures_and_leave_the_others(record):
+    record.add("idle", "Measure.", [repeats("handoff", 1000, kb=[1.0])])
+    record.add("burst", "Measure.", [repeats("handoff", 1000, us=[1.0])])
+    again = Record.read(record.path)
+    again.add("idle", "Measure.", [repeats("handoff", 1000, kb=[2.0])])
+    results = Record.read(record.path).results()
+    assert results["idle"][0]["kb"] == 2
+    assert results["burst"][0]["us"] == 1
+
+
+def test_figures_of_two_machines_are_not_mixed(record):
+    record.content["machine"] = {"cpu": "another"}
+    with pytest.raises(CannotMeasure, match="another machine"):
+        record.add("idle", "Measure.", [])
+
+
+def test_a_record_names_no_host_and_no_path(record):
+    record.add("idle", "Measure.", [repeats("handoff", 1000, kb=[1.0])])
+    text = record.path.read_text()
+    assert os.uname().nodename not in text
+    assert str(record.path.parent) not in text
+    assert "/" not in json.dumps(json.loads(text)["machine"])
+
+
+def kept(results):
+    return {verdict.promise: verdict.kept for verdict in verdicts(results)}
+
+
+def test_targets_compare_with_the_peers_of_the_same_run():
+    def rows(nchan):
+        figures = {"rate": 20.0, "delivered": 1.0}
+        return {"paced": [{"server": "handoff", "us": 7.5, **figures}, {"server": "nchan", "us": nchan, **figures}]}
+
+    promise = "CPU a delivery <= 0.75 x nchan's"
+    assert kept(rows(10.0))[promise] is True
+    assert kept(rows(9.9))[promise] is False
+    assert kept({"paced": []})[promise] is None
+
+
+def test_a_peer_that_drops_events_is_not_compared():
+    rows = [
+        {"server": "handoff", "per_s": 1e6, "delivered": 1.0},
+        {"server": "nchan", "per_s": 1e3, "delivered": 0.5},
+    ]
+    assert kept({"burst": rows})["deliveries a second in a burst >= 80 x nchan's"] is None
+
+
+def test_every_plot_is_drawn_from_a_small_record_with_its_text_as_text(tmp_path):
+    pytest.importorskip("matplotlib")
+    record = Record(tmp_path / "run.json")
+    figures = {name: [1.0, 2.0, 0.5] for name in ("kb", "us", "per_s", "delivered")}
+    figures["rate"] = [20.0] * 3
+    for workload in {workload for workload, _ in PLOTS.values()}:
+        rows = [repeats(server, streams, **figures) for streams in (100, 1000) for server in ("handoff", "nchan")]
+        record.add(workload, "Measure.", rows)
+    drawn = draw(record, tmp_path)
+    assert {path.stem for path in drawn} == set(PLOTS)
+    for path in drawn:
+        words = " ".join(text for element in ET.parse(path).iter() for text in element.itertext())
+        assert "handoff" in words
+        assert "nchan" in words
