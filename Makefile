@@ -41,10 +41,10 @@ fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo recipe test test-fast lint format chaos attack bench docs docs-code clean python
+.PHONY: help demo recipe test test-fast lint format chaos attack bench bench-100k docs docs-code clean python
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@sed -n '/^# [A-Z]/ s/^# /  /p' $(MAKEFILE_LIST) | grep -E '^  [A-Z_]+ {2,}'
 
 demo: $(VENV)/.has-demo $(CLIENT) ## Serve the live room on http://localhost:8000 (PORT=... for another port)
@@ -78,6 +78,9 @@ attack: $(VENV)/.has-test ## Attack the package at length: forged input, tokens,
 bench: $(VENV)/.has-bench ## Measure against other libraries
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.save
+
+bench-100k: $(VENV)/.has-bench ## Measure 100,000 streams on this machine
+	$(BIN)/python -m benchmarks.hundred_thousand $(BENCH_ARGS)
 
 docs: $(VENV)/.has-docs ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
