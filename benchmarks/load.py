@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .machine import CannotMeasure, compile_tool, cores, pinned
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from .publisher import Publisher
@@ -25,10 +26,13 @@ class Load:
         streams: int,
         *,
         path: str = "/stream",
+        header: str = "",
         stalled: int = 0,
         events: int = 0,
         rate: float = 0,
         size: int = 200,
+        channels: int = 0,
+        expected: int | None = None,
         quiet: float = 3.0,
         timeout: float = 60.0,
         publisher: Publisher | None = None,
@@ -38,12 +42,15 @@ class Load:
 
         `events` are published at `rate` a second (0: back to back), each with `size` bytes of HTML, when
         measure() is called: by `publisher`, a process of its own, or else by the server, which is asked for
-        `trigger`. `stalled` streams are never read. The measurement ends with the last event, or `quiet` seconds
-        after it if some never come. After `timeout` seconds it fails.
+        `trigger`. With `channels`, the streams are spread over as many and each event goes to one of them, in
+        turn. `header` is a line that each request has. `stalled` streams are never read. The measurement ends with
+        the last of the `expected` events, or after `quiet` seconds without one. After `timeout` seconds it fails.
         """
         self.running, self.streams, self.timeout = running, streams, timeout
-        self.expected = events * (streams - stalled)
-        self._publisher, self._wanted = publisher, (events, rate, size)
+        self.expected = events * (streams - stalled) // (channels or 1) if expected is None else expected
+        self._publisher, self._wanted = publisher, (events, rate, size, channels)
+        if channels:
+            path += "?channel={n}"
         options = {
             "--port": running.port,
             "--path": path,
@@ -54,7 +61,11 @@ class Load:
             "--timeout": timeout,
         }
         if events and publisher is None:
-            options["--trigger"] = trigger or f"/publish?events={events}&rate={rate}&size={size}"
+            options["--trigger"] = trigger or f"/publish?events={events}&rate={rate}&size={size}&channels={channels}"
+        if channels:
+            options["--spread"] = channels
+        if header:
+            options["--header"] = header
         words = [str(word) for option in options.items() for word in option]
         if running.server.websocket:
             words.append("--websocket")
@@ -79,8 +90,10 @@ class Load:
         """Close all streams."""
         self._kill()
 
-    def measure(self) -> dict[str, Any]:
+    def measure(self, wait: Callable[[], object] | None = None) -> dict[str, Any]:
         """Have the events published, wait for them at all streams, and return what the client saw.
+
+        `wait` returns when all is over, where the client cannot know.
 
         Beside the client's own figures: `expected` deliveries, the `cpu` seconds the server spent, and what
         the publishing process says as `published`, if there is one.
@@ -93,6 +106,10 @@ class Load:
         if self._publisher is not None:
             self._publisher.begin(*self._wanted)
             published = self._publisher.end()
+        if wait is not None:
+            wait()
+            stdin.write(b"e")
+            stdin.flush()
         seen = self._next("done")
         if self._publisher is not None:
             seen["published"] = published

@@ -17,7 +17,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from .apps.payload import plan, stamped
+from .apps.payload import addressed, plan, stamped
 from .machine import CannotMeasure, cores, cpu_of, pinned
 from .servers import environment
 
@@ -61,11 +61,15 @@ class Publisher:
         """Kill it."""
         self._kill()
 
-    def begin(self, events: int, rate: float = 0.0, size: int = 200) -> None:
-        """Have it publish so many events, `rate` a second by the clock (0: back to back), of `size` bytes each."""
+    def begin(self, events: int, rate: float = 0.0, size: int = 200, channels: int = 0) -> None:
+        """Have it publish so many events, `rate` a second by the clock (0: back to back), of `size` bytes each.
+
+        nchan's knows `channels`, see Load.
+        """
         stdin = self._process.stdin
         assert stdin is not None
-        print(json.dumps({"events": events, "rate": rate, "size": size}), file=stdin, flush=True)
+        wanted = {"events": events, "rate": rate, "size": size, "channels": channels}
+        print(json.dumps(wanted), file=stdin, flush=True)
 
     def end(self) -> dict[str, float]:
         """Wait until it has; return its figures."""
@@ -172,14 +176,19 @@ def nchan() -> Callable[[dict[str, Any]], None]:
     """POST to nchan's publisher over one connection that is kept."""
     connection = http.client.HTTPConnection("127.0.0.1", int(os.environ["BENCH_PORT"]))
 
-    def publish(html: str) -> None:
-        connection.request("POST", "/publish", f"elements {html}")
-        answer = connection.getresponse()
-        answer.read()
-        if answer.status not in (201, 202):
-            raise CannotMeasure(f"nchan answers {answer.status} {answer.reason}.")
+    def publish_all(wanted: dict[str, Any]) -> None:
+        for number, (delay, size) in enumerate(plan(wanted)):
+            if delay:
+                time.sleep(delay)
+            channel, place = addressed(number, wanted["channels"])
+            path = f"/publish?channel={channel.removeprefix('bench')}"
+            connection.request("POST", path, f"elements {stamped(size, place)}")
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status not in (201, 202):
+                raise CannotMeasure(f"nchan answers {answer.status} {answer.reason}.")
 
-    return _one_by_one(publish)
+    return publish_all
 
 
 def channels_sync() -> Callable[[dict[str, Any]], None]:

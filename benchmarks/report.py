@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .record import Row
+from .record import PARAMETERS, Row
 
 if TYPE_CHECKING:
     from .targets import Verdict
@@ -16,9 +16,18 @@ HEADINGS = {
     "renders": "renders",
     "all_s": "s until all",
     "rate": "events/s",
+    "channels": "channels",
+    "bytes": "bytes",
+    "encoding": "encoding",
+    "view": "view",
     "kb": "KB/stream",
+    "databases": "DB connections",
     "threads": "threads",
+    "page_us": "us/page",
     "open_us": "us/open",
+    "added_us": "us added",
+    "wire_bytes": "wire bytes/delivery",
+    "cpu_s": "CPU s",
     "us": "us/delivery",
     "send_us": "us/send",
     "store_us": "store us/send",
@@ -43,6 +52,12 @@ COMPARED = {
     "paced": "us",
     "burst": "per_s",
     "growth": "us",
+    "channels": "us",
+    "sizes": "us",
+    "gzip": "us",
+    "connect": "open_us",
+    "reconnect": "cpu_s",
+    "databases": "databases",
     "presence": "us",
     "slow": "us",
     "refresh": "us",
@@ -51,7 +66,11 @@ COMPARED = {
     "publishing": "send_us",
 }
 # Handoff mode, or Redis where there are several processes.
-OURS = ("handoff", "redis")
+OURS = ("handoff", "redis", "handoff-database")
+
+
+# What a row may have otherwise than ours, and is compared all the same.
+FREE = ("view", "encoding")
 
 
 def table(name: str, about: str, rows: list[Row]) -> str:
@@ -84,8 +103,7 @@ def _multiple(name: str, row: Row, rows: list[Row]) -> str:
         other
         for other in rows
         if other["server"] in OURS
-        and other["streams"] == row["streams"]
-        and all(other.get(key) == row.get(key) for key in ("stalled", "rate", "audiences"))
+        and all(other.get(key) == row.get(key) for key in PARAMETERS if key not in ("server", "title", *FREE))
     ]
     figure = COMPARED[name]
     return f"{row[figure] / ours[0][figure]:.2f}" if ours and ours[0][figure] else "-"
@@ -94,6 +112,8 @@ def _multiple(name: str, row: Row, rows: list[Row]) -> str:
 def _cell(column: str, value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, str):
+        return value
     if column == "rate":
         return f"{value:.0f}" if value else "burst"
     if column == "others":

@@ -144,6 +144,30 @@ SERVERS = {
             EVENTSTREAM,
         ),
         Server(
+            "eventstream-stored",
+            "django-eventstream, events in PostgreSQL",
+            "benchmarks.apps.eventstream.asgi:application",
+            ("django_eventstream", "django", "psycopg", *UVICORN),
+            {"DJANGO_SETTINGS_MODULE": "benchmarks.apps.eventstream.database_settings"},
+            store="postgres",
+        ),
+        Server(
+            "handoff-database",
+            "ds_broadcaster, handoff",
+            "benchmarks.apps.ours.handoff:application",
+            ("ds_broadcaster", "django", "psycopg", *UVICORN),
+            {"DJANGO_SETTINGS_MODULE": "benchmarks.apps.ours.database_settings"},
+            store="postgres",
+        ),
+        Server(
+            "plain-database",
+            "ds_broadcaster, plain mode",
+            "benchmarks.apps.ours.plain:application",
+            ("ds_broadcaster", "django", "psycopg", *UVICORN),
+            {"DJANGO_SETTINGS_MODULE": "benchmarks.apps.ours.database_settings"},
+            store="postgres",
+        ),
+        Server(
             "starlette",
             "sse-starlette",
             "benchmarks.apps.starlette_queues:application",
@@ -249,8 +273,12 @@ class Running:
 
     def streams(self) -> list[int]:
         """Return how many connections each worker holds."""
-        counts = [_connections(pid, self.port) for pid in family(self.process.pid)]
+        counts = [_connections(pid, local=self.port) for pid in family(self.process.pid)]
         return [count for count in counts if count]
+
+    def connections_to(self, port: int) -> int:
+        """Return how many connections the server holds to another program's port."""
+        return sum(_connections(pid, remote=port) for pid in family(self.process.pid))
 
     def threads(self) -> int:
         """Return the number of operating system threads."""
@@ -293,13 +321,14 @@ class Running:
         self._folder.cleanup()
 
 
-def _connections(pid: int, port: int) -> int:
-    """Return how many connections to this port a process holds."""
+def _connections(pid: int, *, local: int | None = None, remote: int | None = None) -> int:
+    """Return how many connections a process holds whose own port, or whose peer's, is this one."""
     ours = set()
     for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
-        _, local, _, state, *_rest = line.split()
-        if state == ESTABLISHED and int(local.rpartition(":")[2], 16) == port:
-            ours.add(f"socket:[{line.split()[9]}]")
+        fields = line.split()
+        ports = [int(address.rpartition(":")[2], 16) for address in fields[1:3]]
+        if fields[3] == ESTABLISHED and (ports[0] == local or ports[1] == remote):
+            ours.add(f"socket:[{fields[9]}]")
     return sum(str(link.readlink()) in ours for link in Path(f"/proc/{pid}/fd").iterdir())
 
 

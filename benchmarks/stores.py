@@ -30,11 +30,11 @@ START_SECONDS = 20.0
 
 
 class Store:
-    """A running store: what its users have in their environment, and the CPU it has used."""
+    """A running store: its port, what its users have in their environment, and the CPU it has used."""
 
-    def __init__(self, process: subprocess.Popen[bytes], env: dict[str, str]) -> None:
-        """Remember the process, and the environment that leads to it."""
-        self.env = env
+    def __init__(self, process: subprocess.Popen[bytes], port: int, env: dict[str, str]) -> None:
+        """Remember the process, and what leads to it."""
+        self.port, self.env = port, env
         self._process = process
 
     def cpu_seconds(self) -> float:
@@ -56,7 +56,7 @@ def redis_server(server: Server) -> Iterator[Store]:
         process = _start("redis-server", options)
         try:
             _wait_for(port, process)
-            yield Store(process, {"BENCH_REDIS": f"redis://127.0.0.1:{port}/0"})
+            yield Store(process, port, {"BENCH_REDIS": f"redis://127.0.0.1:{port}/0"})
         finally:
             process.kill()
             process.wait()
@@ -64,7 +64,7 @@ def redis_server(server: Server) -> Iterator[Store]:
 
 @contextlib.contextmanager
 def postgres(server: Server) -> Iterator[Store]:
-    """Run a PostgreSQL in a new folder, with the tables of the server's project."""
+    """Run a PostgreSQL in a new folder, with the tables of the server's project, and room for 1200 connections."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
@@ -73,10 +73,11 @@ def postgres(server: Server) -> Iterator[Store]:
         initdb = [str(program("initdb")), "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8"]
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=folder, timeout=120, **_unprivileged())
         options = ["-D", str(data), "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-k", folder]
+        options += ["-c", "max_connections=1200"]
         process = _start("postgres", options, cwd=folder, **_unprivileged())
         try:
             _wait_for(port, process)
-            store = Store(process, {"BENCH_POSTGRES": str(port)})
+            store = Store(process, port, {"BENCH_POSTGRES": str(port)})
             _migrate(server, store)
             yield store
         finally:
@@ -86,6 +87,13 @@ def postgres(server: Server) -> Iterator[Store]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def log_in(server: Server, store: Store) -> str:
+    """Return the key of a session in which a user is logged in at the project of a server."""
+    command = [sys.executable, "-m", "benchmarks.apps.login"]
+    env = environment(server, store.env)
+    return subprocess.run(command, env=env, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
 
 
 def _start(name: str, options: list[str], **named: Any) -> subprocess.Popen[bytes]:

@@ -85,6 +85,38 @@ def _growth(rows: list[Row]) -> Iterator[Verdict]:
     yield _most("CPU a delivery flat within 1.25 x from 100 to 10,000 streams", spread, 1.25, " x")
 
 
+def _gzip(rows: list[Row]) -> Iterator[Verdict]:
+    for size, name in ((200, "small patches"), (20_000, "renders of 20 KB")):
+        bare, packed = (_find(rows, "handoff", bytes=size, encoding=encoding) for encoding in ("none", "gzip"))
+        ratio = packed["us"] / bare["us"] if bare and packed else None
+        yield _most(f"CPU a broadcast with gzip <= 1.1 x without, {name}", ratio, 1.1, " x")
+        more = packed["kb"] - bare["kb"] if bare and packed else None
+        yield _most(f"gzip adds no memory to a stream (within 0.5 KB), {name}", more, 0.5, " KB")
+        if packed:
+            yield _all_there(packed, f"gzip, {name}")
+    ratio = bare["wire_bytes"] / packed["wire_bytes"] if bare and packed else None
+    yield _least("gzip makes repeated renders of 20 KB small: >= 20 to 1", ratio, 20, " to 1")
+
+
+def _connect(rows: list[Row]) -> Iterator[Verdict]:
+    for view in ("sync", "async"):
+        row = _find(rows, "handoff", view=view)
+        added = row["added_us"] if row else None
+        yield _most(f"a stream adds <= 100 us of CPU to a page that does nothing, {view} view", added, 100, " us")
+
+
+def _reconnect(rows: list[Row]) -> Iterator[Verdict]:
+    row = _find(rows, "handoff")
+    yield _most("1000 clients return with 50 missed events each in <= 2.5 s of CPU", row and row["cpu_s"], 2.5, " s")
+    if row:
+        yield _all_there(row, "1000 clients that return")
+
+
+def _databases(rows: list[Row]) -> Iterator[Verdict]:
+    row = _find(rows, "handoff-database")
+    yield _most("no database connection is held by 1000 streams", row and row["databases"], 0)
+
+
 def _presence(rows: list[Row]) -> Iterator[Verdict]:
     for server in ("handoff", "plain"):
         row = _find(rows, server)
@@ -177,6 +209,10 @@ JUDGES: dict[str, Callable[[list[Row]], Iterator[Verdict]]] = {
     "paced": _paced,
     "burst": _burst,
     "growth": _growth,
+    "gzip": _gzip,
+    "connect": _connect,
+    "reconnect": _reconnect,
+    "databases": _databases,
     "presence": _presence,
     "slow": _slow,
     "refresh": _refresh,

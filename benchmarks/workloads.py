@@ -5,19 +5,22 @@ from __future__ import annotations
 import time
 from statistics import quantiles
 from threading import Thread, Timer
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
 from .cluster import CLUSTER
+from .gzipped import gzip
 from .load import Load, warm_up
 from .machine import CannotMeasure
+from .opening import connect, databases, reconnect
 from .publisher import publisher_of
 from .record import Row
 from .rounds import Size, in_turn
 from .servers import Running, Server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 PEERS = ("handoff", "plain", "eventstream", "starlette", "nchan")
 JOINING = 1000
@@ -76,16 +79,38 @@ def growth(size: Size) -> list[list[Row]]:
     return in_turn(size, _broadcast, [(key, *step) for step in steps for key in ("handoff", "nchan", "writeloop")])
 
 
-def _broadcast(server: Server, streams: int, events: int, rate: float) -> Row:
+def channels(size: Size) -> list[list[Row]]:
+    """Measure 1000 streams spread over 1 to 1000 channels: 2000 deliveries a second, an event to one channel each.
+
+    `us`: CPU a delivery. With 1000 channels each delivery has an event of its own, which is published, too.
+    """
+    steps = [(1000, 10 * count, 2.0 * count, {"channels": count}) for count in (1, 10, 100, 1000)]
+    return in_turn(size, _broadcast, [(key, *step) for step in steps for key in ("handoff", "nchan")])
+
+
+def sizes(size: Size) -> list[list[Row]]:
+    """Measure events of 0.2 to 64 KB: 5 a second to 1000 streams.
+
+    `us`: CPU a delivery, most of which is the kernel's for the large ones.
+    """
+    steps = [(1000, 20, 5.0, {"bytes": count}) for count in (200, 1000, 4000, 16_000, 64_000)]
+    return in_turn(size, _broadcast, [(key, *step) for step in steps for key in ("handoff", "nchan", "writeloop")])
+
+
+def _broadcast(
+    server: Server, streams: int, events: int, rate: float, also: Mapping[str, int] = MappingProxyType({})
+) -> Row:
+    what = {"events": events, "rate": rate, "size": also.get("bytes", 200), "channels": also.get("channels", 0)}
     with Running(server) as running, publisher_of(running) as publisher:
         warm_up(running, publisher)
-        with Load(running, streams, events=events, rate=rate, timeout=120, publisher=publisher) as load:
+        with Load(running, streams, **what, timeout=120, publisher=publisher) as load:
             running.settle()
             seen = load.measure()
         if not seen["events"]:
             raise CannotMeasure(f"{server.title}: no event arrived.\n{running.log()}")
     return {
         "rate": rate,
+        **also,
         "us": seen["cpu"] / seen["events"] * 1e6,
         "per_s": seen["events"] / seen["seconds"],
         "p50_ms": seen["p50_ms"],
@@ -230,6 +255,12 @@ WORKLOADS: dict[str, Callable[[Size], list[list[Row]]]] = {
     "paced": paced,
     "burst": burst,
     "growth": growth,
+    "channels": channels,
+    "sizes": sizes,
+    "gzip": gzip,
+    "connect": connect,
+    "reconnect": reconnect,
+    "databases": databases,
     "presence": presence,
     "slow": slow,
     "refresh": refresh,

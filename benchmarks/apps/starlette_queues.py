@@ -41,10 +41,10 @@ async def publish(request: Request) -> Response:
     """Broadcast the events of the query, in the background."""
 
     async def run() -> None:
-        for delay, size in plan(request.query_params):
+        for number, (delay, size) in enumerate(plan(request.query_params)):
             if delay:
                 await asyncio.sleep(delay)
-            html = stamped(size)
+            html = stamped(size, number)
             for queue in queues:
                 queue.put_nowait(html)
 
@@ -54,4 +54,9 @@ async def publish(request: Request) -> Response:
     return Response(status_code=204)
 
 
-application = Starlette(routes=[Route("/stream", stream), Route("/publish", publish)])
+async def page(request: Request) -> Response:
+    """Answer with next to nothing."""
+    return Response("page")
+
+
+application = Starlette(routes=[Route("/stream", stream), Route("/publish", publish), Route("/async", page)])

@@ -3,10 +3,11 @@
  * It costs about 1 us an event, so that the server and not the client is what is measured; a Python client is
  * slower than the servers it would measure.
  *
- *   sseload --port P --path /stream --streams N [--stalled K] [--trigger /publish?...] [--expect TOTAL]
- *           [--quiet SECONDS] [--timeout SECONDS] [--websocket]
+ *   sseload --port P --path /stream --streams N [--stalled K] [--spread C] [--header LINE] [--trigger /publish?...]
+ *           [--expect TOTAL] [--quiet SECONDS] [--timeout SECONDS] [--websocket]
  *
- * A "{n}" in the path becomes the number of the stream. The last K streams are opened and then never read; their
+ * A "{n}" in the path becomes the number of the stream, modulo C if that is given. LINE is added to the request of each
+ * stream. The bytes of the streams are counted as they are: compressed events are not seen. The last K streams are opened and then never read; their
  * buffers are those of a client behind an Ethernet, since loopback's megabytes would hide that nobody reads.
  *
  * With --websocket each stream is a WebSocket (RFC 6455, no extensions): pings are answered, and what the frames of
@@ -15,7 +16,8 @@
  * It talks to its parent in lines:
  *   stdout  {"phase": "open", ...}   all streams have answered with 200, all WebSockets with 101
  *   stdin   g                        request the trigger, if there is one, and start to measure
- *   stdout  {"phase": "done", ...}   TOTAL events have come, or none for --quiet seconds
+ *   stdout  {"phase": "done", ...}   TOTAL events have come, or none for --quiet seconds, or:
+ *   stdin   e                        end the measurement
  *   stdin   (end of file)            close everything and leave
  *
  * An event is counted by its stamp, data-ts="<nanoseconds since 1970>"; data-n="<number>" may follow at once, and
@@ -57,15 +59,15 @@ struct stream {
 };
 
 static struct {
-    int port, streams, stalled, websocket;
-    const char *path, *trigger;
+    int port, streams, stalled, spread, websocket;
+    const char *path, *trigger, *header;
     long expect;
     double quiet, timeout;
-} opt = {.path = "/stream", .streams = 1, .quiet = 3, .timeout = 60};
+} opt = {.path = "/stream", .streams = 1, .spread = INT_MAX, .quiet = 3, .timeout = 60};
 
 static struct stream *streams;
 static int epoll_fd, opened, closed;
-static long events, skips, latency_room;
+static long events, skips, bytes, latency_room;
 static float *latencies; /* milliseconds */
 static double first_event, last_event;
 static char buffer[NEED + STAMP_LEN + READ_SIZE + 1];
@@ -110,22 +112,22 @@ static const char HANDSHAKE[] = "Connection: Upgrade\r\nUpgrade: websocket\r\nSe
                                 "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
 static const char ACCEPTED[] = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-static void request(int fd, const char *path, int index, const char *headers) {
-    char target[1024], message[2048];
+static void request(int fd, const char *path, int index, const char *headers, const char *more) {
+    char target[1024], message[4096];
     const char *slot = strstr(path, "{n}");
     if (slot)
         snprintf(target, sizeof target, "%.*s%d%s", (int)(slot - path), path, index, slot + 3);
     else
         snprintf(target, sizeof target, "%s", path);
-    int length = snprintf(message, sizeof message, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%s\r\n\r\n", target,
-                          opt.port, headers);
+    int length = snprintf(message, sizeof message, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n%s%s%s\r\n\r\n", target,
+                          opt.port, headers, more ? "\r\n" : "", more ? more : "");
     if (write(fd, message, length) != length) fail("cannot send a request: %s", strerror(errno));
 }
 
 static void open_stream(int index) {
     struct stream *stream = &streams[index];
     stream->fd = dial(is_stalled(index));
-    request(stream->fd, opt.path, index, opt.websocket ? HANDSHAKE : STREAM);
+    request(stream->fd, opt.path, index % opt.spread, opt.websocket ? HANDSHAKE : STREAM, opt.header);
     fcntl(stream->fd, F_SETFL, O_NONBLOCK);
     struct epoll_event interest = {.events = EPOLLIN, .data.u32 = index};
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, stream->fd, &interest);
@@ -235,6 +237,7 @@ static void read_stream(int index) {
         return;
     }
     double at = now();
+    bytes += got;
     memcpy(start, stream->tail, stream->kept);
     char *at_byte = start, *end = buffer + sizeof stream->tail + got;
     char *fresh = buffer + sizeof stream->tail;
@@ -267,9 +270,9 @@ static void report(double triggered) {
     }
     qsort(latencies, events, sizeof *latencies, by_value);
     printf("{\"phase\": \"done\", \"events\": %ld, \"least\": %ld, \"most\": %ld, \"value\": %ld, \"skips\": %ld, "
-           "\"closed\": %d, "
+           "\"closed\": %d, \"bytes\": %ld, "
            "\"seconds\": %.6f, \"p50_ms\": %.3f, \"p99_ms\": %.3f, \"max_ms\": %.3f}\n",
-           events, least, most, value, skips, closed, events ? last_event - triggered : 0, quantile(.5), quantile(.99),
+           events, least, most, value, skips, closed, bytes, events ? last_event - triggered : 0, quantile(.5), quantile(.99),
            quantile(1));
 }
 
@@ -277,7 +280,7 @@ static void parse(int argc, char **argv) {
     static const struct option names[] = {{"port", 1, 0, 'p'},    {"path", 1, 0, 'u'},    {"streams", 1, 0, 'n'},
                                           {"stalled", 1, 0, 's'}, {"trigger", 1, 0, 't'}, {"expect", 1, 0, 'e'},
                                           {"quiet", 1, 0, 'q'},   {"timeout", 1, 0, 'o'}, {"websocket", 0, 0, 'w'},
-                                          {0}};
+                                          {"spread", 1, 0, 'c'},  {"header", 1, 0, 'h'},  {0}};
     for (int c; (c = getopt_long(argc, argv, "", names, 0)) != -1;) switch (c) {
         case 'p': opt.port = atoi(optarg); break;
         case 'u': opt.path = optarg; break;
@@ -288,6 +291,8 @@ static void parse(int argc, char **argv) {
         case 'q': opt.quiet = atof(optarg); break;
         case 'o': opt.timeout = atof(optarg); break;
         case 'w': opt.websocket = 1; break;
+        case 'c': opt.spread = atoi(optarg); break;
+        case 'h': opt.header = optarg; break;
         default: exit(2);
         }
     if (!opt.port) fail("--port is missing");
@@ -302,6 +307,7 @@ int main(int argc, char **argv) {
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, 0, &interest);
     enum { OPENING, OPEN, MEASURING, DONE } phase = OPENING;
     double started = now(), triggered = 0;
+    int is_over = 0;
     for (int next = 0;;) {
         while (next < opt.streams && next - opened < IN_FLIGHT) open_stream(next++);
         if (phase == OPENING && opened == opt.streams) {
@@ -316,13 +322,16 @@ int main(int argc, char **argv) {
             }
             char command;
             if (read(0, &command, 1) <= 0) return 0;
+            is_over = command == 'e';
             if (command != 'g' || phase != OPEN) continue;
             phase = MEASURING;
             triggered = now();
-            if (opt.trigger) request(dial(0), opt.trigger, 0, TRIGGER);
+            bytes = 0;
+            if (opt.trigger) request(dial(0), opt.trigger, 0, TRIGGER, 0);
         }
         double seen = last_event > triggered ? last_event : triggered;
-        if (phase == MEASURING && ((opt.expect && events >= opt.expect) || now() - seen > opt.quiet)) {
+        int is_complete = opt.expect && events >= opt.expect;
+        if (phase == MEASURING && (is_complete || is_over || now() - seen > opt.quiet)) {
             phase = DONE;
             report(triggered);
         }

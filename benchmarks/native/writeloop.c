@@ -37,7 +37,7 @@ static void sleep_until(long long when) {
 /* Encode event number `number` as one chunk; returns its length. */
 static int encode(char *chunk, int number, int size) {
     static char event[MAX_EVENT + 256], html[MAX_EVENT];
-    int used = snprintf(html, sizeof html, "<div id=\"bench\" data-ts=\"%lld\">", nanoseconds(CLOCK_REALTIME));
+    int used = snprintf(html, sizeof html, "<div id=\"bench\" data-ts=\"%lld\" data-n=\"%d\">", nanoseconds(CLOCK_REALTIME), number);
     for (; used < size - 6; used++) html[used] = 'x';
     strcpy(html + used, "</div>");
     int length = snprintf(event, sizeof event, "id: 0a1b2c3d-%d\nevent: datastar-patch-elements\ndata: elements %s\n\n",

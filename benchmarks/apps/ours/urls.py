@@ -8,6 +8,9 @@ from . import views
 
 urlpatterns = [
     path("stream", views.stream),
+    path("async-stream", views.async_stream),
+    path("sync", views.sync_page),
+    path("async", views.async_page),
     path("presence", views.presence),
     path("publish", views.publish),
     path("own", views.OwnList.as_view()),

@@ -24,7 +24,22 @@ made = 0
 
 def stream(request: HttpRequest) -> HttpResponseBase:
     """Open a stream."""
-    return broadcast.connect("bench", request)
+    return broadcast.connect(f"bench{request.GET.get('channel', '')}", request)
+
+
+async def async_stream(request: HttpRequest) -> HttpResponseBase:
+    """Open a stream from an async view."""
+    return await broadcast.aconnect("bench", request)
+
+
+def sync_page(request: HttpRequest) -> HttpResponse:
+    """Answer with next to nothing."""
+    return HttpResponse("page")
+
+
+async def async_page(request: HttpRequest) -> HttpResponse:
+    """Answer with next to nothing."""
+    return HttpResponse("page")
 
 
 def presence(request: HttpRequest) -> HttpResponseBase:
@@ -42,7 +57,7 @@ def who_is_there(channel: str, user_ids: list[int]) -> str:
 
 def publish(request: HttpRequest) -> HttpResponse:
     """Broadcast the events of the query from a thread."""
-    publish_from_thread(request.GET.dict(), lambda html: broadcast("bench", html))
+    publish_from_thread(request.GET.dict(), broadcast)
     return HttpResponse(status=204)
 
 
