@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
-# Descriptors of a client process beside its streams.
-SPARE_FILES = 50
-
 
 class Herd:
     """Open streams at all of these ports, for the length of a `with` block.

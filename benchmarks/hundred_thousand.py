@@ -7,7 +7,7 @@ killed, and its clients return to the others.
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import math
 import os
 import resource
@@ -22,11 +22,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
-from .herd import SPARE_FILES, Herd
-from .machine import HERE, CannotMeasure, compile_tool, cpu_of, describe, end_family, free_port, raise_file_limit
-from .report import judged, versions
+from .herd import Herd
+from .machine import BUILD, CannotMeasure, compile_tool, cpu_of, end_family, free_port, raise_file_limit
+from .record import Record
+from .report import judged
 from .servers import Server, environment
 from .stores import store_of
 from .targets import Verdict
@@ -34,38 +35,43 @@ from .targets import Verdict
 if TYPE_CHECKING:
     from types import TracebackType
 
-Figures = dict[str, Any]
+    from .record import Row
+    from .targets import Results
 
+WORKLOAD = "hundred-thousand"
 STREAMS = 100_000
 WORKERS = 6
 CLIENTS = 6
 # Event loops, with numbers of channels.
 PARTS = (("asyncio", 100), ("asyncio", 1), ("uvloop", 100))
 # A process may have 20,000 files here. The limit of connections of a worker, of its share of the streams: five hold
-# 97.5 % of all. And the files it has beside its streams: requests, Redis, its own.
+# 97.5 % of all. And the files it has beside its streams, for requests, Redis and its own, of which raise_file_limit()
+# adds 200.
 ROOM = 1.17
-FILES_BESIDE = 450
+FILES_BESIDE = 250
 # An event's HTML, and the events of a phase, each with its number.
 EVENT_BYTES = 200
 ROUNDS = 10
 BURST = 10
-# Seconds without an event, which heartbeats fill; between two rounds; and from the death of a worker to its
-# replacement, as a supervisor starts it.
+# Seconds without an event, which heartbeats fill; and between two rounds.
 IDLE = 15.0
-PAUSE = 2.0
-RESTART = 3.0
-# The worker is killed this long after a round began: on the way to its clients.
+PAUSE = 1.0
+# Seconds after which a worker is killed: its round is on the way to its clients. Seconds from its death to its
+# replacement, as a supervisor starts it; and between two rounds meanwhile, of which there are so many at least.
 KILL_AT = 0.1
-# Rounds from the kill on, at least.
-ROUNDS_AFTER_KILL = 8
-START_SECONDS = 60.0
+RESTART = 3.0
+PACE = 2.5
+ROUNDS_AFTER_KILL = 6
+# Seconds that anything may take on a busy machine, and how many streams it opens a second then.
+WAIT = 120.0
+OPENED = 300
 # KB of memory that a stream may take, with both ends of its connection, for the check before.
 MEMORY = 30
 # KB that a stream may take in its worker.
 MEMORY_TARGET = 6.0
 
 SERVER = Server(
-    "hundred-thousand",
+    WORKLOAD,
     "ds_broadcaster, Redis, six workers",
     env={"DJANGO_SETTINGS_MODULE": "benchmarks.apps.hundred_thousand.settings"},
     needs=("ds_broadcaster", "django", "redis", "uvicorn", "httptools", "uvloop"),
@@ -86,9 +92,19 @@ class Plan:
         """The connections that a worker takes."""
         return math.ceil(self.streams / WORKERS * ROOM)
 
-    def name(self, channel: int | str) -> str:
+    @property
+    def title(self) -> str:
+        """What the part is called in tables and plots."""
+        return f"{self.loop}, {self.channels} {'channel' if self.channels == 1 else 'channels'}"
+
+    def channel(self, name: int | str) -> str:
         """Return the name of a channel, none of which two parts share."""
-        return f"{self.loop}-{self.channels}-{channel}"
+        return f"{self.loop}-{self.channels}-{name}"
+
+    def row(self, figures: Row) -> Row:
+        """Return a row of the record with these figures."""
+        what = {"server": self.loop, "title": self.title, "streams": self.streams, "channels": self.channels}
+        return what | figures
 
 
 class Worker:
@@ -148,14 +164,6 @@ class Workers:
         """Return the CPU time, user and system, that those have used that run now."""
         return sum(cpu_of(worker.process.pid) for worker in self.all)
 
-    def memory_kb(self) -> Counter[str]:
-        """Return the memory of all: `Pss`, with shared pages counted once, and `Rss`, in KB."""
-        total: Counter[str] = Counter()
-        for worker in self.all:
-            rollup = Path(f"/proc/{worker.process.pid}/smaps_rollup").read_text()
-            total.update(_kilobytes(rollup, "Pss", "Rss"))
-        return total
-
     def log(self) -> str:
         """Return the end of what they have printed."""
         self._log.seek(0)
@@ -168,84 +176,81 @@ class Workers:
         self._log.close()
 
 
-def kernel_kb() -> Counter[str]:
-    """Return the memory that the kernel uses for all processes, in KB.
+def memory_kb(workers: Workers) -> Counter[str]:
+    """Return what the workers and the kernel use, in KB.
 
-    `Slab` holds sockets, their files and what waits to be written or read; `TCP` is the kernel's own count of the last.
+    `Pss` is the workers' memory with shared pages counted once, `Rss` with shared pages counted for each. `Slab` holds
+    the kernel's sockets and files of all processes, and `TCP` what waits to be written or read.
     """
-    found = _kilobytes(Path("/proc/meminfo").read_text(), "Slab", "SUnreclaim", "PageTables", "MemAvailable")
+    found = _kilobytes("/proc/meminfo", "Slab")
+    for worker in workers.all:
+        found.update(_kilobytes(f"/proc/{worker.process.pid}/smaps_rollup", "Pss", "Rss"))
     sockets = Path("/proc/net/sockstat").read_text().split()
     found["TCP"] = int(sockets[sockets.index("mem") + 1]) * resource.getpagesize() // 1024
     return found
 
 
-def _kilobytes(text: str, *names: str) -> Counter[str]:
-    lines = (line.split() for line in text.splitlines())
+def _kilobytes(path: str, *names: str) -> Counter[str]:
+    lines = (line.split() for line in Path(path).read_text().splitlines())
     return Counter({words[0][:-1]: int(words[1]) for words in lines if words[0][:-1] in names})
 
 
 class Part:
-    """One part of the run, and what it found."""
+    """One part of the run, and what it found.
+
+    `row` holds its figures, `rounds` those of each round, and `curves` how many streams had an event after so many
+    seconds, and how many were open so many seconds after the worker's death.
+    """
 
     def __init__(self, plan: Plan, publish: Callable[[str, str], object], env: dict[str, str]) -> None:
         """Prepare it. `publish` sends an event, `env` leads the workers to Redis."""
-        self.plan = plan
+        self.row: Row = {}
+        self.rounds: list[Row] = []
+        self.curves: dict[str, list[tuple[float, int]]] = {}
+        self._plan = plan
         self._publish = publish
         self._env = env
         self._number = 0  # of the next event
-        self._name = f"{plan.loop}, {plan.channels} {'channel' if plan.channels == 1 else 'channels'}"
 
-    def run(self) -> Figures:
-        """Run it; return its figures."""
-        plan = self.plan
-        with Workers(plan, self._env) as workers:
+    def run(self) -> Part:
+        """Run it."""
+        self._say("six workers start")
+        with Workers(self._plan, self._env) as workers:
             try:
-                return self._run(workers)
+                self._warm_up(workers)
+                self._run(workers)
             except CannotMeasure as error:
-                raise CannotMeasure(f"{self._name}: {error}\n{workers.log()}") from error
+                raise CannotMeasure(f"{self._plan.title}: {error}\n{workers.log()}") from error
+        return self
 
-    def _run(self, workers: Workers) -> Figures:
-        plan = self.plan
-        self._warm_up(workers)
-        before, kernel_before = workers.memory_kb(), kernel_kb()
-        path = f"/stream?channel={plan.name('{c}')}"
+    def _run(self, workers: Workers) -> None:
+        plan = self._plan
+        before = memory_kb(workers)
+        path = f"/stream?channel={plan.channel('{c}')}"
+        self._say(f"{plan.streams:,} streams open")
         with Herd(workers.ports, path, plan.streams, channels=plan.channels, processes=CLIENTS) as herd:
             start, cpu = time.monotonic(), workers.cpu_seconds()
-            herd.wait_open(60 + plan.streams / 400)
+            herd.wait_open(60 + plan.streams / OPENED)
             seconds, cpu = time.monotonic() - start, workers.cpu_seconds() - cpu
-            found: Figures = {
-                "loop": plan.loop,
-                "channels": plan.channels,
-                "streams": plan.streams,
-                "opened_s": seconds,
-                "open_us": cpu / plan.streams * 1e6,
-            }
-            self._say(f"{plan.streams:,} streams in {seconds:.0f} s, {found['open_us']:.0f} us of CPU each")
-
-            start, cpu = time.monotonic(), workers.cpu_seconds()
+            self._add({"opened_s": seconds, "open_us": cpu / plan.streams * 1e6})
+            self._say("open after {opened_s:.0f} s, {open_us:.0f} us of CPU each")
+            cpu = workers.cpu_seconds()
             time.sleep(IDLE)
-            cpu = (workers.cpu_seconds() - cpu) / (time.monotonic() - start)
-            found["idle_cores"] = cpu
-            found["memory"] = self._memory(workers, before, kernel_before)
-            self._say(
-                "{user_kb:.1f} KB a stream in the workers (all of theirs: {all_kb:.1f}), {kernel_kb:.1f} in the kernel "
-                "for both ends".format(**found["memory"])
-            )
-
-            found["rounds"] = self._rounds(herd, workers)
-            found["burst"] = self._burst(herd, workers)
-            found["memory_after"] = self._memory(workers, before, kernel_before)
-            found["kill"] = self._kill(herd, workers)
-            found["clients"] = {"cpu_s": sum(map(cpu_of, herd.pids)), "kb": sum(map(_resident_kb, herd.pids))}
-        return found
+            self._add({"idle_cores": (workers.cpu_seconds() - cpu) / IDLE, **self._memory(workers, before)})
+            self._say("{kb:.1f} KB a stream in the workers, {kernel_kb:.1f} in the kernel for both ends")
+            self._send_rounds(herd, workers)
+            self._send_burst(herd, workers)
+            self._add({"after_kb": self._memory(workers, before)["kb"]})
+            self._kill_one(herd, workers)
+            self._add({"client_s": sum(map(cpu_of, herd.pids))})
 
     def _warm_up(self, workers: Workers) -> None:
         """Have imports and caches not charged to the streams that follow."""
-        path = f"/stream?channel={self.plan.name('warm-up-{c}')}"
+        path = f"/stream?channel={self._plan.channel('warm-up-{c}')}"
         with Herd(workers.ports, path, 50 * WORKERS, channels=1) as herd:
-            herd.wait_open(START_SECONDS)
+            herd.wait_open(WAIT)
             for number in range(5):
-                self._publish(self.plan.name("warm-up-0"), _event(number, time.time_ns()))
+                self._publish(self._plan.channel("warm-up-0"), _event(number, time.time_ns()))
                 herd.wait_round(number, 10)
         time.sleep(1)
 
@@ -253,102 +258,90 @@ class Part:
         """Send events to every channel, back to back, with one time for all; return the number of the last."""
         began = time.time_ns()
         for _ in range(events):
-            for channel in range(self.plan.channels):
-                self._publish(self.plan.name(channel), _event(self._number, began))
+            for channel in range(self._plan.channels):
+                self._publish(self._plan.channel(channel), _event(self._number, began))
             self._number += 1
         return self._number - 1
 
-    def _rounds(self, herd: Herd, workers: Workers) -> Figures:
+    def _send_rounds(self, herd: Herd, workers: Workers) -> None:
         """Send an event to every stream, again and again, with a pause between."""
-        took, cpus, curve = [], [], Counter[int]()
+        curves = []
         for _ in range(ROUNDS):
             cpu = workers.cpu_seconds()
-            times = herd.wait_round(self._send(), 60)
-            cpus.append((workers.cpu_seconds() - cpu) / self.plan.streams * 1e6)
-            took.append(max(times))
-            curve = times if took[-1] == sorted(took)[len(took) // 2] else curve
-            time.sleep(max(0.5, PAUSE - took[-1] / 1e3))
-        found = {"last_ms": _spread(took), "us": _spread(cpus), "curve": _curve(curve)}
-        self._say(f"an event has reached all after {median(took):.0f} ms, {median(cpus):.1f} us of CPU a delivery")
-        return found
+            times = herd.wait_round(self._send(), WAIT)
+            cpu = workers.cpu_seconds() - cpu
+            self.rounds.append(self._plan.row({"last_ms": max(times), "us": cpu / self._plan.streams * 1e6}))
+            curves.append(_curve(times))
+            time.sleep(PAUSE)
+        self.curves["an event"] = sorted(curves, key=lambda curve: curve[-1])[len(curves) // 2]
+        last, us = (median(row[name] for row in self.rounds) for name in ("last_ms", "us"))
+        self._say(f"an event has reached all after {last:.0f} ms, {us:.1f} us of CPU a delivery")
 
-    def _burst(self, herd: Herd, workers: Workers) -> Figures:
+    def _send_burst(self, herd: Herd, workers: Workers) -> None:
         """Send events to every stream back to back."""
         cpu = workers.cpu_seconds()
-        times = herd.wait_round(self._send(BURST), 120)
+        times = herd.wait_round(self._send(BURST), WAIT)
         cpu = workers.cpu_seconds() - cpu
-        deliveries = self.plan.streams * BURST
-        found = {"events": BURST, "last_ms": max(times), "us": cpu / deliveries * 1e6}
-        found["per_s"] = deliveries / max(times) * 1e3
-        self._say(f"{BURST} events at once have reached all after {max(times)} ms: {found['per_s']:,.0f} a second")
-        return found
+        deliveries, last = self._plan.streams * BURST, max(times)
+        self._add({"burst_ms": last, "burst_us": cpu / deliveries * 1e6, "burst_per_s": deliveries / last * 1e3})
+        self._say(f"{BURST} events at once have reached all after {{burst_ms:,}} ms: {{burst_per_s:,.0f}} a second")
 
-    def _kill(self, herd: Herd, workers: Workers) -> Figures:
-        """Kill a worker while a round is on its way, go on, and count what each stream got in the end."""
+    def _kill_one(self, herd: Herd, workers: Workers) -> None:
+        """Kill a worker while an event is on its way, go on, and count what each stream got in the end."""
         victim = workers.all[-1]
         first = self._send()
         time.sleep(KILL_AT)
         start = time.monotonic()
         victim.kill()
-        back = {"open": 0.0, "others": 0.0}
-        returned: list[tuple[float, int]] = []
-        next_round, restart = start + PAUSE, start + RESTART
-        sent = 1
-        deadline = start + 60 + self.plan.streams / 400
-        while not back["open"] or sent < ROUNDS_AFTER_KILL:
+        next_round, restart, back_s = start + PACE, start + RESTART, 0.0
+        is_open: list[tuple[float, int]] = []
+        while not back_s or self._number - first < ROUNDS_AFTER_KILL:
             now = time.monotonic()
-            if now > deadline:
-                raise CannotMeasure(f"The clients of the killed worker have not returned: {dict(herd.status())}")
             if now >= restart:
                 victim.start()
                 restart = math.inf
             if now >= next_round:
+                next_round = now + PACE
                 self._send()
-                sent += 1
-                next_round += PAUSE
-            status = herd.status()
-            now = time.monotonic() - start
-            returned.append((round(now, 2), status["open"]))
-            if status["open"] == herd.streams and status["lost"] and not back["open"]:
-                back["open"] = now
+            status, seconds = herd.status(), time.monotonic() - start
+            is_open.append((round(seconds, 2), status["open"]))
+            if not back_s and status["lost"] and status["open"] == herd.streams:
+                back_s = seconds
+            if seconds > WAIT + herd.streams / OPENED:
+                raise CannotMeasure(f"The clients of the killed worker have not returned: {dict(status)}")
             time.sleep(0.05)
-        last = self._number - 1
-        herd.wait_round(last, 60)
+        herd.wait_round(self._number - 1, WAIT)
+        arrived = [herd.round(number) for number in range(self._number)]
         status = herd.status()
-        arrived = [herd.round(number) for number in range(last + 1)]
-        lost = sum(herd.streams - times.total() for times in arrived)
-        found = {
-            "rounds": sent,
-            "streams": status["lost"],
-            "back_s": back["open"],
-            "returned": _thinned(returned),
-            "refused": status["refused"],
-            "broken_off": status["broken_off"],
-            "unreachable": status["unreachable"],
-            "late_ms": max(max(times) for times in arrived[first:]),
-            "expected": herd.streams * (last + 1),
-            "lost": lost,
-            "repeated": status["repeated"],
-        }
-        self._say(
-            "a worker killed: {streams:,} streams are back after {back_s:.1f} s; of {expected:,} deliveries {lost:,} "
-            "are lost, {repeated:,} came twice".format(**found)
+        self.curves["open"] = _thinned(is_open)
+        self._add({name: status[name] for name in ("refused", "broken_off", "unreachable", "repeated")})
+        self._add(
+            {
+                "returned": status["lost"],
+                "back_s": back_s,
+                "late_ms": max(max(times) for times in arrived[first:]),
+                "expected": herd.streams * len(arrived),
+                "lost": sum(herd.streams - times.total() for times in arrived),
+            }
         )
-        return found
+        self._say("a worker was killed: the last of {returned:,} streams is back after {back_s:.1f} s")
+        self._say("of {expected:,} deliveries {lost:,} are lost, and {repeated:,} came twice")
 
-    def _memory(self, workers: Workers, before: Counter[str], kernel_before: Counter[str]) -> Figures:
-        streams = self.plan.streams
-        now, kernel = workers.memory_kb(), kernel_kb()
+    def _memory(self, workers: Workers, before: Counter[str]) -> Row:
+        now = memory_kb(workers)
+        grown = {name: (now[name] - before[name]) / self._plan.streams for name in now}
         return {
-            "user_kb": (now["Pss"] - before["Pss"]) / streams,
-            "rss_kb": (now["Rss"] - before["Rss"]) / streams,
-            "all_kb": now["Pss"] / streams,
-            "kernel_kb": (kernel["Slab"] - kernel_before["Slab"]) / streams,
-            "tcp_kb": (kernel["TCP"] - kernel_before["TCP"]) / streams,
+            "kb": grown["Pss"],
+            "rss_kb": grown["Rss"],
+            "all_kb": now["Pss"] / self._plan.streams,
+            "kernel_kb": grown["Slab"] + grown["TCP"],
         }
+
+    def _add(self, figures: Row) -> None:
+        self.row |= self._plan.row(figures)
 
     def _say(self, what: str) -> None:
-        print(f"  {self._name}: {what}", flush=True)
+        print(f"  {self._plan.title}: {what.format(**self.row)}", flush=True)
 
 
 def _event(number: int, began: int) -> str:
@@ -356,67 +349,61 @@ def _event(number: int, began: int) -> str:
     return html + "x" * (EVENT_BYTES - len(html) - 4) + "</p>"
 
 
-def _resident_kb(pid: int) -> int:
-    return _kilobytes(Path(f"/proc/{pid}/status").read_text(), "VmRSS")["VmRSS"]
+def _curve(times: Counter[int]) -> list[tuple[float, int]]:
+    """Return how many streams had the event after so many seconds."""
+    counts = itertools.accumulate(streams for _, streams in sorted(times.items()))
+    return _thinned([(ms / 1e3, count) for ms, count in zip(sorted(times), counts, strict=True)])
 
 
-def _spread(values: list[Any]) -> Figures:
-    return {"min": min(values), "median": median(values), "max": max(values)}
-
-
-def _curve(times: Counter[int]) -> list[tuple[int, int]]:
-    """Return how many streams had the event after so many milliseconds, at the steps of a plot."""
-    reached, curve = 0, []
-    for ms, streams in sorted(times.items()):
-        reached += streams
-        curve.append((ms, reached))
-    return _thinned(curve)
-
-
-def _thinned(points: list[Any], most: int = 100) -> list[Any]:
-    step = max(1, len(points) // most)
-    return points[:-1][::step] + points[-1:]
+def _thinned(points: list[tuple[float, int]]) -> list[tuple[float, int]]:
+    """Return a hundred points at most, the last among them: enough for a plot."""
+    return points[:: -max(1, math.ceil(len(points) / 100))][::-1]
 
 
 def main() -> int:
-    """Run all parts; 0 if every event has reached every client, and no stream took more memory than the target."""
+    """Run all parts; 0 if the targets are met."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hundred_thousand", description=__doc__)
     parser.add_argument("--streams", type=int, default=STREAMS, help=f"how many ({STREAMS:,})")
     parser.add_argument("--loop", choices=("asyncio", "uvloop"), help="only the parts on this event loop")
     parser.add_argument("--channels", type=int, choices=(100, 1), help="only the parts on so many channels")
-    parser.add_argument("--json", type=Path, default=HERE / "hundred_thousand.json", help="where the figures go")
+    parser.add_argument("--json", type=Path, default=BUILD / "hundred-thousand.json", help="a file for the figures")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     plans = [
         Plan(loop, channels, options.streams)
         for loop, channels in PARTS
         if options.loop in (None, loop) and options.channels in (None, channels)
     ]
+    parts = []
+    BUILD.mkdir(exist_ok=True)
+    record = Record(options.json)
     start = time.monotonic()
     try:
         prepare(options.streams)
         with store_of(SERVER) as store:
             publish = publisher(store.env)
-            parts = [Part(plan, publish, store.env).run() for plan in plans]
+            for plan in plans:
+                parts.append(Part(plan, publish, store.env).run())
+                keep(record, parts)
     except CannotMeasure as error:
         print(f"cannot measure: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    judgement = verdicts(parts)
+    judgement = verdicts(record.results())
+    record.judge(judgement)
     print(judged(judgement))
-    content = {
-        "machine": describe(),
-        "versions": versions(),
-        "workers": WORKERS,
-        "clients": CLIENTS,
-        "seconds": time.monotonic() - start,
-        "parts": parts,
-        "targets": [vars(verdict) for verdict in judgement],
-    }
-    options.json.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"\nfigures in {options.json}, after {content['seconds']:.0f} s")
+    print(f"\nfigures in {record.path}, after {time.monotonic() - start:.0f} s")
     return 0 if all(verdict.kept for verdict in judgement) else 1
+
+
+def keep(record: Record, parts: list[Part]) -> None:
+    """Write the figures of the parts so far."""
+    about = f"Hold many streams in {WORKERS} workers over Redis, and kill one."
+    record.add(WORKLOAD, about, [[part.row] for part in parts])
+    record.add(f"{WORKLOAD}-rounds", "Send an event to all of them.", [part.rounds for part in parts])
+    record.content["workloads"][WORKLOAD]["curves"] = {part.row["title"]: part.curves for part in parts}
+    record.write()
 
 
 def prepare(streams: int) -> None:
@@ -424,9 +411,9 @@ def prepare(streams: int) -> None:
     if missing := SERVER.missing():
         raise CannotMeasure(f"not installed: {', '.join(missing)}")
     compile_tool("sseherd")
-    wanted = max(Plan("", 1, streams).room + FILES_BESIDE, math.ceil(streams / CLIENTS) + SPARE_FILES)
-    raise_file_limit(wanted)
-    needed, free = streams * MEMORY // 1024 + 1024, kernel_kb()["MemAvailable"] // 1024
+    raise_file_limit(Plan("", 1, streams).room + FILES_BESIDE)
+    needed = streams * MEMORY // 1024 + 1024
+    free = _kilobytes("/proc/meminfo", "MemAvailable")["MemAvailable"] // 1024
     if free < needed:
         raise CannotMeasure(f"{streams:,} streams need {needed:,} MB of memory, and {free:,} are free.")
 
@@ -442,17 +429,17 @@ def publisher(env: dict[str, str]) -> Callable[[str, str], object]:
     return lambda channel, html: broadcast(channel, html, "#messages", "append")
 
 
-def verdicts(parts: list[Figures]) -> list[Verdict]:
+def verdicts(results: Results) -> list[Verdict]:
     """Judge the targets."""
-    lost = [part["kill"]["lost"] for part in parts]
-    repeated = [part["kill"]["repeated"] for part in parts]
-    memory = [max(part[when]["user_kb"] for when in ("memory", "memory_after")) for part in parts]
+    rows = results[WORKLOAD]
+    lost, repeated = (sum(row[name] for row in rows) for name in ("lost", "repeated"))
+    memory = [max(row["kb"], row["after_kb"]) for row in rows]
     return [
-        Verdict("every event reaches every client, a worker killed", f"{sum(lost):,} lost", not any(lost)),
-        Verdict("and reaches it once", f"{sum(repeated):,} came twice", not any(repeated)),
+        Verdict("every event reaches every client, with a worker killed", f"{lost:,} lost", not lost),
+        Verdict("and reaches it once", f"{repeated:,} came twice", not repeated),
         Verdict(
-            f"user memory a stream <= {MEMORY_TARGET:.0f} KB",
-            ", ".join(f"{each:.1f}" for each in memory),
+            f"<= {MEMORY_TARGET:g} KB a stream in the workers",
+            " KB, ".join(f"{each:.1f}" for each in memory) + " KB",
             max(memory) <= MEMORY_TARGET,
         ),
     ]

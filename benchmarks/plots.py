@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import curves
 from .drawing import Bar, Spread, bars, lines
 from .record import Record
 
@@ -23,7 +24,8 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("file", type=Path, help="the figures of a run")
     parser.add_argument("folder", type=Path, nargs="?", help="where the plots go (beside the file)")
     options = parser.parse_args(words)
-    for path in draw(Record.read(options.file), options.folder or options.file.parent):
+    record, folder = Record.read(options.file), options.folder or options.file.parent
+    for path in [*draw(record, folder), *curves.draw(record, folder)]:
         print(path)
     return 0
 
