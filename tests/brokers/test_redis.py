@@ -14,7 +14,7 @@ import redis
 from django.core.exceptions import ImproperlyConfigured
 
 from ds_broadcaster.brokers import Command, Event, Frame
-from ds_broadcaster.brokers.redis import RedisBroker
+from ds_broadcaster.brokers.redis import RedisBroker, listener
 from ds_broadcaster.brokers.redis.broker import SWEPT
 from ds_broadcaster.conf import History
 from ds_broadcaster.exceptions import BrokerUnavailable, Gap
@@ -214,6 +214,41 @@ def test_nothing_is_sent_in_bounded_time_while_all_sentinels_or_nodes_are_away(o
         with pytest.raises(BrokerUnavailable, match="Redis"):
             broker.publish("a", b"x\n\n")
         assert time.monotonic() - begin < 2
+
+
+def test_connection_stays_when_the_loop_was_busy_for_long(server, channel, monkeypatch, caplog):
+    async def test():
+        receiver = RecordingReceiver()
+        broker.attach(receiver)
+        await broker.subscribe(receiver, "a")
+        time.sleep(3 * listener.PING)  # noqa: ASYNC251 - as flushes to very many streams keep it busy
+        await receiver.hears("a", await asyncio.to_thread(broker.publish, "a", b"x\n\n"))
+
+    monkeypatch.setattr(listener, "PING", 0.4)
+    with broker_at(server.url, {"prefix": channel}) as broker:
+        asyncio.run(test())
+    assert not caplog.records
+
+
+def test_connection_stays_when_it_follows_a_long_outage(monkeypatch, caplog):
+    async def test():
+        receiver = RecordingReceiver()
+        broker.attach(receiver)
+        await broker.subscribe(receiver, "a")
+        server.cut()
+        server.freeze()
+        await asyncio.sleep(3 * listener.PING)
+        server.thaw()
+        await asyncio.to_thread(wait_until, lambda: broker._listeners[receiver]._connected == 2, "a new connection")
+        heard_at = broker._listeners[receiver]._heard_at
+        # What it hears is the answer to a ping: nothing is published.
+        await asyncio.to_thread(wait_until, lambda: broker._listeners[receiver]._heard_at > heard_at, "an answer")
+        assert broker._listeners[receiver]._connected == 2
+
+    monkeypatch.setattr(listener, "PING", 0.4)
+    with RedisServer() as server, broker_at(server.url) as broker:
+        asyncio.run(test())
+    assert "Lost the connection" in caplog.text
 
 
 def test_scripts_that_the_server_forgot_are_told_again(server, broker):

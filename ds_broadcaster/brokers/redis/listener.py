@@ -222,9 +222,14 @@ class RedisListener(Listener):
 
     async def _watch(self, connection: Any) -> None:
         """End a connection that is dead without an error."""
+        since = self.loop.time()
         while True:
+            due = self.loop.time() + PING
             await asyncio.sleep(PING)
-            silence = self.loop.time() - self._heard_at
+            now = self.loop.time()
+            if now - due > PING / 2:
+                since = now  # The loop was late, and has not read what came meanwhile.
+            silence = now - max(self._heard_at, since)
             if silence > 2 * PING:
                 await connection.disconnect()
                 return
