@@ -34,9 +34,9 @@ logger = logging.getLogger("ds_broadcaster")
 EndStreams = Callable[[], Awaitable[None]]
 
 # Seconds. A peer that has gone silent is noticed in at most KEEPALIVE_IDLE + USER_TIMEOUT, for 15 in all: an idle
-# connection is probed after the first; what was sent must be acknowledged within the second. A client whose network
-# was away for longer is not told: our element misses its heartbeats and returns. A longer limit would keep users online
-# who are gone, and there would still be a longer outage.
+# connection is probed after the first, or written a heartbeat; what was sent must be acknowledged within the second. A
+# client whose network was away for longer is not told: our element misses its heartbeats and returns. A longer limit
+# would keep users online who are gone, and there would still be a longer outage.
 KEEPALIVE_IDLE = 5
 KEEPALIVE_INTERVAL = 2
 USER_TIMEOUT = 8
@@ -389,17 +389,29 @@ def before_shutdown(loop: asyncio.AbstractEventLoop, end_streams: EndStreams) ->
             return
 
 
-def notice_dead_peers(transport: asyncio.Transport, *, user_timeout: float = USER_TIMEOUT) -> None:
-    """Have the kernel drop the connection soon after the peer is gone without a word (a pulled cable)."""
+def limit_silence(transport: asyncio.Transport, seconds: float = USER_TIMEOUT) -> None:
+    """Have the kernel drop the connection when what was sent is not acknowledged for so many seconds."""
+    _set_options(transport, TCP_USER_TIMEOUT=int(seconds * 1000))
+
+
+def probe_when_idle(transport: asyncio.Transport) -> None:
+    """Have the kernel ask an idle peer whether it is still there, so that a pulled cable is noticed.
+
+    Not for very many: the kernel asks all that are due within a quarter of a second in one go, and loopback and virtual
+    links take 1000 packets at a time. The others are dropped, the same ones each time, and their peers given up.
+    """
+    _set_options(transport, SO_KEEPALIVE=1, TCP_KEEPIDLE=KEEPALIVE_IDLE, TCP_KEEPINTVL=KEEPALIVE_INTERVAL)
+
+
+def _set_options(transport: asyncio.Transport, **options: int) -> None:
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     # Not every system has each of these, and the client may be gone (uvloop then raises ValueError).
     with contextlib.suppress(OSError, AttributeError, ValueError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(user_timeout * 1000))
+        for name, value in options.items():
+            level = socket.SOL_SOCKET if name.startswith("SO_") else socket.IPPROTO_TCP
+            sock.setsockopt(level, getattr(socket, name), value)
 
 
 def _owner(function: Any) -> Any:

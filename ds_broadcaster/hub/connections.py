@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ..asgi_servers import notice_dead_peers
+from ..asgi_servers import limit_silence, probe_when_idle
 from ..exceptions import Gap
 from ..ids import format_id, listed
 from ..present import Meta
@@ -27,6 +27,9 @@ logger = logging.getLogger("ds_broadcaster")
 STALL_LIMIT = 30
 # Seconds. The log of a burst is held for a client that is still taking it, not for one that has stopped or is slow.
 KEEPING_UP = 2
+# Streams of a process that the kernel probes when they are idle, see probe_when_idle(). Clients of the others that go
+# without a word are noticed by their next heartbeat.
+PROBED = 1000
 # Heartbeats are spread over the interval: each tick serves one slot of the connections.
 SLOTS = 16
 
@@ -165,7 +168,7 @@ class Connection:
         self.request: Any = None
         self.recheck: asyncio.TimerHandle | None = None
         if transport is not None:
-            notice_dead_peers(transport)
+            limit_silence(transport)
 
     @property
     def is_open(self) -> bool:
@@ -355,7 +358,7 @@ class Connection:
         """Let the kernel wait for a stalled client as long as the hub does."""
         if not self._patient and self.transport is not None:
             self._patient = True
-            notice_dead_peers(self.transport, user_timeout=STALL_LIMIT)
+            limit_silence(self.transport, STALL_LIMIT)
 
     def _block(self) -> None:
         self.blocked_since = self.registry.loop.time()
@@ -371,7 +374,7 @@ class Connection:
             self._release_logs()
         if self._patient and self.transport is not None:
             self._patient = False
-            notice_dead_peers(self.transport)
+            limit_silence(self.transport)
 
 
 class Connections:
@@ -421,6 +424,8 @@ class Connections:
         connection.slot = self._slots[self._added % len(self._slots)]
         connection.slot[connection] = None
         self._added += 1
+        if self.count < PROBED and connection.transport is not None:
+            probe_when_idle(connection.transport)
         self.count += 1
         self.ways[connection.way] += 1
         self.all_closed.clear()
