@@ -3,7 +3,8 @@
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextvars import Context
 from functools import partial
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
@@ -18,6 +19,8 @@ MOST_BYTES = 256 << 10
 
 # Publishes items in one step, and returns the sequence of each.
 Step = Callable[[list[I]], Sequence[int]]
+# The same on an event loop; returns the newest sequence.
+AsyncStep = Callable[[list[I]], Coroutine[Any, Any, int]]
 
 
 class _Call(Generic[I]):
@@ -121,51 +124,63 @@ class Joining(Generic[I]):
 
 
 class LoopJoining(Generic[I]):
-    """Joins the coroutines of each event loop, whose steps run in a thread, one after the other.
+    """Joins the coroutines of each event loop, whose steps follow one after the other.
 
     Those who are cancelled before their step has begun publish nothing.
     """
 
-    def __init__(self, step: Callable[[list[I]], int], size_of: Callable[[I], int]) -> None:
+    def __init__(self, step: AsyncStep[I], size_of: Callable[[I], int]) -> None:
         self._step = step
         self._size_of = size_of
         self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, _Queue[I]] = WeakKeyDictionary()
 
-    def publish(self, items: list[I]) -> "asyncio.Future[int]":
-        """Return what has the newest sequence of the items, or the step's error, when they are published."""
+    async def publish(self, items: list[I]) -> int:
+        """Publish items in one step, and return the newest sequence; raises what the step does."""
         loop = asyncio.get_running_loop()
         queue = self._queues.get(loop)
         if queue is None:
             queue = self._queues[loop] = _Queue(self._step)
-        future = loop.create_future()
-        queue.waiting.append((items, sum(map(self._size_of, items)), future))
-        if not queue.is_busy:
-            queue.begin(loop)
-        return future
+        if queue.is_busy:
+            return await queue.joined(items, sum(map(self._size_of, items)))
+        return await queue.alone(items)
 
 
 class _Queue(Generic[I]):
-    def __init__(self, step: Callable[[list[I]], int]) -> None:
+    def __init__(self, step: AsyncStep[I]) -> None:
         self._step = step
         self.is_busy = False
-        self.waiting: deque[tuple[list[I], int, asyncio.Future[int]]] = deque()
+        self._waiting: deque[tuple[list[I], int, asyncio.Future[int]]] = deque()
 
-    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def alone(self, items: list[I]) -> int:
+        self.is_busy = True
+        try:
+            return await self._step(items)
+        finally:
+            self._begin(asyncio.get_running_loop())
+
+    def joined(self, items: list[I], size: int) -> "asyncio.Future[int]":
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append((items, size, future))
+        return future
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the next step, if any caller waits for one."""
-        while self.waiting:
-            batch = taken(self.waiting, lambda call: (len(call[0]), call[1]))
+        self.is_busy = False
+        while self._waiting:
+            batch = taken(self._waiting, lambda call: (len(call[0]), call[1]))
             batch = [call for call in batch if not call[2].done()]
             if batch:
                 items = [item for call in batch for item in call[0]]
                 self.is_busy = True
-                loop.run_in_executor(None, self._step, items).add_done_callback(partial(self._end, loop, batch))
+                # In an empty context: a caller's would stay for as long as others follow.
+                task = loop.create_task(self._step(items), context=Context())
+                task.add_done_callback(partial(self._end, loop, batch))
                 return
 
     def _end(self, loop: asyncio.AbstractEventLoop, batch: list[Any], work: "asyncio.Future[int]") -> None:
-        self.is_busy = False
         error = BrokerUnavailable("The event loop ends.") if work.cancelled() else work.exception()
         newest = 0 if error is not None else work.result()
-        self.begin(loop)
+        self._begin(loop)
         for items, _, future in reversed(batch):
             if future.done():
                 pass

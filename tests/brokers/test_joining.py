@@ -151,9 +151,16 @@ def test_caller_who_interrupts_itself_waits_for_nobody(joining, steps):
 # Coroutines
 
 
+def in_thread(steps):
+    async def step(items):
+        return (await asyncio.to_thread(steps, items))[-1]
+
+    return step
+
+
 def test_coroutines_share_steps_and_each_gets_its_own_sequence(steps):
     async def test():
-        loops = LoopJoining(lambda items: steps(items)[-1], len)
+        loops = LoopJoining(in_thread(steps), len)
         found = await asyncio.gather(*[loops.publish([each]) for each in "abcd"])
         assert found == [1, 2, 3, 4]
         assert steps.taken == [["a"], ["b", "c", "d"]]
@@ -164,7 +171,7 @@ def test_coroutines_share_steps_and_each_gets_its_own_sequence(steps):
 
 def test_coroutines_of_a_step_that_fails_each_get_their_own_error(steps):
     async def test():
-        loops = LoopJoining(lambda items: steps(items)[-1], len)
+        loops = LoopJoining(in_thread(steps), len)
         steps.error = BrokerUnavailable("It is away.")
         found = await asyncio.gather(*[loops.publish([each]) for each in "abc"], return_exceptions=True)
         assert [str(each) for each in found] == ["It is away."] * 3
@@ -177,9 +184,10 @@ def test_coroutines_of_a_step_that_fails_each_get_their_own_error(steps):
 
 def test_coroutine_that_is_cancelled_publishes_nothing_unless_its_step_has_begun(steps):
     async def test():
-        loops = LoopJoining(lambda items: steps(items)[-1], len)
+        loops = LoopJoining(in_thread(steps), len)
         steps.is_held = True
         first, second, third = (asyncio.ensure_future(loops.publish([each])) for each in "abc")
+        await asyncio.sleep(0)
         first.cancel()
         second.cancel()
         steps.go_on(2)
@@ -191,7 +199,7 @@ def test_coroutine_that_is_cancelled_publishes_nothing_unless_its_step_has_begun
 
 def test_steps_of_coroutines_are_bounded(steps):
     async def test():
-        loops = LoopJoining(lambda items: steps(items)[-1], len)
+        loops = LoopJoining(in_thread(steps), len)
         await asyncio.gather(*[loops.publish(["x"]) for _ in range(2 * MOST_ITEMS)])
         assert list(map(len, steps.taken)) == [1, MOST_ITEMS, MOST_ITEMS - 1]
 

@@ -1,5 +1,6 @@
 """The kept connections to one Redis server."""
 
+import asyncio
 import os
 import threading
 from functools import partial
@@ -7,7 +8,7 @@ from functools import partial
 import pytest
 import redis
 
-from ds_broadcaster.brokers.redis.connections import Connections
+from ds_broadcaster.brokers.redis.connections import AT_ONCE, Connections
 from ds_broadcaster.exceptions import BrokerUnavailable
 from tests.harness.programs import wait_until
 from tests.harness.redis import RedisServer
@@ -91,3 +92,103 @@ def test_child_of_a_fork_opens_its_own(connections):
     assert identity(connections) == first
     os.close(reads)
     os.close(writes)
+
+
+# On an event loop
+
+
+async def aidentity(connections):
+    return await connections.aexecute_command("CLIENT", "ID")
+
+
+def test_loop_uses_one_connection_that_threads_get_back_when_the_loop_is_closed(connections):
+    async def ask():
+        return [await aidentity(connections) for _ in range(3)]
+
+    first = identity(connections)
+    assert asyncio.run(ask()) == [first] * 3
+    assert identity(connections) == first
+
+
+def test_loop_opens_its_connection_in_a_thread(connections, monkeypatch):
+    threads = []
+    open_one = connections._open
+    monkeypatch.setattr(connections, "_open", lambda: threads.append(threading.current_thread()) or open_one())
+    first, second = asyncio.run(both_of(connections))
+    assert first == second
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+
+
+async def both_of(connections):
+    return await aidentity(connections), await aidentity(connections)
+
+
+def test_coroutines_that_ask_at_once_each_get_their_own_answer(connections):
+    async def ask():
+        return await asyncio.gather(*[connections.aexecute_command("ECHO", str(number)) for number in range(20)])
+
+    connections._timeout = 10
+    identity(connections)
+    assert asyncio.run(ask()) == [str(number).encode() for number in range(20)]
+
+
+def test_loop_gives_back_a_connection_that_it_does_not_use(connections):
+    async def test():
+        await both_of(connections)
+        assert not connections._free
+        await asyncio.to_thread(wait_until, lambda: connections._free, "a free connection")
+        assert not connections._lent
+        assert await aidentity(connections) == first
+
+    first = identity(connections)
+    connections._timeout = 0.1
+    connections._free[0].connection.socket_timeout = None
+    asyncio.run(asyncio.wait_for(test(), 10))
+
+
+def test_loop_does_not_use_a_connection_that_the_server_has_ended(connections, server):
+    async def test():
+        first = await aidentity(connections)
+        server.call("client", "kill", "id", first)
+        await asyncio.to_thread(wait_until, lambda: not connections._lent, "the end of the connection")
+        assert await aidentity(connections) != first
+
+    identity(connections)
+    asyncio.run(asyncio.wait_for(test(), 10))
+    assert connections._count == 1
+
+
+def test_loop_keeps_a_connection_whose_answer_was_an_error(connections):
+    async def test():
+        first = await aidentity(connections)
+        with pytest.raises(redis.ResponseError):
+            await connections.aexecute_command("HGET", "x")
+        assert await aidentity(connections) == first
+
+    identity(connections)
+    asyncio.run(test())
+
+
+def test_loop_drops_a_connection_whose_answer_nobody_waits_for(connections):
+    async def test(timeout):
+        first = await aidentity(connections)
+        with pytest.raises((TimeoutError, redis.TimeoutError)):
+            await asyncio.wait_for(connections.aexecute_command("BLPOP", "nothing", 5), timeout)
+        assert not connections._lent
+        assert await aidentity(connections) != first
+
+    for socket_timeout, timeout in ((None, 0.05), (0.05, None)):  # It is cancelled, and the server does not answer.
+        identity(connections)
+        connections._free[0].connection.socket_timeout = socket_timeout
+        asyncio.run(test(timeout))
+        assert connections._count == 1
+
+
+def test_long_command_does_not_block_the_loop(connections):
+    async def test():
+        assert await connections.aexecute_command("ECHO", "x" * AT_ONCE) == b"x" * AT_ONCE
+        assert await aidentity(connections) in mine
+
+    mine = [identity(connections)]
+    asyncio.run(test())

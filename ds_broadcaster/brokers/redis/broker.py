@@ -53,7 +53,7 @@ class RedisBroker(NetworkBroker):
         limits = history.max_events, history.max_bytes, self._max_age, history.max_total_bytes
         self._publishing = [*limits, self.session.topic_of(b"")]
         self._joining = Joining(self._publish, _size_of)
-        self._loop_joining = LoopJoining(self._joining.publish, _size_of)
+        self._loop_joining = LoopJoining(self._apublish, _size_of)
 
     # Publishing.
 
@@ -72,12 +72,14 @@ class RedisBroker(NetworkBroker):
             await self._loop_joining.publish([_item(*each) for each in events])
 
     def _publish(self, items: "list[_Item]") -> Sequence[int]:
-        arguments = [*self._publishing, *chain.from_iterable(items)]
-        # Replicas keep nothing of what is transient.
-        is_kept = any(spec != "t" for _, _, spec, _ in items)
-        ask = self.session.write if is_kept else self.session.run
-        newest = int(ask(scripts.PUBLISH, (), arguments)[1])
+        ask = self.session.write if _is_any_kept(items) else self.session.run
+        newest = int(ask(scripts.PUBLISH, (), [*self._publishing, *chain.from_iterable(items)])[1])
         return range(newest - len(items) + 1, newest + 1)
+
+    async def _apublish(self, items: "list[_Item]") -> int:
+        ask = self.session.awrite if _is_any_kept(items) else self.session.arun
+        answer = await ask(scripts.PUBLISH, (), [*self._publishing, *chain.from_iterable(items)])
+        return int(answer[1])
 
     def command(self, channel: str, command: Command) -> None:
         name, session = encoded(channel), self.session
@@ -166,3 +168,8 @@ def _item(channel: str, payload: bytes, facts: Facts = PLAIN) -> _Item:
 
 def _size_of(item: _Item) -> int:
     return len(item[1])
+
+
+def _is_any_kept(items: Sequence[_Item]) -> bool:
+    # Replicas keep nothing of what is transient.
+    return any(spec != "t" for _, _, spec, _ in items)

@@ -1,5 +1,6 @@
 """Asking Redis: the keys, and scripts that each run there in one step. Any thread may ask; no event loop is needed."""
 
+import asyncio
 import logging
 import math
 import time
@@ -106,6 +107,17 @@ class Session:
         self._on_epoch(answer[0].decode())
         return answer
 
+    async def arun(self, script: Script, keys: Sequence[Any], arguments: Sequence[Any]) -> Any:
+        """See run()."""
+        every = [*self._state, *keys, new_epoch(), *arguments]
+        with asking:
+            try:
+                answer = await self.topology.aask("EVALSHA", script.sha, len(self._state) + len(keys), *every)
+            except redis.ResponseError:  # The server does not know the script, or its keys are spoiled.
+                return await asyncio.to_thread(self.run, script, keys, arguments)
+        self._on_epoch(answer[0].decode())
+        return answer
+
     def _may_mend(self, error: redis.ResponseError) -> bool:
         """Tell whether the keys of a script are spoiled, and this process has not deleted any for a while."""
         now = time.monotonic()
@@ -128,6 +140,12 @@ class Session:
                 "another server takes over."
             )
         return answer
+
+    async def awrite(self, script: Script, keys: Sequence[Any], arguments: Sequence[Any]) -> Any:
+        """See write()."""
+        if self._replicas:
+            return await asyncio.to_thread(self.write, script, keys, arguments)
+        return await self.arun(script, keys, arguments)
 
     def commands(self, seconds: float = COMMANDS_KEPT) -> KeptCommands:
         """Return the commands of the last `seconds`. Raises BrokerUnavailable."""

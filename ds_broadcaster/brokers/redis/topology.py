@@ -1,5 +1,6 @@
 """Where Redis is: LOCATION and OPTIONS as a client to ask with and connections to listen on."""
 
+import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -124,6 +125,12 @@ class Topology:
     def ask(self, *command: Any) -> Any:
         """Execute one command, and return its answer. Raises what redis-py does, and BrokerUnavailable."""
         return (self._connections or self.client).execute_command(*command)
+
+    async def aask(self, *command: Any) -> Any:
+        """See ask(); waits in a thread where redis-py alone can ask."""
+        if self._connections is None:
+            return await asyncio.to_thread(self.ask, *command)
+        return await self._connections.aexecute_command(*command)
 
     def new_connection(self) -> Any:
         """Return an unopened connection to the server that publishes. May block: sentinels or nodes name it."""
