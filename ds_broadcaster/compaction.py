@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any, TypeVar
 
@@ -265,6 +266,23 @@ class Wholes:
             del newest[place]
             if not newest and tab is not None:
                 del self._excluding[name]
+
+
+def superfluous(events: Iterable[tuple[bytes, Facts | None]]) -> list[int | None]:
+    """Return, for each event of a step, the place of the one that makes it superfluous, None where none of them does.
+
+    An event is given as the name of its channel and its facts; None for a command, which begins the channel anew.
+    """
+    wholes: dict[bytes, Wholes] = {}
+    found: list[int | None] = []
+    for index, (channel, facts) in enumerate(events):
+        found.append(None)
+        if facts is None:
+            wholes.pop(channel, None)
+        elif not facts.is_transient:
+            for older in wholes.setdefault(channel, Wholes()).note(index, facts):
+                found[older] = index
+    return found
 
 
 def _refreshes(newest: dict[str, T]) -> dict[str, T]:

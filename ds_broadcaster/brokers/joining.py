@@ -19,8 +19,7 @@ MOST_BYTES = 256 << 10
 
 # Publishes items in one step, and returns the sequence of each.
 Step = Callable[[list[I]], Sequence[int]]
-# The same on an event loop; returns the newest sequence.
-AsyncStep = Callable[[list[I]], Coroutine[Any, Any, int]]
+AsyncStep = Callable[[list[I]], Coroutine[Any, Any, Sequence[int]]]
 
 
 class _Call(Generic[I]):
@@ -154,7 +153,7 @@ class _Queue(Generic[I]):
     async def alone(self, items: list[I]) -> int:
         self.is_busy = True
         try:
-            return await self._step(items)
+            return (await self._step(items))[-1]
         finally:
             self._begin(asyncio.get_running_loop())
 
@@ -177,18 +176,19 @@ class _Queue(Generic[I]):
                 task.add_done_callback(partial(self._end, loop, batch))
                 return
 
-    def _end(self, loop: asyncio.AbstractEventLoop, batch: list[Any], work: "asyncio.Future[int]") -> None:
+    def _end(self, loop: asyncio.AbstractEventLoop, batch: list[Any], work: "asyncio.Future[Sequence[int]]") -> None:
         error = BrokerUnavailable("The event loop ends.") if work.cancelled() else work.exception()
-        newest = 0 if error is not None else work.result()
+        sequences = () if error is not None else work.result()
         self._begin(loop)
-        for items, _, future in reversed(batch):
+        position = 0
+        for items, _, future in batch:
+            position += len(items)
             if future.done():
-                pass
-            elif error is not None:
+                continue
+            if error is not None:
                 future.set_exception(error if len(batch) == 1 else own_error(error))
             else:
-                future.set_result(newest)
-            newest -= len(items)
+                future.set_result(sequences[position - 1])
 
 
 def taken(waiting: deque[Any], weigh: Callable[[Any], tuple[int, int]]) -> list[Any]:

@@ -153,7 +153,7 @@ def test_caller_who_interrupts_itself_waits_for_nobody(joining, steps):
 
 def in_thread(steps):
     async def step(items):
-        return (await asyncio.to_thread(steps, items))[-1]
+        return await asyncio.to_thread(steps, items)
 
     return step
 

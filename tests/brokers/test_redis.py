@@ -16,6 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from ds_broadcaster.brokers import Command, Event, Frame
 from ds_broadcaster.brokers.redis import RedisBroker, listener
 from ds_broadcaster.brokers.redis.broker import SWEPT
+from ds_broadcaster.compaction import ELEMENT
 from ds_broadcaster.conf import History
 from ds_broadcaster.exceptions import BrokerUnavailable, Gap
 from ds_broadcaster.ids import parse_id
@@ -77,6 +78,8 @@ def test_server_is_reached_as_its_url_says(options):
         broker.attach(receiver)
         await broker.subscribe(receiver, "a")
         await receiver.hears("a", await asyncio.to_thread(broker.publish, "a", b"x\n\n"))
+        for _ in range(3):  # On the loop.
+            await receiver.hears("a", await broker.apublish("a", b"x\n\n"))
 
     with RedisServer(**options) as server, broker_at(server.url) as broker:
         asyncio.run(test())
@@ -296,6 +299,38 @@ def test_clients_see_no_more_than_the_limits_and_little_more_is_kept(server, cha
         assert gaps(broker, id_of(broker, 50))
         assert not gaps(broker, id_of(broker, 51))
         assert [number for number, _ in asyncio.run(broker.read("a", 51))] == list(range(52, 100))
+
+
+def test_what_a_step_makes_superfluous_of_itself_is_not_sent(broker):
+    def event(text, replaces, channel="a", tab=None):
+        return Event(channel, b"%d\n\n" % text, Facts(exclude=tab, replaces=replaces))
+
+    whole = ELEMENT + "outer x"
+    before = broker.publish("a", b"0\n\n", Facts(replaces=whole))
+    broker.publish_all(
+        [
+            event(1, whole),
+            event(2, whole, channel="b"),
+            event(3, whole, tab="tab-1"),
+            event(4, whole),
+            event(5, None),
+            event(6, whole),
+            event(7, whole),
+        ]
+    )
+    found = asyncio.run(broker.read("a", before))
+    texts = {number - before: int(frame.data.partition(b"\n")[2]) for number, frame in found}
+    assert texts == {2: 4, 3: 5, 4: 7}
+    assert [number - before for number, _ in asyncio.run(broker.read("b", 0))] == [1]
+
+
+def test_coroutine_whose_event_is_superfluous_gets_the_sequence_of_the_one_that_replaces_it(broker):
+    async def test():
+        texts = [Facts(replaces=ELEMENT + name) for name in ("first", "x", "y", "x", "x")]
+        return await asyncio.gather(*[broker.apublish("a", b"x\n\n", facts) for facts in texts])
+
+    first, *others = asyncio.run(test())
+    assert [each - first for each in others] == [2, 1, 2, 2]
 
 
 def test_total_stays_right_whatever_was_dropped(server, channel):

@@ -12,7 +12,7 @@ from django.core.checks import CheckMessage, Warning
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from ...compaction import Wholes
+from ...compaction import superfluous
 from ...conf import History
 from ...exceptions import BrokerUnavailable, Gap
 from ...ids import parse_id
@@ -215,16 +215,13 @@ def _columns(items: Sequence[_Item]) -> tuple[list[Any], ...]:
 
 def _superfluous(items: Sequence[_Item]) -> list[bool]:
     """Tell which of the items others of them make superfluous: to the server each would be a row to add and to take."""
-    wholes: dict[bytes, Wholes] = {}
-    found = [False] * len(items)
-    for index, each in enumerate(items):
-        if not each.verb:
-            facts = Facts(exclude=each.excluded or None, replaces=each.replaces)
-            for older in wholes.setdefault(each.key, Wholes()).note(index, facts):
-                found[older] = True
-        elif each.verb != statements.TRANSIENT:
-            wholes.pop(each.key, None)
-    return found
+    return [later is not None for later in superfluous((each.key, _facts_of(each)) for each in items)]
+
+
+def _facts_of(item: _Item) -> Facts | None:
+    if item.verb and item.verb != statements.TRANSIENT:
+        return None
+    return Facts(item.excluded or None, is_transient=bool(item.verb), replaces=item.replaces)
 
 
 def _size_of(item: _Item) -> int:

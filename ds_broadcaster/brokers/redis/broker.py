@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Collection, Mapping, Sequence
-from itertools import chain
+from functools import lru_cache
 from typing import Any
 
+from ...compaction import superfluous
 from ...conf import History
 from ...exceptions import BrokerUnavailable, Gap
 from ...ids import parse_id
@@ -72,14 +73,28 @@ class RedisBroker(NetworkBroker):
             await self._loop_joining.publish([_item(*each) for each in events])
 
     def _publish(self, items: "list[_Item]") -> Sequence[int]:
+        arguments, replaced_by = self._prepared(items)
         ask = self.session.write if _is_any_kept(items) else self.session.run
-        newest = int(ask(scripts.PUBLISH, (), [*self._publishing, *chain.from_iterable(items)])[1])
-        return range(newest - len(items) + 1, newest + 1)
+        return _sequences(ask(scripts.PUBLISH, (), arguments)[1], replaced_by)
 
-    async def _apublish(self, items: "list[_Item]") -> int:
+    async def _apublish(self, items: "list[_Item]") -> Sequence[int]:
+        arguments, replaced_by = self._prepared(items)
         ask = self.session.awrite if _is_any_kept(items) else self.session.arun
-        answer = await ask(scripts.PUBLISH, (), [*self._publishing, *chain.from_iterable(items)])
-        return int(answer[1])
+        return _sequences((await ask(scripts.PUBLISH, (), arguments))[1], replaced_by)
+
+    def _prepared(self, items: "list[_Item]") -> tuple[list[Any], list[int | None]]:
+        """Return the script's arguments, without what others of the items make superfluous, and superfluous() of them.
+
+        To the server each of those would be an entry to add and to take.
+        """
+        replaced_by: list[int | None] = [None]
+        if len(items) > 1:
+            replaced_by = superfluous((name, facts) for name, _, facts in items)
+        arguments = self._publishing.copy()
+        for (name, payload, facts), later in zip(items, replaced_by, strict=True):
+            if later is None:
+                arguments += (name, payload, *_spec_of(facts))
+        return arguments, replaced_by
 
     def command(self, channel: str, command: Command) -> None:
         name, session = encoded(channel), self.session
@@ -152,18 +167,25 @@ class RedisBroker(NetworkBroker):
         self.session.close()
 
 
-# An event as publish.lua has it: its channel, its payload, what it is, and the tab that it leaves out.
-_Item = tuple[bytes, bytes, str, str]
+# An event: its channel, its payload with its facts, and these.
+_Item = tuple[bytes, bytes, Facts]
 
 
 def _item(channel: str, payload: bytes, facts: Facts = PLAIN) -> _Item:
+    return encoded(channel), pack_event(payload, facts), facts
+
+
+# Many events have the same facts.
+@lru_cache(maxsize=1024)
+def _spec_of(facts: Facts) -> tuple[str, str]:
+    """Return what an event is, as publish.lua has it, and the tab that it leaves out."""
     if facts.is_transient:
         spec = "t"
     else:
         spec = "r" if facts.is_refresh else ""
         if facts.replaces is not None:
             spec += f"={facts.replaces}"
-    return encoded(channel), pack_event(payload, facts), spec, facts.exclude or ""
+    return spec, facts.exclude or ""
 
 
 def _size_of(item: _Item) -> int:
@@ -172,4 +194,16 @@ def _size_of(item: _Item) -> int:
 
 def _is_any_kept(items: Sequence[_Item]) -> bool:
     # Replicas keep nothing of what is transient.
-    return any(spec != "t" for _, _, spec, _ in items)
+    return not all(facts.is_transient for _, _, facts in items)
+
+
+def _sequences(newest: int, replaced_by: Sequence[int | None]) -> Sequence[int]:
+    """Return the sequence of each event of a step; that of the event that replaces it for one that was not sent."""
+    found = [newest] * len(replaced_by)
+    for index in range(len(found) - 1, -1, -1):
+        later = replaced_by[index]
+        if later is None:
+            found[index], newest = newest, newest - 1
+        else:
+            found[index] = found[later]
+    return found
