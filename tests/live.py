@@ -33,7 +33,7 @@ def each_mode_of(**options: Any) -> Any:
     return server
 
 
-def until(condition: Callable[[], Any], timeout: float = 5) -> Any:
+def until(condition: Callable[[], Any], timeout: float = 15) -> Any:
     """Ask again until the condition is true and return what it said. Each question is a request, not a sleep."""
     deadline = time.monotonic() + timeout
     while not (answer := condition()):
