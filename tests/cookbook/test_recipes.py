@@ -57,7 +57,7 @@ def window(chromium, recipe):
     tabs = []
 
     def open_window(name, path="/", route=None):
-        tab = chromium.tab(base_url=recipe.url)
+        tab = chromium.tab(site=recipe.url)
         if route is not None:
             tab.route(*route)
         if name is not None:

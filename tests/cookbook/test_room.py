@@ -93,12 +93,12 @@ def window(chromium, demo):
     tabs = []
 
     def open_window(name, path="/", clock=False, **options):
-        tab = chromium.tab(base_url=demo.url, storage_state=demo.sessions.get(name), **options)
+        tab = chromium.tab(site=demo.url, cookies=demo.sessions.get(name), **options)
         tabs.append(tab)
         if name not in demo.sessions:
             tab.goto("/")
             log_in(tab, name)
-            demo.sessions[name] = tab.context.storage_state()
+            demo.sessions[name] = tab.cookies()
         tab.add_init_script(RECORD_STREAMS)
         if clock:
             tab.clock.install()
@@ -171,7 +171,7 @@ def test_port_that_is_in_use_is_one_clear_line(tmp_path):
 
 
 def test_one_click_logs_in_as_each_of_the_three(chromium, demo):
-    tab = chromium.tab(base_url=demo.url)
+    tab = chromium.tab(site=demo.url)
     tab.goto("/")
     for name in PEOPLE:
         log_in(tab, name)
@@ -342,7 +342,7 @@ def test_pages_recover_when_the_demo_is_restarted(window, demo):
 def test_no_page_needs_unsafe_eval_or_inline_scripts(chromium, demo, window):
     ada = window("Ada")
     room = make_room(ada, "Strict")
-    door = chromium.tab(base_url=demo.url)
+    door = chromium.tab(site=demo.url)
     watch = "document.addEventListener('securitypolicyviolation', event => console.error(event.violatedDirective))"
     door.add_init_script(watch)
     assert door.goto("/").status == 200
@@ -376,7 +376,7 @@ def test_nothing_is_wider_than_a_small_phone(chromium, demo, window):
     def width(tab):
         return tab.evaluate("Math.max(document.documentElement.scrollWidth, innerWidth)")
 
-    door = chromium.tab(base_url=demo.url, **phone)
+    door = chromium.tab(site=demo.url, **phone)
     door.goto("/")
     expect(door.get_by_role("button", name=PEOPLE["Luis"])).to_be_in_viewport()
     assert width(door) == 360

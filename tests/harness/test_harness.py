@@ -206,6 +206,27 @@ def test_hidden_tab_is_told_so(chromium, server, channel):
     assert tab.evaluate("window.seen") == [True, False]
 
 
+@pytest.mark.django_db(transaction=True)
+def test_window_that_is_used_again_shows_nothing_of_the_test_before(chromium, server, channel):
+    first = chromium.tab(server.login("ann"))
+    first.goto(f"/page/{channel}/")
+    first.set_viewport_size({"width": 360, "height": 640})
+    assert first.cookies()
+    chromium.close_tabs()
+    second = chromium.tab(server.visitor())
+    assert second.wrapped is first.wrapped
+    second.goto(f"/page/{channel}/")
+    second.evaluate("console.error('from the second test')")
+    assert (first.errors, second.errors) == ([], ["from the second test"])
+    assert (second.cookies(), second.evaluate("innerWidth")) == ({}, 1280)
+    # The clock stays with the window, whatever it shows.
+    second.clock.install()
+    chromium.close_tabs()
+    third = chromium.tab()
+    third.goto(server.url + "/ready/")
+    assert third.evaluate("typeof __pwClock") == "undefined"
+
+
 def test_client_bundle_is_the_checked_one():
     path = require_client_bundle()
     client = fetch_client.CLIENTS[path.name]
