@@ -1077,7 +1077,7 @@ def test_open_streams_hold_no_connection_of_the_database(server, template, mode)
     broker = {"BACKEND": BACKEND}
     settings = database.settings | BARE | {"INSTALLED_APPS": APPS, "DS_BROADCASTER_BROKER": broker}
     with Server(mode=mode, settings=settings) as site:
-        streams = open_many(500, lambda number: site.connect(f"channel-{number % 50}", wait=False))
+        streams = open_many(100, lambda number: site.connect(f"channel-{number % 20}", wait=False))
 
         def of_the_site():
             return [each for each in server.activity() if each["datname"] == database.name]
@@ -1085,7 +1085,7 @@ def test_open_streams_hold_no_connection_of_the_database(server, template, mode)
         # One that listens, and one for what the hub asks.
         until(lambda: len(of_the_site()) <= 2)
         site.burst("channel-7", 5)
-        for stream in streams[7::50]:
+        for stream in streams[7::20]:
             stream.wait_for(lambda stream=stream: "item-4" in "".join(each.data for each in stream.events), 5, "items")
         until(lambda: len(of_the_site()) <= 2)
     server.drop(database)
