@@ -1,6 +1,7 @@
 """The house stands: packages on floors, imports downward only, no circle anywhere, files that can be read in one go."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,7 @@ class Imports(ast.NodeVisitor):
             self.found.add(f"ds_broadcaster.{inside}" if inside in FILES else module)
 
 
+@cache
 def imports_of(name, text=None):
     path = FILES[name]
     visitor = Imports(name, path.name == "__init__.py")
