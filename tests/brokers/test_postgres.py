@@ -644,7 +644,7 @@ def test_listening_begins_however_much_others_are_told_meanwhile(broker, databas
 # Servers that come and go
 
 
-def test_restart_in_the_middle_of_publishing_loses_nothing_that_was_acknowledged(django_db_blocker):
+def test_restart_in_the_middle_of_publishing_loses_nothing_that_was_acknowledged(server, database):
     async def test(receiver):
         with Publisher(broker) as publisher:
             for trouble in (server.restart, server.cut, lambda: (server.stop(), server.start())):
@@ -655,12 +655,10 @@ def test_restart_in_the_middle_of_publishing_loses_nothing_that_was_acknowledged
         assert set(publisher.acknowledged) <= set(receiver.sequences("a"))
         assert publisher.refused
 
-    with PostgresServer() as server:
-        database = server.database().migrate(INSTALLED_APPS=APPS)
-        with used(database, django_db_blocker.unblock), new_broker(max_events=1_000_000) as broker:
-            receiver = listening(broker, test)
-            heard = [each for each in receiver.sequences("a") if each != PRESENCE]
-            assert heard == sorted(set(heard))
+    with new_broker(max_events=1_000_000) as broker:
+        receiver = listening(broker, test)
+        heard = [each for each in receiver.sequences("a") if each != PRESENCE]
+        assert heard == sorted(set(heard))
 
 
 def hold_connections(monkeypatch):
@@ -834,23 +832,22 @@ def test_replica_that_takes_over_has_what_was_acknowledged_and_clients_start_ane
                 listening(broker, test)
 
 
-def test_nothing_is_sent_in_bounded_time_while_the_server_is_away_or_frozen(django_db_blocker):
-    with PostgresServer() as server:
-        database = server.database().migrate(INSTALLED_APPS=APPS)
-        with used(database, django_db_blocker.unblock), new_broker() as broker:
-            for trouble, end in ((server.freeze, server.thaw), (server.stop, server.start)):
+def test_nothing_is_sent_in_bounded_time_while_the_server_is_away_or_frozen(server, broker):
+    for trouble, end in ((server.freeze, server.thaw), (server.stop, server.start)):
+        broker.publish("a", b"x\n\n")
+        trouble()
+        try:
+            begin = time.monotonic()
+            with pytest.raises(BrokerUnavailable, match="PostgreSQL"):
                 broker.publish("a", b"x\n\n")
-                trouble()
-                begin = time.monotonic()
-                with pytest.raises(BrokerUnavailable, match="PostgreSQL"):
-                    broker.publish("a", b"x\n\n")
-                assert time.monotonic() - begin < 2.5
-                end()
-                connections[ALIAS].close()
+            assert time.monotonic() - begin < 2.5
+        finally:
+            end()
+        connections[ALIAS].close()
 
 
 @pytest.mark.slow
-def test_frozen_server_keeps_no_caller_waiting_for_long(django_db_blocker):
+def test_frozen_server_keeps_no_caller_waiting_for_long(server, broker):
     """A hub may ask twice, because its connection alone may be dead."""
 
     async def test(receiver):
@@ -865,19 +862,16 @@ def test_frozen_server_keeps_no_caller_waiting_for_long(django_db_blocker):
             finally:
                 server.thaw()
 
-    with PostgresServer() as server:
-        database = server.database().migrate(INSTALLED_APPS=APPS)
-        with used(database, django_db_blocker.unblock), new_broker() as broker:
+    broker.cursor()
+    server.freeze()
+    try:
+        begin = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match="PostgreSQL"):
             broker.cursor()
-            server.freeze()
-            try:
-                begin = time.monotonic()
-                with pytest.raises(BrokerUnavailable, match="PostgreSQL"):
-                    broker.cursor()
-                assert time.monotonic() - begin < TIMEOUT + 0.7
-            finally:
-                server.thaw()
-            listening(broker, test)
+        assert time.monotonic() - begin < TIMEOUT + 0.7
+    finally:
+        server.thaw()
+    listening(broker, test)
 
 
 @contextlib.contextmanager
