@@ -22,7 +22,7 @@ BROKERS = {
     "tests.brokers.test_redis_messages",
     "tests.brokers.test_redis_runs",
     "tests.harness.test_brokers",
-    "tests.test_herd",
+    "tests.benchmarks.test_herd",
 }
 
 # The files that take longest, so that no worker is left alone with one at the end. Those that wait and those that
