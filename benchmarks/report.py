@@ -44,6 +44,17 @@ HEADINGS = {
     "listed": "listed",
     "first_kb": "KB 1st half",
     "then_kb": "KB 2nd half",
+    "all_kb": "KB/stream in all",
+    "after_kb": "KB/stream after events",
+    "kernel_kb": "kernel KB/stream",
+    "opened_s": "s to open",
+    "idle_cores": "idle cores",
+    "last_ms": "ms until the last",
+    "burst_per_s": "deliveries/s in a burst",
+    "returned": "streams that returned",
+    "back_s": "s until the last is back",
+    "lost": "lost",
+    "repeated": "came twice",
     "others": "others",
 }
 # The figure of each workload that is also shown as a multiple of ours.

@@ -198,6 +198,15 @@ def _publishing(rows: list[Row]) -> Iterator[Verdict]:
     yield _least("events a second over Redis >= Channels' group_send(), one coroutine", ratio, 1, " x")
 
 
+def _hundred_thousand(rows: list[Row]) -> Iterator[Verdict]:
+    for row in rows:
+        which = f"{row['streams']:,} streams, {row['title']}"
+        measured = f"{row['lost']:,.0f} lost, {row['repeated']:,.0f} came twice"
+        is_kept = not row["lost"] and not row["repeated"]
+        yield Verdict(f"every client gets every event once, with a worker killed ({which})", measured, is_kept)
+        yield _most(f"<= 6 KB a stream in the workers ({which})", max(row["kb"], row["after_kb"]), 6, " KB")
+
+
 def _all_there(row: Row, name: str) -> Verdict:
     delivered, skips = row["delivered"], row["skips"]
     measured = f"{delivered:.2%}, {skips:.0f} out of order"
@@ -219,4 +228,5 @@ JUDGES: dict[str, Callable[[list[Row]], Iterator[Verdict]]] = {
     "latency": _latency,
     "throughput": _throughput,
     "publishing": _publishing,
+    "hundred-thousand": _hundred_thousand,
 }
