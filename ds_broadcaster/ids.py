@@ -8,6 +8,7 @@ begins again, and a cursor of the old epoch must not be mistaken for one of the 
 import re
 import secrets
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 _ID = re.compile(r"([0-9a-z]{1,32})-([0-9]{1,18})", re.ASCII)
@@ -64,6 +65,8 @@ def channel_name(channel: Any) -> str:
     An instance stands for `<app_label>.<model_name>-<pk>`. Raises TypeError for other types and ValueError for empty
     and reserved names, line breaks, and instances that have no primary key yet.
     """
+    if type(channel) is str:
+        return _checked_name(channel)
     meta = getattr(channel, "_meta", None)
     if meta is not None and not isinstance(channel, type):
         if not has_key(channel):
@@ -73,6 +76,12 @@ def channel_name(channel: Any) -> str:
         raise TypeError(
             f"channel must be a string or a saved model instance, not {type(channel).__name__} ({channel!r})."
         )
+    return _checked_name(plain(channel))
+
+
+# The same channels are sent to again and again.
+@lru_cache(maxsize=1024)
+def _checked_name(channel: str) -> str:
     name = single_line("channel", channel)
     if not name:
         raise ValueError("channel must not be empty.")

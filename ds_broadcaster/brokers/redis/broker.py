@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import struct
 import time
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
@@ -52,7 +53,8 @@ class RedisBroker(NetworkBroker):
         self._swept = 0.0
         self._max_age = milliseconds(history.max_age)
         limits = history.max_events, history.max_bytes, self._max_age, history.max_total_bytes
-        self._publishing = [*limits, self.session.topic_of(b"")]
+        # The first of publish.lua's arguments.
+        self._settings = struct.pack("<4d", *limits) + self.session.topic_of(b"")
         self._joining = Joining(self._publish, _size_of)
         self._loop_joining = LoopJoining(self._apublish, _size_of)
 
@@ -82,18 +84,18 @@ class RedisBroker(NetworkBroker):
         ask = self.session.awrite if _is_any_kept(items) else self.session.arun
         return _sequences((await ask(scripts.PUBLISH, (), arguments))[1], replaced_by)
 
-    def _prepared(self, items: "list[_Item]") -> tuple[list[Any], list[int | None]]:
+    def _prepared(self, items: "list[_Item]") -> tuple[list[Any], Sequence[int | None]]:
         """Return the script's arguments, without what others of the items make superfluous, and superfluous() of them.
 
         To the server each of those would be an entry to add and to take.
         """
-        replaced_by: list[int | None] = [None]
-        if len(items) > 1:
-            replaced_by = superfluous((name, facts) for name, _, facts in items)
-        arguments = self._publishing.copy()
-        for (name, payload, facts), later in zip(items, replaced_by, strict=True):
+        if len(items) == 1:
+            return [self._settings, *items[0][:4]], _ALONE
+        replaced_by = superfluous((item[0], item[4]) for item in items)
+        arguments: list[Any] = [self._settings]
+        for item, later in zip(items, replaced_by, strict=True):
             if later is None:
-                arguments += (name, payload, *_spec_of(facts))
+                arguments += item[:4]
         return arguments, replaced_by
 
     def command(self, channel: str, command: Command) -> None:
@@ -167,25 +169,28 @@ class RedisBroker(NetworkBroker):
         self.session.close()
 
 
-# An event: its channel, its payload with its facts, and these.
-_Item = tuple[bytes, bytes, Facts]
+# An event as publish.lua has it, and its facts.
+_Item = tuple[bytes, bytes, str, str, Facts]
+# superfluous() of one item.
+_ALONE = (None,)
 
 
 def _item(channel: str, payload: bytes, facts: Facts = PLAIN) -> _Item:
-    return encoded(channel), pack_event(payload, facts), facts
+    line, spec, tab = _described(facts)
+    return encoded(channel), line + payload, spec, tab, facts
 
 
 # Many events have the same facts.
 @lru_cache(maxsize=1024)
-def _spec_of(facts: Facts) -> tuple[str, str]:
-    """Return what an event is, as publish.lua has it, and the tab that it leaves out."""
+def _described(facts: Facts) -> tuple[bytes, str, str]:
+    """Return what pack_event() writes before an event's payload, what the event is, and the tab that it leaves out."""
     if facts.is_transient:
         spec = "t"
     else:
         spec = "r" if facts.is_refresh else ""
         if facts.replaces is not None:
             spec += f"={facts.replaces}"
-    return spec, facts.exclude or ""
+    return pack_event(b"", facts), spec, facts.exclude or ""
 
 
 def _size_of(item: _Item) -> int:
@@ -194,10 +199,10 @@ def _size_of(item: _Item) -> int:
 
 def _is_any_kept(items: Sequence[_Item]) -> bool:
     # Replicas keep nothing of what is transient.
-    return not all(facts.is_transient for _, _, facts in items)
+    return any(not facts.is_transient for *_, facts in items)
 
 
-def _sequences(newest: int, replaced_by: Sequence[int | None]) -> Sequence[int]:
+def _sequences(newest: int, replaced_by: Sequence[int | None]) -> list[int]:
     """Return the sequence of each event of a step; that of the event that replaces it for one that was not sent."""
     found = [newest] * len(replaced_by)
     for index in range(len(found) - 1, -1, -1):

@@ -1,6 +1,7 @@
 """Asking Redis: the keys, and scripts that each run there in one step. Any thread may ask; no event loop is needed."""
 
 import asyncio
+import itertools
 import logging
 import math
 import time
@@ -75,6 +76,8 @@ class Session:
                 "node refuse what too few replicas would get."
             )
         self._state = [self.key_of(name) for name in ("state", "channels", "times")]
+        # A fresh one each time: a server that loses its memory twice must not return to an earlier epoch.
+        self._epochs = map(f"{new_epoch()}{{}}".format, itertools.count())
         self.topology = Topology(location, self._state[0], sentinel=sentinel, cluster=cluster, options=rest)
         self._on_epoch = on_epoch
         self.malformed = MalformedLog("Redis")
@@ -91,9 +94,8 @@ class Session:
 
     def run(self, script: Script, keys: Sequence[Any], arguments: Sequence[Any], client: Any = None) -> Any:
         """Run a script and return its answer, which begins with the epoch. Raises BrokerUnavailable."""
-        # A fresh epoch each time: a server that loses its memory twice must not return to an earlier epoch.
         count = len(self._state) + len(keys)
-        arguments = [*self._state, *keys, new_epoch(), *arguments]
+        arguments = [*self._state, *keys, next(self._epochs), *arguments]
         with asking:
             ask = client.execute_command if client is not None else self.topology.ask
             try:
@@ -109,7 +111,7 @@ class Session:
 
     async def arun(self, script: Script, keys: Sequence[Any], arguments: Sequence[Any]) -> Any:
         """See run()."""
-        every = [*self._state, *keys, new_epoch(), *arguments]
+        every = [*self._state, *keys, next(self._epochs), *arguments]
         with asking:
             try:
                 answer = await self.topology.aask("EVALSHA", script.sha, len(self._state) + len(keys), *every)

@@ -1,16 +1,16 @@
 -- Give events the next sequences, keep them, and tell the subscribers.
 --
--- ARGV: epoch, max_events, max_bytes, max_age (ms), max_total_bytes, the prefix of topics, then for each event its
--- channel, its payload, "t" if it is transient or "r" for a refresh or an event of its kind, followed by "=" and what
--- it replaces or by nothing, and the tab that it leaves out or nothing. Returns epoch, the newest sequence.
+-- ARGV: epoch, four doubles (max_events, max_bytes, max_age in ms, max_total_bytes) with the prefix of topics, then for
+-- each event its channel, its payload, "t" if it is transient or "r" for a refresh or an event of its kind, followed by
+-- "=" and what it replaces or by nothing, and the tab that it leaves out or nothing. Returns epoch, the newest sequence.
 
-local max_events, max_bytes, max_age = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local max_total, topics = tonumber(ARGV[5]), ARGV[6]
+local max_events, max_bytes, max_age, max_total = struct.unpack('<dddd', ARGV[2])
+local topics = string.sub(ARGV[2], 33)
 -- Clients never see the excess: see locate.lua.
 local most_events = max_events + math.floor(max_events / 16)
 local lifetime = math.floor(1.1 * max_age) + 60000
 local looked_at, moved, R = {}, 0, string.byte('r')
-local written = string.format('%.0f', now)
+local written = string.format('%d', now)
 
 local function forget_dropped(it, wholes)
     local entries = redis.call('HGETALL', wholes)
@@ -125,12 +125,12 @@ local function keep(channel, id, sequence, payload, spec, tab)
     end
 end
 
-local before, count = seq, (#ARGV - 6) / 4
+local before, count = seq, (#ARGV - 2) / 4
 seq = seq + count
 local heads = {}
 for number = 1, count do
-    local at = 4 * number + 3
-    local id = string.format('%.0f', before + number)
+    local at = 4 * number - 1
+    local id = string.format('%d', before + number)
     heads[number] = id
     if ARGV[at + 2] ~= 't' then
         local refused = keep(ARGV[at], id, before + number, ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
@@ -145,7 +145,7 @@ end
 -- After this, no sequence is given twice.
 save()
 for number = 1, count do
-    local at = 4 * number + 3
+    local at = 4 * number - 1
     redis.call('PUBLISH', topics .. ARGV[at], epoch .. ' ' .. heads[number] .. ' e' .. ARGV[at + 1])
 end
 return {epoch, seq}
