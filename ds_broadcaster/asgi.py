@@ -1,7 +1,7 @@
 """The ASGI application with the handoff: a stream leaves Django's request cycle when its view has granted it."""
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, cast
 
 from django.core.asgi import get_asgi_application as get_django_application
@@ -9,7 +9,8 @@ from django.core.asgi import get_asgi_application as get_django_application
 from .asgi_servers import Link, find_link
 from .exceptions import Gap
 from .hub.pages import pages
-from .streams.handoff import Application, HandoffConnection, Message, Receive, Send
+from .streams.answering import Answering, Threads, Turn
+from .streams.handoff import Application, HandoffConnection, Message, Receive, Send, start_task
 from .streams.packed_requests import RequestPacker
 from .streams.responses import Stream, without_redirect
 from .streams.scope import SCOPE_KEY, find_mark, without_mark
@@ -35,6 +36,7 @@ class HandoffApplication:
         self.application = application
         self._find_link = find_link
         self._packer = RequestPacker(application)
+        self._answering = Answering()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -45,23 +47,39 @@ class HandoffApplication:
             if link is None:
                 await self.application(scope, receive, request.send)
                 return
-            stream = await request.run(self.application, scope)
-            del request  # It has the grant, and the stream is long.
-            if stream is not None:
-                hub = stream.get_hub()
-                user_id = stream.grant.user_id
-                connection = take_over(user_id, link) or HandoffConnection(user_id, send, link)
-                connection.request = self._packer.pack(scope)
-                try:
-                    async with hub.stream(connection, stream.grant) as frames:
-                        connection.start(frames)
-                        del stream, frames  # They may be large, and the stream is long.
+            turn = threads = None
+            if _asks_for_stream(scope):
+                turns, threads = self._answering.here()
+                request.turn = turn = await turns.take()
+            try:
+                stream = await request.run(self.application, scope, threads)
+                del request, threads  # The request has the grant, and the stream is long.
+                if stream is not None:
+                    hub = stream.get_hub()
+                    user_id = stream.grant.user_id
+                    connection = take_over(user_id, link) or HandoffConnection(user_id, send, link)
+                    connection.request = self._packer.pack(scope)
+                    try:
+                        async with hub.stream(connection, stream.grant) as frames:
+                            connection.start(frames)
+                            del stream, frames  # They may be large, and the stream is long.
+                            if turn is not None:
+                                turn.end()
+                            await connection.wait_closed(receive)
+                    except Gap:
+                        connection.abort()
                         await connection.wait_closed(receive)
-                except Gap:
-                    connection.abort()
-                    await connection.wait_closed(receive)
+            finally:
+                if turn is not None:
+                    turn.end()
         else:
             await self.application(scope, receive, send)
+
+
+def _asks_for_stream(scope: Message) -> bool:
+    if scope["method"] != "GET":
+        return False
+    return any(name == b"accept" and b"text/event-stream" in value for name, value in scope["headers"])
 
 
 class _Request:
@@ -76,14 +94,18 @@ class _Request:
         self._stream: Stream | None = None
         self._gone = False
         self._is_page = False
+        self.turn: Turn | None = None
 
-    async def run(self, application: Application, scope: Message) -> Stream | None:
-        """Let Django answer; return the stream that it granted to a client that is still connected."""
-        answering = application({**scope, SCOPE_KEY: self._granted}, self.receive, self.send)
-        if any(name == b"accept" and b"text/event-stream" in value for name, value in scope["headers"]):
+    async def run(self, application: Application, scope: Message, threads: Threads | None) -> Stream | None:
+        """Let Django answer, in one of these threads; return the stream that it granted to a client that stays."""
+        answering: Awaitable[None]
+        answer = partial(application, {**scope, SCOPE_KEY: self._granted}, self.receive, self.send)
+        if threads is not None:
             # In a task of its own, so that the context variables of Django and its middleware do not stay for as long
             # as the stream: about 1 KB.
-            answering = asyncio.get_running_loop().create_task(answering)  # type: ignore[arg-type]
+            answering = start_task(threads.run(answer))
+        else:
+            answering = answer()
         self._is_page = True
         pages.count += 1
         try:
@@ -112,6 +134,8 @@ class _Request:
         elif self._stream is not None:
             return  # Django's empty body.
         if self._stream is None:
+            if self.turn is not None:
+                self.turn.end()  # What it answers may take long: a stream of the project's own.
             message = self._without_redirect(message)
         await self._send(message)
 

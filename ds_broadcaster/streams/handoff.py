@@ -18,6 +18,14 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 EAGER_TASKS = sys.version_info >= (3, 12)
 
 
+def start_task(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Return a task, whose first step is done where Python can begin a task at once."""
+    loop = asyncio.get_running_loop()
+    if EAGER_TASKS:
+        return asyncio.Task(coroutine, loop=loop, eager_start=True)  # type: ignore[call-arg]
+    return loop.create_task(coroutine)
+
+
 class HandoffConnection(Connection):
     """The server's send() is started at once. While the client keeps up it finishes there and then and costs no task.
     When it suspends, the transport is full: the suspended call goes on in a task, and the connection is skipped until
