@@ -109,6 +109,16 @@ class Log:
         self.size += len(frame.data) + FRAME_OVERHEAD
         return True
 
+    def with_older(self, frames: Iterable[tuple[int, Frame]], floor: int, now: float) -> "Log":
+        """Return a log with these frames before its own, complete after `floor`."""
+        log = Log(floor)
+        for sequence, frame in frames:
+            log.append(sequence, frame, now)
+        for sequence, stamp, data in zip(self._sequences, self._stamps, self._data, strict=True):
+            log.append(sequence, Frame(data, self._facts.get(sequence, PLAIN)), stamp)
+        log.last = self.last
+        return log
+
     def _note_facts(self, sequence: int, facts: Facts, size: int) -> None:
         if facts == _NOTHING:
             return

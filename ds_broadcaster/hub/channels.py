@@ -11,6 +11,8 @@ from ..sse import Frame
 from .channel import Channel, PresenceCallback
 from .connections import Connection
 
+# Seconds for which a log has what was before its time, for clients that return together.
+FILLED = 30
 # Bytes that the tapes of all channels hold at most: many channels have one client each.
 TAPES_KEPT = 16 << 20
 
@@ -69,6 +71,36 @@ class Channels:
             self.restart([channel])
             raise Gap(str(error)) from error
 
+    async def fill(
+        self,
+        channel: Channel[Connection],
+        cursor: int,
+        read: Callable[[str, int], Awaitable[list[tuple[int, Frame]]]],
+    ) -> None:
+        """Have the log of a channel begin after `cursor`: clients that return together then share what they read.
+
+        `read` returns the history of a channel after a cursor. Where some of it is rendered for each client, the log
+        stays as it is. Raises Gap and BrokerUnavailable.
+        """
+        log = channel.log
+        if log is None or log.floor <= cursor:
+            return
+        async with channel.subscribing:
+            log = channel.log
+            if log is None or log.floor <= cursor:
+                return
+            floor = log.floor
+            older = [(sequence, frame) for sequence, frame in await read(channel.name, cursor) if sequence <= floor]
+            is_same = channel.log is log and log.floor == floor and self._known.get(channel.name) is channel
+            if not is_same or any(frame.facts.is_refresh for _, frame in older):
+                return
+            now = self._loop.time()
+            filled = log.with_older(older, cursor, now - max(0, self.limits.max_age - FILLED))
+            channel.log = filled
+            channel.chunks.clear()
+            self._size += filled.size - log.size
+            self._cut()
+
     def restart(self, channels: Iterable[Channel[Connection]]) -> None:
         """Have all clients of these channels return: the logs and what comes next do not join."""
         for channel in channels:
@@ -94,6 +126,9 @@ class Channels:
                 connection.pump()
         for channel in channels:
             self._trim(channel)
+        self._cut()
+
+    def _cut(self) -> None:
         if self._size > self.limits.max_total_bytes:
             logs = [channel.log for channel in self._known.values() if channel.log is not None]
             self._size -= drop_oldest(logs, self._size - int(self.limits.max_total_bytes * CUT_TO))

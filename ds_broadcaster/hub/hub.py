@@ -341,6 +341,10 @@ class Hub:
                     return None
             if not await self._admission.admit(connection, grant):
                 return None
+            # The logs of a few channels hold no more than a client may.
+            if len(connection.channels) <= HELD and not (grant.gaps or grant.refreshed):
+                for channel in connection.channels:
+                    await self._channels.fill(channel, grant.cursor, self._read)
             begin = begin_of(connection.channels, grant)
             missed = await missed_data(self._broker, grant, begin, self._channels.limits.max_bytes * HELD)
         except BrokerUnavailable as error:
@@ -358,6 +362,13 @@ class Hub:
         self._refreshes.begin(connection, grant.snapshot, missed.refreshed)
         self._enter(connection, grant)
         return opening_chunk(grant, missed, self._tabs.replace(connection), self._connections.interval)
+
+    async def _read(self, channel: str, cursor: int) -> list[tuple[int, Frame]]:
+        """Return what the broker has on a channel after a cursor of this epoch; raises Gap and BrokerUnavailable."""
+        events = await self._broker.read(channel, cursor)
+        if self._head.epoch != self._broker.epoch:
+            raise Gap("The broker has begun anew meanwhile.")
+        return events
 
     def close(self, connection: Connection, *, grace: bool = True) -> None:
         """Take a connection off its channels. Its user stays there for the grace, or is away, unless told otherwise."""
