@@ -41,7 +41,7 @@ fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo recipe test test-fast lint format chaos attack bench bench-100k docs docs-code clean python
+.PHONY: help demo recipe test test-fast lint format chaos attack bench bench-100k bench-docs docs docs-code clean python
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,8 +76,11 @@ attack: $(VENV)/.has-test ## Attack the package at length: forged input, tokens,
 	FULL_ATTACK=1 EXAMPLES=$(or $(EXAMPLES),10) $(BIN)/python -m pytest tests/attack $(PYTEST_ARGS)
 
 bench: $(VENV)/.has-bench ## Measure against other libraries
-	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.save
+	$(BIN)/python -m benchmarks --install $(BENCH_ARGS)
+
+bench-docs: $(VENV)/.has-bench ## Put the figures and plots of a run of `make bench` on their page (RUN=... for another file)
+	$(BIN)/python -m benchmarks.page $(RUN)
 
 bench-100k: $(VENV)/.has-bench ## Measure 100,000 streams on this machine
 	$(BIN)/python -m benchmarks.hundred_thousand $(BENCH_ARGS)

@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 from pathlib import Path
 
 from .machine import BUILD, CannotMeasure, compile_tool, describe, versions
+from .plots import draw
+from .plots import main as plots
 from .record import Record
 from .report import judged, table
 from .rounds import CALM, Size, spare
-from .servers import SERVERS
+from .servers import SERVERS, install_programs
 from .targets import verdicts
 from .workloads import GROUPS, WORKLOADS
 
@@ -28,6 +31,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="how often each measurement is made (3, or 1 with --short)")
     parser.add_argument("--server", action="append", default=[], choices=SERVERS, help="only this one (repeatable)")
     parser.add_argument("--hurry", action="store_true", help="neither wait for other programs nor measure again")
+    parser.add_argument("--install", action="store_true", help="install Debian's packages that are missing, as root")
     parser.add_argument("--json", type=Path, default=BUILD / "run.json", help="a new file for the figures")
     parser.add_argument("--into", type=Path, help="a file of figures to put these into, in place of --json")
     options = parser.parse_args()
@@ -37,6 +41,8 @@ def main() -> int:
     if not sys.platform.startswith("linux"):
         parser.error("the readings come from /proc and epoll: run it on Linux")
 
+    if options.install:
+        install_programs()
     if options.hurry:
         spare.spend()
     machine = describe()
@@ -70,6 +76,8 @@ def main() -> int:
     if count := sum(row["others"] > CALM for rows in results.values() for row in rows):
         print(f"\n{count} measurements were disturbed by other programs (see `others`): run again when it is calm")
     print(f"\nfigures in {record.path}")
+    if importlib.util.find_spec("matplotlib"):
+        print("plots in", *draw(record, record.path.parent))
     # A promise that could not be measured is not kept, unless that was asked for.
     bad = (False,) if options.server else (False, None)
     missed = any(verdict.kept in bad for verdict in judgement)
@@ -78,7 +86,5 @@ def main() -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["plots"]:
-        from .plots import main as draw
-
-        sys.exit(draw(sys.argv[2:]))
+        sys.exit(plots(sys.argv[2:]))
     sys.exit(main())

@@ -84,6 +84,8 @@ def lines(
     marks: bool = True,
 ) -> None:
     """Write a line for each label; `across` and `up` name the axes, `log` says which of the two are logarithmic."""
+    from matplotlib.ticker import LogLocator
+
     figure, axes = _figure(3.6)
     for (label, points), color in zip(content.items(), COLORS, strict=False):
         places = [place for place, _ in points]
@@ -107,7 +109,10 @@ def lines(
         places = sorted({place for points in content.values() for place, _ in points})
         axes.set_xticks(places, [number(place) for place in places])
         axes.minorticks_off()
-    if not log[1]:
+    if log[1]:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(lambda value, _: number(value))
+    else:
         axes.set_ylim(bottom=0)
     axes.set_xlabel(across)
     axes.set_ylabel(up)

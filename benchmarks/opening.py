@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import time
+from dataclasses import replace
+from statistics import median
 from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from .publisher import Publisher
     from .stores import Store
 
+TURNS = 3
 MISSED = 50  # events, for each client that returns
 
 
@@ -30,27 +33,27 @@ def connect(size: Size) -> list[list[Row]]:
 
     `page_us`, `open_us`: CPU of the server for a page and for a stream, both with their connection, which is left
     open: 1000 of each, taking turns, and the median of the turns. `added_us`: their difference. `view` is the kind
-    of view that both have. Where `others` is high, look at the least `added_us`.
+    of view that both have.
     """
     cases = [("handoff", "sync"), ("handoff", "async"), ("plain", "sync"), ("plain", "async")]
     cases += [("eventstream", "sync"), ("starlette", "async"), ("nchan", "")]
-    return in_turn(size, _connect, [(key, 1000, view, 2 if size.short else 3) for key, view in cases])
+    return in_turn(size, _connect, [(key, 1000, view) for key, view in cases])
 
 
-def _connect(server: Server, streams: int, view: str, turns: int) -> Row:
+def _connect(server: Server, streams: int, view: str) -> Row:
     page = "/sync" if view == "sync" else "/async"
     stream = "/async-stream" if view == "async" and server.key in ("handoff", "plain") else "/stream"
     costs: dict[str, list[float]] = {page: [], stream: []}
     with Running(server) as running, publisher_of(running) as publisher:
         warm_up(running, publisher)
-        for _ in range(turns):
+        for _ in range(TURNS):
             for path in (page, stream):
                 running.settle()
                 before = running.cpu_seconds()
                 with Load(running, streams, path=path, timeout=120):
                     running.settle()
                     costs[path].append((running.cpu_seconds() - before) / streams * 1e6)
-    page_us, open_us = (sorted(taken)[len(taken) // 2] for taken in costs.values())
+    page_us, open_us = map(median, costs.values())
     return {"view": view, "page_us": page_us, "open_us": open_us, "added_us": open_us - page_us}
 
 
@@ -117,7 +120,7 @@ def databases(size: Size) -> list[list[Row]]:
     keeps its events there too, without which a client that returns misses what was sent meanwhile.
     """
     keys = ("handoff-database", "plain-database", "eventstream-stored")
-    return in_turn(size, _databases, [(key, 1000) for key in keys])
+    return in_turn(replace(size, rounds=1), _databases, [(key, 1000) for key in keys])  # They are not a matter of luck.
 
 
 def _databases(server: Server, streams: int) -> Row:

@@ -25,7 +25,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("folder", type=Path, nargs="?", help="where the plots go (beside the file)")
     options = parser.parse_args(words)
     record, folder = Record.read(options.file), options.folder or options.file.parent
-    for path in [*draw(record, folder), *curves.draw(record, folder)]:
+    for path in draw(record, folder):
         print(path)
     return 0
 
@@ -38,7 +38,7 @@ def draw(record: Record, folder: Path) -> list[Path]:
             path = folder / f"{name}.svg"
             plot(path, rows)
             drawn.append(path)
-    return drawn
+    return drawn + curves.draw(record, folder)
 
 
 def _idle(path: Path, rows: list[Row]) -> None:
@@ -65,6 +65,25 @@ def _growth(path: Path, rows: list[Row]) -> None:
     lines(path, "CPU a delivery as streams grow", "streams", "µs of CPU a delivery", _lines(rows, "streams", "us"))
 
 
+def _channels(path: Path, rows: list[Row]) -> None:
+    title = "1000 streams spread over channels, an event to one of them"
+    lines(path, title, "channels", "µs of CPU a delivery", _lines(rows, "channels", "us"), log=(True, True))
+
+
+def _sizes(path: Path, rows: list[Row]) -> None:
+    lines(path, "CPU a delivery as events grow", "bytes an event", "µs of CPU a delivery", _lines(rows, "bytes", "us"))
+
+
+def _connect(path: Path, rows: list[Row]) -> None:
+    content = [_bar(row, "open_us", f", {row['view']} view" * bool(row["view"])) for row in rows]
+    bars(path, "Opening a stream, with its connection and its request", "µs of CPU a stream", _sorted(content))
+
+
+def _reconnect(path: Path, rows: list[Row]) -> None:
+    content = [_bar(row, "cpu_s", _dropped(row)) for row in rows]
+    bars(path, "1000 clients return at once, 50 events to each", "seconds of CPU in all", _sorted(content))
+
+
 def _throughput(path: Path, rows: list[Row]) -> None:
     content = [
         _bar(row, "us", f", {row['rate']:.0f} a second" if row["rate"] else ", back to back")
@@ -80,7 +99,7 @@ def _bar(row: Row, figure: str, after: str = "") -> Bar:
 
 def _dropped(row: Row) -> str:
     delivered = float(row["figures"]["delivered"]["min"])
-    return "" if delivered > 0.999 else f" (delivers {delivered:.0%})"
+    return "" if delivered > 0.999 else f" (delivers {delivered:.0%})" if delivered else " (replays none)"
 
 
 def _sorted(content: list[Bar]) -> list[Bar]:
@@ -100,5 +119,9 @@ PLOTS: dict[str, tuple[str, Callable[[Path, list[Row]], None]]] = {
     "paced": ("paced", _paced),
     "burst": ("burst", _burst),
     "growth": ("growth", _growth),
+    "channels": ("channels", _channels),
+    "sizes": ("sizes", _sizes),
+    "connect": ("connect", _connect),
+    "reconnect": ("reconnect", _reconnect),
     "processes": ("throughput", _throughput),
 }

@@ -45,7 +45,7 @@ class Server:
         """Return what is not installed: modules, and programs with a word on where they come from."""
         modules = [name for name in self.needs if not _is_installed(name)]
         programs = [*self.programs, *([self.store] if self.store else [])]
-        return modules + [PROGRAMS[name] for name in programs if program(name) is None]
+        return modules + [f"{name} (Debian: {' '.join(PROGRAMS[name])})" for name in programs if program(name) is None]
 
     def command(self, port: int, folder: Path) -> list[str]:
         """Return the command that serves on this port, with its files in this folder.
@@ -64,13 +64,27 @@ class Server:
         return [sys.executable, "-m", "uvicorn", self.app, "--port", str(port), "--backlog", "4096", *options]
 
 
-# The programs that are not Python's, each with where to get it.
+# The programs that are not Python's, each with the packages of Debian that bring it.
 PROGRAMS = {
-    "nginx": "nginx (apt-get install nginx-light)",
-    NCHAN: "nchan (apt-get install libnginx-mod-nchan)",
-    "redis-server": "redis-server (apt-get install redis-server, or brew install redis)",
-    "postgres": "postgres (apt-get install postgresql, or brew install postgresql)",
+    "nginx": ("nginx-light",),
+    NCHAN: ("nginx-light", "libnginx-mod-nchan"),
+    "redis-server": ("redis-server",),
+    "postgres": ("postgresql",),
+    "cc": ("gcc", "libc6-dev"),
 }
+
+
+def install_programs() -> None:
+    """Install what the servers need beside Python's packages, as root on Debian; else print the command for that."""
+    wanted = {package for name, packages in PROGRAMS.items() if program(name) is None for package in packages}
+    if not wanted or shutil.which("apt-get") is None:
+        return
+    command = ["apt-get", "install", "--yes", "--no-install-recommends", *sorted(wanted)]
+    if os.geteuid() == 0:
+        print(" ".join(command))
+        subprocess.run(command, check=False)
+    else:
+        print(f"to compare with all: sudo {' '.join(command)}")
 
 
 def program(name: str) -> str | None:

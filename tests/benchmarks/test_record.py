@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from benchmarks.drawing import Bar, Spread, bars, lines
 from benchmarks.machine import CannotMeasure
 from benchmarks.plots import PLOTS, draw
 from benchmarks.record import Record
@@ -90,17 +91,32 @@ def test_a_peer_that_drops_events_is_not_compared():
     assert kept({"burst": rows})["deliveries a second in a burst >= 80 x nchan's"] is None
 
 
-def test_every_plot_is_drawn_from_a_small_record_with_its_text_as_text(tmp_path):
-    pytest.importorskip("matplotlib")
+def test_every_plot_has_the_rows_of_its_workload(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        "benchmarks.plots.bars", lambda path, title, unit, content, **_: drawn.update({path.stem: content})
+    )
+    monkeypatch.setattr("benchmarks.plots.lines", lambda path, *words, **_: drawn.update({path.stem: words[-1]}))
     record = Record(tmp_path / "run.json")
-    figures = {name: [1.0, 2.0, 0.5] for name in ("kb", "us", "per_s", "delivered")}
-    figures["rate"] = [20.0] * 3
+    figures = {name: [1.0, 2.0, 0.5] for name in ("kb", "us", "per_s", "open_us", "cpu_s", "delivered")}
+    placed = {"rate": [20.0] * 3, "channels": [10] * 3, "bytes": [200] * 3, "view": ["sync"] * 3}
     for workload in {workload for workload, _ in PLOTS.values()}:
-        rows = [repeats(server, streams, **figures) for streams in (100, 1000) for server in ("handoff", "nchan")]
-        record.add(workload, "Measure.", rows)
-    drawn = draw(record, tmp_path)
-    assert {path.stem for path in drawn} == set(PLOTS)
-    for path in drawn:
-        words = " ".join(text for element in ET.parse(path).iter() for text in element.itertext())
-        assert "handoff" in words
-        assert "nchan" in words
+        record.add(workload, "Measure.", [repeats(key, 1000, **figures, **placed) for key in ("handoff", "nchan")])
+    assert {path.stem for path in draw(record, tmp_path)} == set(PLOTS) == set(drawn)
+    for content in drawn.values():
+        labels = [getattr(each, "label", each) for each in content]
+        assert len(labels) == 2
+        assert any("handoff" in label for label in labels)
+
+
+def test_a_plot_is_drawn_with_its_text_as_text(tmp_path):
+    pytest.importorskip("matplotlib")
+    spread = Spread(1.0, 2.0, 4.0)
+    bars(
+        tmp_path / "bars.svg", "The title", "KB a stream", [Bar("handoff", spread, is_ours=True), Bar("nchan", spread)]
+    )
+    lines(tmp_path / "lines.svg", "The title", "streams", "us", {"handoff": [(10, spread), (1000, spread)]})
+    for name, words in {"bars": ("KB a stream", "nchan"), "lines": ("streams", "1,000")}.items():
+        root = ET.parse(tmp_path / f"{name}.svg")
+        texts = [text for element in root.iter() for text in element.itertext()]
+        assert {"The title", "handoff", *words} <= set(texts)
