@@ -10,7 +10,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from .machine import BUILD, CannotMeasure, compile_tool, describe, versions
+from .machine import BUILD, RUN, CannotMeasure, compile_tool, describe, versions
 from .plots import draw
 from .plots import main as plots
 from .record import Record
@@ -32,8 +32,7 @@ def main() -> int:
     parser.add_argument("--server", action="append", default=[], choices=SERVERS, help="only this one (repeatable)")
     parser.add_argument("--hurry", action="store_true", help="neither wait for other programs nor measure again")
     parser.add_argument("--install", action="store_true", help="install Debian's packages that are missing, as root")
-    parser.add_argument("--json", type=Path, default=BUILD / "run.json", help="a new file for the figures")
-    parser.add_argument("--into", type=Path, help="a file of figures to put these into, in place of --json")
+    parser.add_argument("--into", type=Path, default=RUN, help="a file of figures to put these into")
     options = parser.parse_args()
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"unknown workload {', '.join(sorted(unknown))}; there are: {', '.join(NAMES)}")
@@ -54,7 +53,9 @@ def main() -> int:
             print(f"not measured: {server.title} (not installed: {', '.join(missing)})")
 
     BUILD.mkdir(exist_ok=True)
-    record = Record.read(options.into) if options.into else Record(options.json)
+    record = Record.read(options.into)
+    if record.content.get("machine", machine) != machine:
+        parser.error(f"{options.into} was taken on another machine, or Python: name another file with --into")
     size = Size(options.short, frozenset(options.server), options.rounds or (1 if options.short else 3))
     try:
         for tool in ("sseload", "writeloop"):

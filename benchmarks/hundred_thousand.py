@@ -25,7 +25,7 @@ from statistics import median
 from typing import IO, TYPE_CHECKING
 
 from .herd import Herd
-from .machine import BUILD, CannotMeasure, compile_tool, cpu_of, describe, end_family, free_port, raise_file_limit
+from .machine import BUILD, RUN, CannotMeasure, compile_tool, cpu_of, describe, end_family, free_port, raise_file_limit
 from .record import Record
 from .report import judged
 from .servers import Server, environment
@@ -363,7 +363,7 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=STREAMS, help=f"how many ({STREAMS:,})")
     parser.add_argument("--loop", choices=("asyncio", "uvloop"), help="only the parts on this event loop")
     parser.add_argument("--channels", type=int, choices=(100, 1), help="only the parts on so many channels")
-    parser.add_argument("--into", type=Path, default=BUILD / "run.json", help="a file of figures to put these into")
+    parser.add_argument("--into", type=Path, default=RUN, help="a file of figures to put these into")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     plans = [

@@ -17,6 +17,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE / "build"
+# Where the figures go.
+RUN = BUILD / "run.json"
 
 
 class CannotMeasure(RuntimeError):

@@ -1,14 +1,14 @@
-"""Put the figures and plots of runs on their page: python -m benchmarks.page [FILE ...].
+"""Put the figures and plots of a run on their page: python -m benchmarks.page [FILE].
 
-What stands on cookbook/benchmarks.md between a mark and `<!-- end -->` is written from them:
+What stands on cookbook/benchmarks.md between a mark and `<!-- end -->` is written from a file of figures:
 
     <!-- machine -->
     <!-- plot: NAME WORDS -->              one of plots.py's or curves.py's, with words for those who cannot see it
     <!-- table: WORKLOAD FIGURE ... -->    the rows of a workload, with these figures
     <!-- targets -->
 
-The figures are kept beside the plots, in cookbook/benchmarks/run.json. Without FILE, they are those of `make bench`
-and `make bench-100k`.
+The file is kept beside the plots, in cookbook/benchmarks/run.json. Without FILE, it is that of `make bench` and
+`make bench-100k`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .drawing import number
-from .machine import BUILD, HERE
+from .machine import HERE, RUN
 from .plots import draw
 from .record import PARAMETERS, Record
 from .report import HEADINGS
@@ -34,35 +34,21 @@ PAGE = COOKBOOK / "benchmarks.md"
 MARK = re.compile(
     r"(?P<mark><!-- (?P<kind>machine|plot|table|targets)(?:: (?P<words>[^>]*?))? -->\n).*?(?=<!-- end -->)", re.DOTALL
 )
-MADE = [BUILD / "run.json", BUILD / "hundred-thousand.json"]
 NOT_MEASURED = "Not measured in this run.\n"
 
 
 def main(words: Sequence[str]) -> int:
     """Write the page, the plots and the file of the figures."""
-    sources = [Path(word) for word in words] or [path for path in MADE if path.exists()]
-    if not sources:
-        raise SystemExit("There are no figures: run make bench first, or name a file of them.")
-    record = joined(sources, COOKBOOK / "benchmarks" / "run.json")
+    source = Path(words[0]) if words else RUN
+    if not source.exists():
+        raise SystemExit(f"There are no figures in {source}: run make bench first, or name a file of them.")
+    record = Record(COOKBOOK / "benchmarks" / "run.json", Record.read(source).content)
+    record.path.parent.mkdir(exist_ok=True)
     record.write()
     draw(record, record.path.parent)
     PAGE.write_text(filled(PAGE.read_text(), record))
-    print(f"{PAGE.name} shows {', '.join(source.name for source in sources)}.")
+    print(f"{PAGE.name} shows the figures of {source.name}.")
     return 0
-
-
-def joined(sources: Sequence[Path], path: Path) -> Record:
-    """Return the figures of several files as one record."""
-    path.parent.mkdir(exist_ok=True)
-    record = Record(path)
-    for source in sources:
-        content = Record.read(source).content
-        if record.content.setdefault("machine", content["machine"]) != content["machine"]:
-            raise SystemExit(f"{source.name} was taken on another machine than the others.")
-        record.content.setdefault("versions", {}).update(content["versions"])
-        record.content["workloads"].update(content["workloads"])
-        record.content["targets"] += content["targets"]
-    return record
 
 
 def filled(page: str, record: Record) -> str:

@@ -43,17 +43,6 @@ def test_what_was_not_measured_says_so(record):
     assert filled.count("Not measured in this run.") == 2
 
 
-def test_runs_are_joined_if_one_machine_made_them(record, tmp_path):
-    other = Record(tmp_path / "other.json")
-    other.add("burst", "Measure.", [repeats("handoff", 1000, us=[1.0])])
-    joined = page.joined([record.path, other.path], tmp_path / "docs" / "run.json")
-    assert set(joined.results()) == {"idle", "burst"}
-    other.content["machine"] = {"cpu": "another"}
-    other.write()
-    with pytest.raises(SystemExit, match="another machine"):
-        page.joined([record.path, other.path], tmp_path / "docs" / "run.json")
-
-
 def test_the_page_asks_for_what_there_is():
     marks = [(found["kind"], (found["words"] or "").split()) for found in page.MARK.finditer(TEXT)]
     assert len(marks) == TEXT.count("<!-- end -->")
