@@ -75,6 +75,10 @@ class Herd:
             total.update(answer)
         return total
 
+    def count(self, number: int) -> int:
+        """Return how many streams have had the event of this number."""
+        return sum(answer["streams"] for answer in self._ask(f"count {number}"))
+
     def round(self, number: int) -> Counter[int]:
         """Return how many streams got the event of this number in each millisecond since its round began."""
         times: Counter[int] = Counter()
@@ -96,7 +100,7 @@ class Herd:
 
     def wait_round(self, number: int, timeout: float) -> Counter[int]:
         """Wait until every stream has the event of this number; return round(number)."""
-        self.wait(lambda: self.round(number).total() == self.streams, f"the event {number} at all streams", timeout)
+        self.wait(lambda: self.count(number) == self.streams, f"the event {number} at all streams", timeout)
         return self.round(number)
 
     def _ask(self, command: str) -> list[Any]:

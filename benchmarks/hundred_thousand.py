@@ -316,7 +316,7 @@ class Part:
             {
                 "returned": status["lost"],
                 "back_s": back_s,
-                "late_ms": max(max(times) for times in arrived[first:]),
+                "late_ms": max(max(times, default=0) for times in arrived[first:]),
                 "expected": herd.streams * len(arrived),
                 "lost": sum(herd.streams - times.total() for times in arrived),
             }

@@ -16,7 +16,8 @@
  *
  * It talks to its parent in lines, an answer of one JSON object for each command:
  *   status     {"open": ..., ...}: the streams that are open, and what has happened so far
- *   round N    {"streams": ..., "histogram": [[ms, streams], ...]}: when the streams had the event of this number
+ *   count N    {"streams": ...}: how many streams have had the event of this number
+ *   round N    {"streams": ..., "histogram": [[ms, streams], ...]}: and how long after its round began
  *   (end of file)   close everything and leave
  */
 #define _GNU_SOURCE
@@ -286,9 +287,13 @@ static void say_status(void) {
            open_count, waiting_count, in_flight, opened, lost, refused, broken_off, unreachable, events, missed, repeated);
 }
 
-static void say_round(int number) {
+static struct round *round_of(const char *number) {
     static struct round none;
-    struct round *round = number >= 0 && number < MOST_ROUNDS ? &rounds[number] : &none;
+    int index = atoi(number);
+    return index >= 0 && index < MOST_ROUNDS ? &rounds[index] : &none;
+}
+
+static void say_round(struct round *round) {
     printf("{\"streams\": %d, \"histogram\": [", round->streams);
     const char *comma = "";
     for (int i = 0; i < BUCKETS && round->histogram; i++)
@@ -306,7 +311,9 @@ static void obey(void) {
         if (read(0, &line[size], 1) <= 0) exit(0);
     } while (line[size++] != '\n' && size < (int)sizeof line);
     if (!strncmp(line, "round ", 6))
-        say_round(atoi(line + 6));
+        say_round(round_of(line + 6));
+    else if (!strncmp(line, "count ", 6))
+        printf("{\"streams\": %d}\n", round_of(line + 6)->streams);
     else
         say_status();
 }
