@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from ..exceptions import BrokerUnavailable
 
 I = TypeVar("I")  # noqa: E741
+R = TypeVar("R")
 
 # A step takes no more items or bytes than this, and one call at least.
 MOST_ITEMS = 256
@@ -19,7 +20,7 @@ MOST_BYTES = 256 << 10
 
 # Publishes items in one step, and returns the sequence of each.
 Step = Callable[[list[I]], Sequence[int]]
-AsyncStep = Callable[[list[I]], Coroutine[Any, Any, Sequence[int]]]
+AsyncStep = Callable[[list[I]], Coroutine[Any, Any, Sequence[R]]]
 
 
 class _Call(Generic[I]):
@@ -122,19 +123,20 @@ class Joining(Generic[I]):
         batch[0].turn.release()
 
 
-class LoopJoining(Generic[I]):
+class LoopJoining(Generic[I, R]):
     """Joins the coroutines of each event loop, whose steps follow one after the other.
 
-    Those who are cancelled before their step has begun publish nothing.
+    A step returns what each item has for it: its sequence, or the answer to its question. Those who are cancelled
+    before their step has begun publish nothing.
     """
 
-    def __init__(self, step: AsyncStep[I], size_of: Callable[[I], int]) -> None:
+    def __init__(self, step: AsyncStep[I, R], size_of: Callable[[I], int]) -> None:
         self._step = step
         self._size_of = size_of
-        self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, _Queue[I]] = WeakKeyDictionary()
+        self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, _Queue[I, R]] = WeakKeyDictionary()
 
-    async def publish(self, items: list[I]) -> int:
-        """Publish items in one step, and return the newest sequence; raises what the step does."""
+    async def publish(self, items: list[I]) -> R:
+        """Publish items in one step, and return what the last of them has for it; raises what the step does."""
         loop = asyncio.get_running_loop()
         queue = self._queues.get(loop)
         if queue is None:
@@ -144,20 +146,20 @@ class LoopJoining(Generic[I]):
         return await queue.alone(items)
 
 
-class _Queue(Generic[I]):
-    def __init__(self, step: AsyncStep[I]) -> None:
+class _Queue(Generic[I, R]):
+    def __init__(self, step: AsyncStep[I, R]) -> None:
         self._step = step
         self.is_busy = False
-        self._waiting: deque[tuple[list[I], int, asyncio.Future[int]]] = deque()
+        self._waiting: deque[tuple[list[I], int, asyncio.Future[R]]] = deque()
 
-    async def alone(self, items: list[I]) -> int:
+    async def alone(self, items: list[I]) -> R:
         self.is_busy = True
         try:
             return (await self._step(items))[-1]
         finally:
             self._begin(asyncio.get_running_loop())
 
-    def joined(self, items: list[I], size: int) -> "asyncio.Future[int]":
+    def joined(self, items: list[I], size: int) -> "asyncio.Future[R]":
         future = asyncio.get_running_loop().create_future()
         self._waiting.append((items, size, future))
         return future
@@ -176,7 +178,7 @@ class _Queue(Generic[I]):
                 task.add_done_callback(partial(self._end, loop, batch))
                 return
 
-    def _end(self, loop: asyncio.AbstractEventLoop, batch: list[Any], work: "asyncio.Future[Sequence[int]]") -> None:
+    def _end(self, loop: asyncio.AbstractEventLoop, batch: list[Any], work: "asyncio.Future[Sequence[R]]") -> None:
         error = BrokerUnavailable("The event loop ends.") if work.cancelled() else work.exception()
         sequences = () if error is not None else work.result()
         self._begin(loop)

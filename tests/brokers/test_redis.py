@@ -85,6 +85,45 @@ def test_server_is_reached_as_its_url_says(options):
         asyncio.run(test())
 
 
+def test_stream_is_located_and_admitted_on_the_loop_without_a_thread(broker, monkeypatch):
+    async def test():
+        cursor = id_of(broker, broker.publish("a", b"x\n\n"))
+        # They open a connection, and tell the server the scripts, in a thread.
+        await broker.alocate(["a"], cursor)
+        await broker.commands(["a"], 10)
+        monkeypatch.setattr(asyncio, "to_thread", None)
+        assert await broker.alocate(["a"], cursor) == broker.locate(["a"], cursor)
+        assert await broker.alocate(["a", "b"], "other-1") == broker.locate(["a", "b"], "other-1")
+        assert await broker.alocate(["a"], None) == broker.locate(["a"], None)
+        broker.command("a", Command("disconnect", 7))
+        [given] = await broker.commands(["a"], 10)
+        assert given.command == Command("disconnect", 7)
+
+    asyncio.run(test())
+
+
+def test_streams_that_open_together_ask_for_commands_together(broker, monkeypatch):
+    async def test():
+        for channel in ("a", "b"):
+            broker.command(channel, Command("disconnect", 7))
+        asked = []
+        ask = broker.session.acommands
+
+        async def counted(seconds):
+            asked.append(seconds)
+            return await ask(seconds)
+
+        monkeypatch.setattr(broker.session, "acommands", counted)
+        spans = [10.0, 0.0] * 50
+        found = await asyncio.gather(*(broker.commands([name], span) for span in spans for name in "ab"))
+        # The first is alone, and the others come while it is on its way.
+        assert asked == [10.0, 10.0]
+        for index, given in enumerate(found):
+            assert len(given) == (spans[index // 2] > 0)
+
+    asyncio.run(test())
+
+
 @pytest.mark.parametrize(
     "location, options, says",
     [

@@ -21,7 +21,7 @@ from . import scripts
 from .listener import RedisListener
 from .messages import unpack_entry
 from .presence import RedisPresence
-from .session import Session, milliseconds
+from .session import KeptCommands, Session, milliseconds
 
 # Seconds between two sweeps of a process, and channels dropped in one step: the server does nothing else meanwhile.
 SWEEP_INTERVAL = 30
@@ -57,6 +57,7 @@ class RedisBroker(NetworkBroker):
         self._settings = struct.pack("<4d", *limits) + self.session.topic_of(b"")
         self._joining = Joining(self._publish, _size_of)
         self._loop_joining = LoopJoining(self._apublish, _size_of)
+        self._questions = LoopJoining(self._commands, lambda seconds: 0)
 
     # Publishing.
 
@@ -107,18 +108,16 @@ class RedisBroker(NetworkBroker):
     # Positions and history.
 
     def locate(self, channels: Sequence[str], event_id: str | None) -> Position:
-        parsed = parse_id(event_id) if event_id else None
-        names = [encoded(channel) for channel in channels]
-        epoch, sequence = parsed or ("", 0)
-        limits = self.limits.max_events, self._max_age
-        answer = self.session.run(scripts.LOCATE, (), [epoch, sequence, *limits, *names])
-        now, granted, *covered = answer
-        if not event_id:
-            return Position(now.decode(), granted, granted)
-        found = list(zip(channels, covered, strict=True))
-        gaps = frozenset(channel for channel, what in found if what == 0)
-        refreshed = frozenset(channel for channel, what in found if what == 2)
-        return Position(now.decode(), granted, granted if len(gaps) == len(channels) else sequence, gaps, refreshed)
+        answer = self.session.run(scripts.LOCATE, (), self._question(channels, event_id))
+        return _position(channels, event_id, answer)
+
+    async def alocate(self, channels: Sequence[str], event_id: str | None) -> Position:
+        answer = await self.session.arun(scripts.LOCATE, (), self._question(channels, event_id))
+        return _position(channels, event_id, answer)
+
+    def _question(self, channels: Sequence[str], event_id: str | None) -> list[Any]:
+        epoch, sequence = (parse_id(event_id) if event_id else None) or ("", 0)
+        return [epoch, sequence, self.limits.max_events, self._max_age, *map(encoded, channels)]
 
     async def read(self, channel: str, cursor: int) -> list[tuple[int, Frame]]:
         return await asyncio.to_thread(self._read, channel, cursor)
@@ -139,13 +138,17 @@ class RedisBroker(NetworkBroker):
 
     async def commands(self, channels: Collection[str], seconds: float) -> list[GivenCommand]:
         names = {*channels, EVERYWHERE}
-        kept = await asyncio.to_thread(self.session.commands, seconds)
+        # Streams that open together ask together.
+        kept = await self._questions.publish([seconds])
         return [
             # A sequence of another epoch says nothing: the age decides.
             GivenCommand(each.command, each.sequence if each.epoch == kept.epoch else 1, each.age)
             for each in kept.entries
-            if each.channel in names
+            if each.channel in names and each.age <= seconds
         ]
+
+    async def _commands(self, seconds: list[float]) -> list[KeptCommands]:
+        return [await self.session.acommands(max(seconds))] * len(seconds)
 
     def sweep(self) -> None:
         now = time.monotonic()
@@ -167,6 +170,18 @@ class RedisBroker(NetworkBroker):
     def close(self) -> None:
         super().close()
         self.session.close()
+
+
+def _position(channels: Sequence[str], event_id: str | None, answer: Sequence[Any]) -> Position:
+    """Return what locate.lua has answered about a client with this id."""
+    now, granted, *covered = answer
+    if not event_id:
+        return Position(now.decode(), granted, granted)
+    sequence = (parse_id(event_id) or ("", 0))[1]
+    found = list(zip(channels, covered, strict=True))
+    gaps = frozenset(channel for channel, what in found if what == 0)
+    refreshed = frozenset(channel for channel, what in found if what == 2)
+    return Position(now.decode(), granted, granted if len(gaps) == len(channels) else sequence, gaps, refreshed)
 
 
 # An event as publish.lua has it, and its facts.

@@ -151,7 +151,16 @@ class Session:
 
     def commands(self, seconds: float = COMMANDS_KEPT) -> KeptCommands:
         """Return the commands of the last `seconds`. Raises BrokerUnavailable."""
-        answer = self.run(scripts.COMMANDS, [self.key_of("commands")], [milliseconds(min(seconds, COMMANDS_KEPT))])
+        return self._kept_commands(self.run(*self._command_question(seconds)))
+
+    async def acommands(self, seconds: float = COMMANDS_KEPT) -> KeptCommands:
+        """See commands()."""
+        return self._kept_commands(await self.arun(*self._command_question(seconds)))
+
+    def _command_question(self, seconds: float) -> tuple[Script, list[str], list[int]]:
+        return scripts.COMMANDS, [self.key_of("commands")], [milliseconds(min(seconds, COMMANDS_KEPT))]
+
+    def _kept_commands(self, answer: Sequence[Any]) -> KeptCommands:
         epoch, newest, now, kept = answer
         entries = []
         for entry, given in zip(kept[::2], kept[1::2], strict=True):
