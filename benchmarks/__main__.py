@@ -78,7 +78,7 @@ def main() -> int:
         print(f"\n{count} measurements were disturbed by other programs (see `others`): run again when it is calm")
     print(f"\nfigures in {record.path}")
     if importlib.util.find_spec("matplotlib"):
-        print("plots in", *draw(record, record.path.parent))
+        print(*draw(record, record.path.parent), sep="\n")
     # A promise that could not be measured is not kept, unless that was asked for.
     bad = (False,) if options.server else (False, None)
     missed = any(verdict.kept in bad for verdict in judgement)

@@ -29,12 +29,12 @@ def gzip(size: Size) -> list[list[Row]]:
 
 def _gzip(server: Server, streams: int, bytes_each: int, encoding: str) -> Row:
     events = 60
-    trigger = f"/publish?events={events}&rate=20&size={bytes_each}" + "&make=rendered" * (bytes_each > 1000)
+    what = {"events": events, "rate": 20, "size": bytes_each, "make": "rendered" if bytes_each > 1000 else ""}
     header = f"Accept-Encoding: {encoding or 'identity'}"
     with Running(server) as running:
         warm_up(running)
         rss = running.rss_kb()
-        load = Load(running, streams, header=header, events=events, trigger=trigger, quiet=60)
+        load = Load(running, streams, header=header, quiet=60, **what)
         with load, _Decoding(running.port, encoding) as decoding:
             running.settle()
             kb = (running.rss_kb() - rss) / streams

@@ -32,6 +32,7 @@ class Load:
         rate: float = 0,
         size: int = 200,
         channels: int = 0,
+        make: str = "",
         expected: int | None = None,
         quiet: float = 3.0,
         timeout: float = 60.0,
@@ -40,11 +41,12 @@ class Load:
     ) -> None:
         """Prepare a load of this many streams.
 
-        `events` are published at `rate` a second (0: back to back), each with `size` bytes of HTML, when
-        measure() is called: by `publisher`, a process of its own, or else by the server, which is asked for
-        `trigger`. With `channels`, the streams are spread over as many and each event goes to one of them, in
-        turn. `header` is a line that each request has. `stalled` streams are never read. The measurement ends with
-        the last of the `expected` events, or after `quiet` seconds without one. After `timeout` seconds it fails.
+        `events` are published at `rate` a second (0: back to back), each with `size` bytes of HTML of the kind
+        `make` (see apps/payload.py), when measure() is called: by `publisher`, a process of its own, or else by the
+        server, which is asked for `trigger`. With `channels`, the streams are spread over as many and each event
+        goes to one of them, in turn. `header` is a line that each request has. `stalled` streams are never read.
+        The measurement ends with the last of the `expected` events, or after `quiet` seconds without one. After
+        `timeout` seconds it fails.
         """
         self.running, self.streams, self.timeout = running, streams, timeout
         self.expected = events * (streams - stalled) // (channels or 1) if expected is None else expected
@@ -61,7 +63,9 @@ class Load:
             "--timeout": timeout,
         }
         if events and publisher is None:
-            options["--trigger"] = trigger or f"/publish?events={events}&rate={rate}&size={size}&channels={channels}"
+            options["--trigger"] = (
+                trigger or f"/publish?events={events}&rate={rate}&size={size}&channels={channels}&make={make}"
+            )
         if channels:
             options["--spread"] = channels
         if header:

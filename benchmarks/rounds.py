@@ -6,8 +6,10 @@ The servers take turns within each round, so that a machine that grows slower on
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import sys
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
 from .machine import CannotMeasure, Others, Spare, raise_file_limit, wait_for_calm
@@ -73,6 +75,6 @@ def attempt(measure: Callable[..., Row], server: Server, streams: int, *rest: ob
             rows.append(
                 {"server": server.key, "title": server.title, "streams": streams, **row, "others": others.cores()}
             )
-    except CannotMeasure as error:
+    except (CannotMeasure, OSError, HTTPException, subprocess.SubprocessError) as error:
         print(f"    failed: {error}", file=sys.stderr, flush=True)
     return sorted(rows, key=lambda row: float(row["others"]))[:1]
