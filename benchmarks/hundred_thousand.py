@@ -301,6 +301,8 @@ class Part:
                 next_round = now + PACE
                 self._send()
             status, seconds = herd.status(), time.monotonic() - start
+            if int(seconds) // 10 > int(is_open[-1][0] if is_open else 0) // 10:
+                self._say(f"a worker was killed: {status['open']:,} streams are open after {seconds:.0f} s")
             is_open.append((round(seconds, 2), status["open"]))
             if not back_s and status["lost"] and status["open"] == herd.streams:
                 back_s = seconds

@@ -8,8 +8,8 @@
  * G % W, and {c} in its path is G / W % C: each worker has the same share of each channel. A stream that breaks waits
  * for the interval of the server's last `retry:` line and returns with its Last-Event-ID; as from a load balancer, the
  * streams of one worker go to all others. Where it is refused with 503 or finds no listener it asks the next port at
- * once, and waits again when it has asked all; a 200 without a stream after it is a refusal too. At most M requests
- * (16) are unanswered at a time.
+ * once, and no other stream of this herd asks the former for a second; with no port left, it waits for its interval
+ * again. A 200 without a stream after it is a refusal too. At most M requests (16) are unanswered at a time.
  *
  * Events are numbered by data-n="<number>", from 0 on in each channel; their data-ts="<nanoseconds since 1970>" is when
  * the round of that number began.
@@ -41,6 +41,7 @@ enum {
     BUCKETS = 6000, /* of a millisecond up to a second, then of ten */
     FINE = 1000,
     COARSE_MS = 10,
+    CLOSED_FOR = 1, /* seconds */
     ID_SIZE = 48,
     TICK_MS = 10,
     COMMANDS = UINT32_MAX
@@ -50,7 +51,7 @@ enum state { WAITING, CONNECTING, ASKED, OPEN };
 
 struct stream {
     int fd, next, kept_size; /* `next` is the number of the event that should follow */
-    unsigned char state, port, tries, has_begun; /* with the first bytes of the body */
+    unsigned char state, port, has_begun; /* with the first bytes of the body */
     unsigned short retry;
     double due;
     char *kept; /* an unfinished event, or an unfinished answer */
@@ -72,6 +73,7 @@ static struct stream *streams;
 static struct round rounds[MOST_ROUNDS];
 static int *waiting, waiting_count, in_flight, open_count, epoll_fd;
 static long opened, lost, refused, broken_off, unreachable, events, missed, repeated;
+static double closed_until[MOST_PORTS];
 static char buffer[READ_SIZE];
 
 static double clock_of(clockid_t id) {
@@ -113,16 +115,20 @@ static void return_elsewhere(struct stream *stream) {
     lost++;
     let_go(stream);
     stream->port = (stream->port + 1 + (others ? index / opt.workers % others : 0)) % opt.workers;
-    stream->tries = 0;
     wait_for_turn(stream, stream->retry / 1e3);
 }
 
 static void try_next(struct stream *stream, long *reason) {
     ++*reason;
     let_go(stream);
-    stream->port = (stream->port + 1) % opt.workers;
-    stream->tries = (stream->tries + 1) % opt.workers;
-    wait_for_turn(stream, stream->tries ? 0 : stream->retry / 1e3);
+    closed_until[stream->port] = clock_of(CLOCK_MONOTONIC) + CLOSED_FOR;
+    wait_for_turn(stream, 0);
+}
+
+static int find_port(struct stream *stream, double now) {
+    for (int i = 0; i < opt.workers; i++, stream->port = (stream->port + 1) % opt.workers)
+        if (closed_until[stream->port] <= now) return 1;
+    return 0;
 }
 
 static void dial(struct stream *stream) {
@@ -176,6 +182,7 @@ static void dial_those_due(void) {
     double now = clock_of(CLOCK_MONOTONIC);
     for (int i = 0; i < waiting_count && in_flight < opt.in_flight;) {
         struct stream *stream = &streams[waiting[i]];
+        if (stream->due <= now && !find_port(stream, now)) stream->due = now + stream->retry / 1e3;
         if (stream->due > now) {
             i++;
             continue;

