@@ -9,21 +9,20 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any
 
 from django.http import HttpRequest, QueryDict
 from django.urls import NoReverseMatch, reverse
 
-from ..compaction import NOTHING, REFRESH, replaces_of
+from ..compaction import REFRESH, replaces_of
 from ..conf import Settings, get_settings
 from ..ids import plain, single_line
-from ..sse import PLAIN, Facts, check_size
+from ..sse import Facts, check_size
 
 # The name of the signal, and of the form field, for a tab's id.
 TAB = "broadcastTab"
 
-# The facts of most events, one object for all of them.
-_USUAL = {None: PLAIN, NOTHING: Facts(replaces=NOTHING)}
 # Characters. The key of a transient event names what moves, such as "cursor-7".
 MAX_KEY_LENGTH = 200
 # The URL at which a page tells that it closes.
@@ -124,7 +123,13 @@ def facts_of(
     replaces = replaces_of(payload)
     if not compress:
         return Facts(exclude=tab, replaces=replaces, is_uncompressed=True)
-    return _USUAL.get(replaces) or Facts(replaces=replaces) if tab is None else Facts(exclude=tab, replaces=replaces)
+    return _replacing(replaces) if tab is None else Facts(exclude=tab, replaces=replaces)
+
+
+# Many events have the same facts.
+@lru_cache(maxsize=1024)
+def _replacing(replaces: str | None) -> Facts:
+    return Facts(replaces=replaces)
 
 
 def audience_facts(

@@ -214,7 +214,7 @@ def _size_of(item: _Item) -> int:
 
 def _is_any_kept(items: Sequence[_Item]) -> bool:
     # Replicas keep nothing of what is transient.
-    return any(not facts.is_transient for *_, facts in items)
+    return any(spec != "t" for _, _, spec, _, _ in items)
 
 
 def _sequences(newest: int, replaced_by: Sequence[int | None]) -> list[int]:
