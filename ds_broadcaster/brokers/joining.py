@@ -153,11 +153,12 @@ class _Queue(Generic[I, R]):
         self._waiting: deque[tuple[list[I], int, asyncio.Future[R]]] = deque()
 
     async def alone(self, items: list[I]) -> R:
+        loop = asyncio.get_running_loop()
         self.is_busy = True
         try:
             return (await self._step(items))[-1]
         finally:
-            self._begin(asyncio.get_running_loop())
+            self._begin(loop)
 
     def joined(self, items: list[I], size: int) -> "asyncio.Future[R]":
         future = asyncio.get_running_loop().create_future()
@@ -167,7 +168,7 @@ class _Queue(Generic[I, R]):
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the next step, if any caller waits for one."""
         self.is_busy = False
-        while self._waiting:
+        while self._waiting and not loop.is_closed():
             batch = taken(self._waiting, lambda call: (len(call[0]), call[1]))
             batch = [call for call in batch if not call[2].done()]
             if batch:

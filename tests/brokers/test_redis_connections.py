@@ -1,6 +1,7 @@
 """The kept connections to one Redis server."""
 
 import asyncio
+import contextlib
 import os
 import threading
 from functools import partial
@@ -183,6 +184,46 @@ def test_loop_drops_a_connection_whose_answer_nobody_waits_for(connections):
         connections._free[0].connection.socket_timeout = socket_timeout
         asyncio.run(test(timeout))
         assert connections._count == 1
+
+
+def test_answer_that_comes_while_the_loop_is_busy_is_not_too_late(connections):
+    async def test():
+        question = asyncio.ensure_future(connections.aexecute_command("ECHO", "here"))
+        await asyncio.sleep(0)
+        lent = connections._lent[asyncio.get_running_loop()]
+        wait_until(lambda: lent.kept.is_stale(0), "the answer")
+        lent._until = 0.0
+        lent._look()  # Some loops look at their timers first.
+        assert await question == b"here"
+
+    identity(connections)
+    asyncio.run(test())
+    assert connections._count == 1
+
+
+def test_what_a_loop_was_lent_is_closed_with_the_others(connections):
+    async def test():
+        await both_of(connections)
+        connections.close()
+        await asyncio.sleep(0)
+        assert (connections._count, connections._lent) == (0, {})
+
+    asyncio.run(test())
+
+
+def test_coroutine_that_outlives_its_loop_frees_one_connection(connections):
+    identity(connections)
+    loop = asyncio.new_event_loop()
+    question = loop.create_task(connections.aexecute_command("BLPOP", "nothing", 5))
+    loop.run_until_complete(asyncio.sleep(0))
+    assert connections._lent
+    loop.close()
+    identity(connections)
+    assert connections._count == 1
+    with contextlib.suppress(asyncio.CancelledError):
+        question.get_coro().throw(asyncio.CancelledError())
+    assert connections._count == 1
+    question._log_destroy_pending = False
 
 
 def test_long_command_does_not_block_the_loop(connections):

@@ -1,6 +1,7 @@
 """Kept connections to one server: what redis-py's client does around each command costs more than the command."""
 
 import asyncio
+import contextlib
 import os
 import select
 import threading
@@ -75,6 +76,11 @@ class Lent:
         """Tell whether an answer is on its way."""
         return self._answer is not None
 
+    def give_back(self) -> None:
+        """End the use of the connection, unless an answer is on its way; called on the loop."""
+        if self._answer is None:
+            self._stop(None)
+
     async def execute(self, packed: Sequence[bytes]) -> Any:
         """Send a command, and return the answer. Raises what redis-py does."""
         answer = self._answer = self._loop.create_future()
@@ -108,12 +114,15 @@ class Lent:
             answer.set_exception(error)
 
     def _look(self) -> None:
-        if self._loop.time() < self._until:
+        now = self._loop.time()
+        if now >= self._until and self._answer is not None and self.kept.is_stale(0):
+            self._until = now + self._timeout  # The loop was busy meanwhile: the answer is there, and is read next.
+        if now < self._until:
             self._timer = self._loop.call_at(self._until, self._look)
         elif self._answer is not None:
             self._tell(redis.exceptions.TimeoutError("The server does not answer."))
         else:
-            self._stop(None)
+            self.give_back()
 
     def _stop(self, error: BaseException | None) -> None:
         self._answer = None
@@ -183,8 +192,9 @@ class Connections:
         return lent
 
     def _take_back(self, loop: asyncio.AbstractEventLoop, lent: Lent, error: BaseException | None) -> None:
-        if self._lent.get(loop) is lent:
-            del self._lent[loop]
+        if self._lent.get(loop) is not lent:  # Its loop was closed: see _reclaim().
+            return
+        del self._lent[loop]
         if error is None:
             self._give(lent.kept)
         else:
@@ -272,6 +282,9 @@ class Connections:
         """Close those that are not in use, and the others after their use."""
         self._is_closed = True
         self._reclaim()
+        for loop, lent in list(self._lent.items()):
+            with contextlib.suppress(RuntimeError):  # It was closed just now.
+                loop.call_soon_threadsafe(lent.give_back)
         while self._free:
             self._drop(self._free.pop())
 
