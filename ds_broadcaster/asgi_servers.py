@@ -115,6 +115,8 @@ class Uvicorn(ASGIServer):
 
     def __init__(self) -> None:
         self._home: UvicornHome | None = None
+        # Whether the classes of a protocol and of its state of a response have the shape that was tested.
+        self._known: dict[tuple[type, type], bool] = {}
 
     def link(self, owner: Any) -> Link:
         transport = _abortable(getattr(owner, "transport", None))
@@ -128,10 +130,10 @@ class Uvicorn(ASGIServer):
         if not _has(transport, "get_protocol set_protocol"):
             return None
         protocol = transport.get_protocol()
-        shape = UVICORN_SHAPES.get(type(protocol).__module__)
-        is_known = shape is not None and type(cycle).__module__ == type(protocol).__module__
-        is_known = is_known and all(map(_has, (protocol, cycle, getattr(protocol, "flow", None)), shape or ()))
-        _log_way(f"{type(protocol).__module__}.{type(protocol).__qualname__}", bool(is_known))
+        kinds = type(protocol), type(cycle)
+        is_known = self._known.get(kinds)
+        if is_known is None:
+            is_known = self._known[kinds] = _is_known(protocol, cycle)
         if not is_known:
             return None
         flow, scope = protocol.flow, cycle.scope
@@ -232,6 +234,16 @@ UVICORN_SHAPES = {
     ),
     "uvicorn.protocols.http.h11_impl": (f"{_PROTOCOL} server_state conn", f"{_CYCLE} conn", _FLOW),
 }
+
+
+def _is_known(protocol: Any, cycle: Any) -> bool:
+    """Look whether a protocol can be left, and tell the log."""
+    kind = type(protocol)
+    shape = UVICORN_SHAPES.get(kind.__module__)
+    is_known = shape is not None and type(cycle).__module__ == kind.__module__
+    is_known = is_known and all(map(_has, (protocol, cycle, getattr(protocol, "flow", None)), shape or ()))
+    _log_way(f"{kind.__module__}.{kind.__qualname__}", bool(is_known))
+    return is_known
 
 
 def _has(thing: Any, names: str) -> bool:

@@ -218,5 +218,6 @@ def opening_chunk(grant: StreamGrant, missed: Missed, retry: int | None, heartbe
         # A client that is to return for the rest gets it then.
         is_cut = missed.cursor < grant.granted
         snapshot = b"" if is_cut else with_id(snapshot, format_id(grant.epoch, grant.granted))
-    pieces = (Piece(hello + live), *pieces_of(missed.before), Piece(snapshot), *pieces_of(missed.after))
+    # Of each client its own, and short: to compress it costs more than it saves.
+    pieces = (Piece(hello + live, is_stored=True), *pieces_of(missed.before), Piece(snapshot), *pieces_of(missed.after))
     return Chunk(b"".join(piece.text for piece in pieces), pieces=pieces)

@@ -112,7 +112,8 @@ def last_id_of(request: HttpRequest) -> str | None:
 
 
 def _given_id(request: HttpRequest) -> str:
-    return request.headers.get("last-event-id") or request.GET.get(CURSOR_PARAMETER) or ""
+    # Not request.headers, which are made of all of META when they are first asked for.
+    return request.META.get("HTTP_LAST_EVENT_ID") or request.GET.get(CURSOR_PARAMETER) or ""
 
 
 def element_of(request: HttpRequest) -> str | None:
@@ -123,7 +124,7 @@ def element_of(request: HttpRequest) -> str | None:
 
 def takes_gzip(request: HttpRequest) -> bool:
     """Tell whether the client names gzip among the encodings that it takes."""
-    found = _GZIP.search(request.headers.get("accept-encoding", ""))
+    found = _GZIP.search(request.META.get("HTTP_ACCEPT_ENCODING", ""))
     return found is not None and float(found[1] or 1) > 0
 
 
@@ -225,12 +226,12 @@ def is_recheck(request: HttpRequest) -> bool:
 
 def is_returning(request: HttpRequest) -> bool:
     """Tell whether a client comes back for a stream that it had; a re-check asks in the name of such a client."""
-    return "last-event-id" in request.headers or is_recheck(request)
+    return "HTTP_LAST_EVENT_ID" in request.META or is_recheck(request)
 
 
 def is_from_datastar(request: HttpRequest) -> bool:
     """Tell whether a request is a stream client's, which has no use for a page."""
-    return "Datastar-Request" in request.headers or is_returning(request)
+    return "HTTP_DATASTAR_REQUEST" in request.META or is_returning(request)
 
 
 # The user.

@@ -535,6 +535,7 @@ def test_stream_stays_where_a_middleware_wraps_send(quick):
 def test_log_says_once_that_streams_leave(caplog, quick):
     caplog.set_level(logging.INFO, "ds_broadcaster")
     asgi_servers._log_way.cache_clear()
+    asgi_servers.UVICORN._known.clear()
 
     async def test(site):
         for _ in range(2):
