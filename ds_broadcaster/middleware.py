@@ -67,7 +67,7 @@ def BroadcasterMiddleware(get_response: Callable[[HttpRequest], Any]) -> Callabl
 def _restore_url(request: HttpRequest) -> None:
     """Take the client's parameter out of the query of a page that fetches itself."""
     query = request.META.get("QUERY_STRING", "")
-    if request.method == "GET" and REFRESH_HEADER in request.headers and "datastar=" in query:
+    if "datastar=" in query and request.method == "GET" and REFRESH_HEADER in request.headers:
         parts = [each for each in query.split("&") if not each.startswith("datastar=")]
         request.META["QUERY_STRING"] = "&".join(parts)
         # Django parses the query when it is first asked for, and keeps it.
@@ -141,4 +141,4 @@ def _warn_once(text: str) -> None:
 
 def _is_for_page(request: HttpRequest) -> bool:
     # The id may cost a round trip to the broker.
-    return request.method == "GET" and "text/html" in request.headers.get("accept", "")
+    return request.method == "GET" and "text/html" in request.META.get("HTTP_ACCEPT", "")

@@ -38,7 +38,7 @@ _request: ContextVar[HttpRequest | None] = ContextVar("ds_broadcaster.request", 
 def serving(request: HttpRequest) -> Iterator[None]:
     """Make `request` the current one, also in the threads that its view waits for."""
     token = _request.set(request)
-    if "Datastar-Request" in request.headers:
+    if "HTTP_DATASTAR_REQUEST" in request.META:
         tab_of(request)  # A view that reads the body as a stream, such as one of REST framework, leaves nothing of it.
     try:
         yield
