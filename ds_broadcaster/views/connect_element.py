@@ -71,7 +71,8 @@ _SLOW_FETCH = (
 )
 
 # With DEBUG, the console says why a stream was refused: the server tells in a header, or on Django's page of an error.
-# The client's own event has the status alone, and nothing of a 204. Told once, as long as it is the same.
+# The client's own event has the status alone, and nothing of a 204. Told once, as long as it is the same. The client
+# ends the request when the element is closed, which may be before the answer's page has come.
 _TELL = (
     "fetch.tells||((f,last)=>{"
     "window.fetch=async(...args)=>{"
@@ -80,7 +81,7 @@ _TELL = (
     "(async()=>{"
     "let why=decodeURIComponent(r.headers.get('Broadcast-Refused')||'');"
     "if(!why){"
-    "const page=new DOMParser().parseFromString(await r.clone().text(),'text/html');"
+    "const page=new DOMParser().parseFromString(await r.clone().text().catch(()=>''),'text/html');"
     "why=(page.querySelector('title')?.textContent||'')+' '+(page.querySelector('.exception_value')?.textContent||'')"
     "+' (the log of the server may say more)'}"
     r"const told='No stream from '+new URL(url).pathname+' (status '+r.status+'): '+why.replaceAll(/\s+/g,' ').trim();"
