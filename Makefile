@@ -76,8 +76,7 @@ attack: $(VENV)/.has-test ## Attack the package at length: forged input, tokens,
 	FULL_ATTACK=1 EXAMPLES=$(or $(EXAMPLES),10) $(BIN)/python -m pytest tests/attack $(PYTEST_ARGS)
 
 bench: $(VENV)/.has-bench ## Measure against other libraries
-	$(BIN)/python -m benchmarks.save
-	$(BIN)/python -m benchmarks --install $(BENCH_ARGS)
+	missed=0; $(BIN)/python -m benchmarks.save || missed=$$?; $(BIN)/python -m benchmarks --install $(BENCH_ARGS) || missed=$$?; exit $$missed
 
 bench-docs: $(VENV)/.has-bench ## Put the figures and plots of a run of `make bench` on their page (RUN=... for another file)
 	$(BIN)/python -m benchmarks.page $(RUN)
