@@ -6,7 +6,7 @@ import contextlib
 import http.client
 import time
 from dataclasses import replace
-from statistics import median
+from statistics import mean
 from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .publisher import Publisher
     from .stores import Store
 
-TURNS = 3
+TURNS = 2
 MISSED = 50  # events, for each client that returns
 
 
@@ -32,7 +32,7 @@ def connect(size: Size) -> list[list[Row]]:
     """Measure what opening a stream costs, each on a new connection, and what it adds to a page that does nothing.
 
     `page_us`, `open_us`: CPU of the server for a page and for a stream, both with their connection, which is left
-    open: 1000 of each, taking turns, and the median of the turns. `added_us`: their difference. `view` is the kind
+    open: 1000 of each, in two turns, and the mean of the turns. `added_us`: their difference. `view` is the kind
     of view that both have.
     """
     cases = [("handoff", "sync"), ("handoff", "async"), ("plain", "sync"), ("plain", "async")]
@@ -53,7 +53,7 @@ def _connect(server: Server, streams: int, view: str) -> Row:
                 with Load(running, streams, path=path, timeout=120):
                     running.settle()
                     costs[path].append((running.cpu_seconds() - before) / streams * 1e6)
-    page_us, open_us = map(median, costs.values())
+    page_us, open_us = map(mean, costs.values())
     return {"view": view, "page_us": page_us, "open_us": open_us, "added_us": open_us - page_us}
 
 
@@ -61,7 +61,7 @@ def reconnect(size: Size) -> list[list[Row]]:
     """Measure 1000 clients that return at once, each with the id of the last event it has had and 50 to come.
 
     `cpu_s`: CPU seconds of the server from the first connection until all have all they missed; `all_s`: seconds
-    until then. `delivered`: the share of the missed events that came; `skips`: events out of order.
+    until then. `delivered`: the share of the missed events that came, over 1 where some came twice; `skips`: events out of order.
     """
     keys = ("handoff", "uvloop", "plain", "eventstream-stored", "starlette", "nchan")
     return in_turn(size, _reconnect, [(key, 1000) for key in keys])
@@ -77,7 +77,7 @@ def _reconnect(server: Server, streams: int) -> Row:
         before, start = running.cpu_seconds(), time.monotonic()
         with Load(running, streams, header=header, expected=MISSED * streams, quiet=3, timeout=90) as load:
             seen = load.measure()
-            whole = seen["events"] == seen["expected"]
+            whole = seen["least"] >= MISSED
             return {
                 "cpu_s": running.cpu_seconds() - before,
                 "all_s": time.monotonic() - start if whole else None,
