@@ -39,8 +39,8 @@ def draw(record: Record, folder: Path) -> list[Path]:
         plots[2],
         "One of six processes is killed",
         "seconds since its death",
-        "open streams",
-        {title: _points(held["open"]) for title, held in curves.items()},
+        "streams that are not open",
+        {row["title"]: _points(_missing(row["streams"], curves[row["title"]]["open"])) for row in rows},
         log=(False, False),
         marks=False,
     )
@@ -53,6 +53,10 @@ def _bars(row: Row) -> list[Bar]:
         Bar(f"{row['title']}: the process", Spread.of(figures["kb"]), is_ours=True),
         Bar("the kernel, both ends", Spread.of(figures["kernel_kb"])),
     ]
+
+
+def _missing(streams: int, is_open: Sequence[Sequence[Any]]) -> list[tuple[float, int]]:
+    return [(at, streams - count) for at, count in is_open]
 
 
 def _points(curve: Sequence[Sequence[Any]]) -> list[tuple[float, Spread]]:
