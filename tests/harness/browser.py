@@ -261,7 +261,7 @@ class Chromium:
         return window.tabs[0]
 
     async def _window(self, options: dict[str, Any]) -> Window:
-        for window in self._idle:
+        for window in reversed(self._idle):
             if window.client == self.client and not options:
                 self._idle.remove(window)
                 return window
