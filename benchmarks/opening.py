@@ -61,7 +61,8 @@ def reconnect(size: Size) -> list[list[Row]]:
     """Measure 1000 clients that return at once, each with the id of the last event it has had and 50 to come.
 
     `cpu_s`: CPU seconds of the server from the first connection until all have all they missed; `all_s`: seconds
-    until then. `delivered`: the share of the missed events that came, over 1 where some came twice; `skips`: events out of order.
+    until then. `delivered`: the share of the missed events that came, over 1 where some came twice; `skips`: events
+    out of order.
     """
     keys = ("handoff", "uvloop", "plain", "eventstream-stored", "starlette", "nchan")
     return in_turn(size, _reconnect, [(key, 1000) for key in keys])

@@ -25,7 +25,7 @@ T = TypeVar("T")
 # How many requests have a turn at a time on a loop, and how many threads are kept there.
 PARALLEL = 16
 # Seconds after which a request no longer keeps the next from its turn.
-PATIENCE = 0.25
+PATIENCE = 0.1
 # Seconds for which threads are kept that no request has needed.
 KEPT = 1.0
 
