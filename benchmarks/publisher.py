@@ -17,7 +17,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from .apps.payload import addressed, plan, stamped
+from .apps.payload import addressed, distinct, plan, stamped
 from .machine import CannotMeasure, cores, cpu_of, pinned
 from .servers import environment
 
@@ -131,7 +131,7 @@ def ours_threads() -> Callable[[dict[str, Any]], None]:
     def publish_all(wanted: dict[str, Any]) -> None:
         def publish(first: int) -> None:
             for number in range(first, wanted["events"], AT_ONCE):
-                broadcast("bench", stamped(wanted["size"], number))
+                broadcast("bench", distinct(wanted["size"], number))
             connections.close_all()
 
         threads = [threading.Thread(target=publish, args=(first,)) for first in range(AT_ONCE)]
@@ -152,7 +152,7 @@ def ours_coroutines(at_once: int = AT_ONCE) -> Callable[[dict[str, Any]], None]:
     async def publish_all(wanted: dict[str, Any]) -> None:
         async def publish(first: int) -> None:
             for number in range(first, wanted["events"], at_once):
-                await broadcast.aelements("bench", stamped(wanted["size"], number))
+                await broadcast.aelements("bench", distinct(wanted["size"], number))
 
         await asyncio.gather(*[publish(first) for first in range(at_once)])
 
@@ -211,7 +211,7 @@ def channels() -> Callable[[dict[str, Any]], None]:
         for number, (delay, size) in enumerate(plan(wanted)):
             if delay:
                 await asyncio.sleep(delay)
-            await layer.group_send("bench", {"type": "bench.event", "html": stamped(size, number)})
+            await layer.group_send("bench", {"type": "bench.event", "html": distinct(size, number)})
 
     return lambda wanted: runner.run(publish_all(wanted))
 
@@ -221,7 +221,7 @@ def _one_by_one(publish: Callable[[str], object]) -> Callable[[dict[str, Any]], 
         for number, (delay, size) in enumerate(plan(wanted)):
             if delay:
                 time.sleep(delay)
-            publish(stamped(size, number))
+            publish(distinct(size, number))
 
     return publish_all
 
