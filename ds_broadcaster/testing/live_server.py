@@ -108,6 +108,11 @@ class _Server(uvicorn.Server):
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), 1.0)
+        # asyncio leaves a connection open for which a listener that closes had no turn of the loop left.
+        for listener in (each for server in self.servers for each in server.sockets):
+            loop.remove_reader(listener)
+        for _ in range(3):
+            await asyncio.sleep(0)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
