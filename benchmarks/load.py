@@ -27,6 +27,7 @@ class Load:
         *,
         path: str = "/stream",
         header: str = "",
+        is_page: bool = False,
         stalled: int = 0,
         events: int = 0,
         rate: float = 0,
@@ -44,7 +45,8 @@ class Load:
         `events` are published at `rate` a second (0: back to back), each with `size` bytes of HTML of the kind
         `make` (see apps/payload.py), when measure() is called: by `publisher`, a process of its own, or else by the
         server, which is asked for `trigger`. With `channels`, the streams are spread over as many and each event
-        goes to one of them, in turn. `header` is a line that each request has. `stalled` streams are never read.
+        goes to one of them, in turn. `header` is a line that each request has; with `is_page` the requests are those of
+        a browser for a page. `stalled` streams are never read.
         The measurement ends with the last of the `expected` events, or after `quiet` seconds without one. After
         `timeout` seconds it fails.
         """
@@ -71,6 +73,8 @@ class Load:
         if header:
             options["--header"] = header
         words = [str(word) for option in options.items() for word in option]
+        if is_page:
+            words.append("--page")
         if running.server.websocket:
             words.append("--websocket")
         self._command = pinned([str(compile_tool("sseload")), *words], cores()[1])

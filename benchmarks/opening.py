@@ -50,7 +50,7 @@ def _connect(server: Server, streams: int, view: str) -> Row:
             for path in (page, stream):
                 running.settle()
                 before = running.cpu_seconds()
-                with Load(running, streams, path=path, timeout=120):
+                with Load(running, streams, path=path, is_page=path == page, timeout=120):
                     running.settle()
                     costs[path].append((running.cpu_seconds() - before) / streams * 1e6)
     page_us, open_us = map(mean, costs.values())

@@ -3,12 +3,13 @@
  * It costs about 1 us an event, so that the server and not the client is what is measured; a Python client is
  * slower than the servers it would measure.
  *
- *   sseload --port P --path /stream --streams N [--stalled K] [--spread C] [--header LINE] [--trigger /publish?...]
+ *   sseload --port P --path /stream --streams N [--stalled K] [--spread C] [--header LINE] [--page] [--trigger /publish?...]
  *           [--expect TOTAL] [--quiet SECONDS] [--timeout SECONDS] [--websocket]
  *
  * A "{n}" in the path becomes the number of the stream, modulo C if that is given. LINE is added to the request of each
- * stream. The bytes of the streams are counted as they are: compressed events are not seen. The last K streams are opened and then never read; their
- * buffers are those of a client behind an Ethernet, since loopback's megabytes would hide that nobody reads.
+ * stream. The bytes of the streams are counted as they are: compressed events are not seen. The last K streams are
+ * opened and then never read; their buffers are those of a client behind an Ethernet, since loopback's megabytes would
+ * hide that nobody reads. With --page the requests are those of a browser for a page.
  *
  * With --websocket each stream is a WebSocket (RFC 6455, no extensions): pings are answered, and what the frames of
  * the server carry is read like a stream.
@@ -59,7 +60,7 @@ struct stream {
 };
 
 static struct {
-    int port, streams, stalled, spread, websocket;
+    int port, streams, stalled, spread, websocket, page;
     const char *path, *trigger, *header;
     long expect;
     double quiet, timeout;
@@ -106,6 +107,7 @@ static int dial(int stalled) {
 }
 
 static const char STREAM[] = "Accept: text/event-stream\r\nDatastar-Request: true\r\nConnection: keep-alive";
+static const char PAGE[] = "Accept: text/html\r\nConnection: keep-alive";
 static const char TRIGGER[] = "Connection: close";
 /* The key of the RFC's own example, and what a server answers to it. */
 static const char HANDSHAKE[] = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
@@ -127,7 +129,7 @@ static void request(int fd, const char *path, int index, const char *headers, co
 static void open_stream(int index) {
     struct stream *stream = &streams[index];
     stream->fd = dial(is_stalled(index));
-    request(stream->fd, opt.path, index % opt.spread, opt.websocket ? HANDSHAKE : STREAM, opt.header);
+    request(stream->fd, opt.path, index % opt.spread, opt.websocket ? HANDSHAKE : opt.page ? PAGE : STREAM, opt.header);
     fcntl(stream->fd, F_SETFL, O_NONBLOCK);
     struct epoll_event interest = {.events = EPOLLIN, .data.u32 = index};
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, stream->fd, &interest);
@@ -280,7 +282,8 @@ static void parse(int argc, char **argv) {
     static const struct option names[] = {{"port", 1, 0, 'p'},    {"path", 1, 0, 'u'},    {"streams", 1, 0, 'n'},
                                           {"stalled", 1, 0, 's'}, {"trigger", 1, 0, 't'}, {"expect", 1, 0, 'e'},
                                           {"quiet", 1, 0, 'q'},   {"timeout", 1, 0, 'o'}, {"websocket", 0, 0, 'w'},
-                                          {"spread", 1, 0, 'c'},  {"header", 1, 0, 'h'},  {0}};
+                                          {"spread", 1, 0, 'c'},  {"header", 1, 0, 'h'},  {"page", 0, 0, 'g'},
+                                          {0}};
     for (int c; (c = getopt_long(argc, argv, "", names, 0)) != -1;) switch (c) {
         case 'p': opt.port = atoi(optarg); break;
         case 'u': opt.path = optarg; break;
@@ -293,6 +296,7 @@ static void parse(int argc, char **argv) {
         case 'w': opt.websocket = 1; break;
         case 'c': opt.spread = atoi(optarg); break;
         case 'h': opt.header = optarg; break;
+        case 'g': opt.page = 1; break;
         default: exit(2);
         }
     if (!opt.port) fail("--port is missing");
