@@ -258,6 +258,24 @@ def test_nothing_is_sent_in_bounded_time_while_all_sentinels_or_nodes_are_away(o
         assert time.monotonic() - begin < 2
 
 
+def test_client_that_leaves_while_its_channel_is_subscribed_is_no_error(server, channel):
+    async def test():
+        receiver = RecordingReceiver()
+        broker.attach(receiver)
+        await broker.subscribe(receiver, "first")
+        locate = broker.alocate
+
+        async def locate_late(*args):
+            await broker.unsubscribe(receiver, "a")
+            return await locate(*args)
+
+        broker.alocate = locate_late
+        assert await broker.subscribe(receiver, "a") >= 0
+
+    with broker_at(server.url, {"prefix": channel}) as broker:
+        asyncio.run(test())
+
+
 def test_connection_stays_when_the_loop_was_busy_for_long(server, channel, monkeypatch, caplog):
     async def test():
         receiver = RecordingReceiver()

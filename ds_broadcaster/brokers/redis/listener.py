@@ -79,7 +79,8 @@ class RedisListener(Listener):
         finally:
             # A turn later: the caller has to note the sequence first.
             self.loop.call_soon(self._release, channel, early)
-        self._last[channel] = max(self._last[channel] or 0, now.granted)
+        if channel in self._last:  # Otherwise the last client has left meanwhile.
+            self._last[channel] = max(self._last[channel] or 0, now.granted)
         return now.granted
 
     async def unsubscribe(self, channel: str) -> None:
