@@ -1,5 +1,6 @@
 """The ASGI application with the handoff: a stream leaves Django's request cycle when its view has granted it."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, cast
@@ -103,7 +104,7 @@ class _Request:
         if threads is not None:
             # In a task of its own, so that the context variables of Django and its middleware do not stay for as long
             # as the stream: about 1 KB.
-            answering = start_task(threads.run(answer))
+            answering = start_task(asyncio.get_running_loop(), threads.run(answer))
         else:
             answering = answer()
         self._is_page = True

@@ -103,15 +103,16 @@ class Turns:
 
 
 class _Thread(ThreadPoolExecutor):
-    """One thread, and the calls of the request that has it."""
+    """One thread, and the calls of the request that has it which have not ended."""
 
     def __init__(self) -> None:
         super().__init__(1, "ds_broadcaster-request")
-        self.calls: list[Future[Any]] = []
+        self.calls: set[Future[Any]] = set()
 
     def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
         call = super().submit(function, *args, **kwargs)
-        self.calls.append(call)
+        self.calls.add(call)
+        call.add_done_callback(self.calls.discard)
         return call
 
 
@@ -135,12 +136,11 @@ class Threads:
                 await answer()
             finally:
                 # Otherwise the context ends it, and waits for what the request left running.
-                if all(call.done() for call in thread.calls):
+                if not thread.calls:
                     _threads_of_contexts.pop(context, None)
                     self._give(thread)
 
     def _give(self, thread: _Thread) -> None:
-        thread.calls.clear()
         if len(self._free) >= PARALLEL:
             thread.shutdown(wait=False)
             return

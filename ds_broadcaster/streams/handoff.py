@@ -18,9 +18,8 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 EAGER_TASKS = sys.version_info >= (3, 12)
 
 
-def start_task(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+def start_task(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     """Return a task, whose first step is done where Python can begin a task at once."""
-    loop = asyncio.get_running_loop()
     if EAGER_TASKS:
         return asyncio.Task(coroutine, loop=loop, eager_start=True)  # type: ignore[call-arg]
     return loop.create_task(coroutine)
@@ -107,10 +106,7 @@ class HandoffConnection(Connection):
         self.busy = True
         writing = self._finish_write(sending)
         loop = self.registry.loop
-        if EAGER_TASKS and not self._is_driveable:
-            self._writing = asyncio.Task(writing, loop=loop, eager_start=True)  # type: ignore[call-arg]
-        else:
-            self._writing = loop.create_task(writing)
+        self._writing = loop.create_task(writing) if self._is_driveable else start_task(loop, writing)
         if self._writing.done():
             self._writing = None
             return not self.busy

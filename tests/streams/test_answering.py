@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import gc
 import threading
+import weakref
 from contextvars import ContextVar
 
 import pytest
@@ -22,6 +24,10 @@ async def settle():
     """Let all tasks go on that can."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+class Result:
+    """What a call returns."""
 
 
 class Requests:
@@ -148,6 +154,21 @@ def test_thread_is_not_used_again_while_a_request_has_left_something_running():
         second = await thread_of(threads)
         release.set()
         assert await first is not second
+
+    asyncio.run(run())
+
+
+def test_request_that_calls_again_and_again_holds_no_call_that_has_ended():
+    async def run():
+        async def answer():
+            for _ in range(9):
+                found.append(await sync_to_async(Result)())
+                found.append(weakref.ref(found.pop()))
+            gc.collect()
+            assert [each() for each in found[:-1]] == [None] * 8
+
+        found = []
+        await asyncio.create_task(Threads().run(answer))
 
     asyncio.run(run())
 
