@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from .machine import CannotMeasure, compile_tool
+from .machine import CannotMeasure, compile_tool, end_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -121,10 +121,6 @@ class Herd:
 
     def _kill(self) -> None:
         for process in self._processes:
-            process.kill()
+            process.kill()  # All of them first.
         for process in self._processes:
-            process.wait()
-            for pipe in (process.stdin, process.stdout, process.stderr):
-                if pipe is not None:
-                    with contextlib.suppress(BrokenPipeError):
-                        pipe.close()
+            end_client(process)

@@ -7,7 +7,7 @@ import subprocess
 import threading
 from typing import TYPE_CHECKING, Any
 
-from .machine import CannotMeasure, compile_tool, cores, pinned
+from .machine import CannotMeasure, compile_tool, cores, end_client, pinned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,11 +138,7 @@ class Load:
 
     def _kill(self) -> None:
         self._watchdog.cancel()
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
+        end_client(self._process)
 
 
 def warm_up(running: Running, publisher: Publisher | None = None) -> None:

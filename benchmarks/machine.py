@@ -14,6 +14,7 @@ import subprocess
 import time
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE / "build"
@@ -114,6 +115,16 @@ def end_family(process: subprocess.Popen[bytes]) -> None:
     for pid in descendants:  # After their parent, which might replace them.
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def end_client(process: subprocess.Popen[Any]) -> None:
+    """Kill a process that was started here to be talked with, and close its pipes."""
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
 
 
 def _cpu_clock(pid: int) -> float:

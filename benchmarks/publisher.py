@@ -18,7 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .apps.payload import addressed, distinct, plan, stamped
-from .machine import CannotMeasure, cores, cpu_of, pinned
+from .machine import CannotMeasure, cores, cpu_of, end_client, pinned
 from .servers import environment
 
 if TYPE_CHECKING:
@@ -87,11 +87,7 @@ class Publisher:
 
     def _kill(self) -> None:
         self._watchdog.cancel()
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        end_client(self._process)
 
 
 def publisher_of(running: Running) -> AbstractContextManager[Publisher | None]:
