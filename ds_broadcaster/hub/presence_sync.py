@@ -97,6 +97,10 @@ class PresenceSync:
         renewal = self._lease / RENEWALS
         pause = 0.0
         is_away = is_last = False
+        # From here on a loss of the store's memory shows: what others told before is not told again. If the store is
+        # away, the next call says so.
+        with contextlib.suppress(Exception):
+            await self._call([], self._lease)
         while not is_last:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):

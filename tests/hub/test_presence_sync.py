@@ -20,9 +20,11 @@ class Cluster:
     def __init__(self):
         self.loop = VirtualLoop()
         self.told = []  # (changes as {user: connections}, lease)
+        self.memories = []  # What the hub said with them.
         self.answers = []
         self.events = []
         self.seconds = 0
+        self.first_answer = PresenceDiff([], [])
 
         async def subscribe(channel):
             return 0
@@ -46,6 +48,11 @@ class Cluster:
         self.events += [("joined", *pair) for pair in diff.joined] + [("left", *pair) for pair in diff.left]
 
     async def tell(self, changes, lease, memory):
+        if memory is None and not changes:  # The call before the first change.
+            if isinstance(self.first_answer, Exception):
+                raise self.first_answer
+            return self.first_answer
+        self.memories.append(memory)
         self.told.append(({(each.channel, each.user): each.connections for each in changes}, lease))
         if self.seconds:
             await asyncio.sleep(self.seconds)
@@ -80,6 +87,22 @@ def test_changes_of_a_moment_are_told_together(cluster):
         cluster.join("a", user)
     cluster.loop.advance(1)
     assert cluster.told == [({("a", None): GONE, ("a", 1): 1, ("a", 2): 1, ("a", 3): 1}, LEASE)]
+
+
+def test_memory_is_known_before_the_first_change_is_told(cluster):
+    """Otherwise a loss in between would pass unnoticed, and joins that others told before it would be told again."""
+    cluster.join("a", 1)
+    cluster.loop.advance(1)
+    assert cluster.memories == [cluster.first_answer.memory]
+
+
+def test_change_is_told_where_the_memory_was_not_known_before(cluster, caplog):
+    cluster.first_answer = BrokerUnavailable("It is away.")
+    cluster.join("a", 1)
+    cluster.loop.advance(1)
+    assert cluster.told == [({("a", None): GONE, ("a", 1): 1}, LEASE)]
+    assert cluster.memories == [None]
+    assert not caplog.records
 
 
 def test_lease_is_renewed_three_times_while_nothing_changes(cluster):
