@@ -13,7 +13,7 @@ from .hub.pages import pages
 from .streams.answering import Answering, Threads, Turn
 from .streams.handoff import Application, HandoffConnection, Message, Receive, Send, start_task
 from .streams.packed_requests import RequestPacker
-from .streams.responses import Stream, without_redirect
+from .streams.responses import Stream, without_redirect, without_stream
 from .streams.scope import SCOPE_KEY, find_mark, without_mark
 from .streams.taken_over import take_over
 
@@ -90,7 +90,7 @@ class _Request:
         self._receive = receive
         self._send = send
         self._scope = scope
-        self._is_refused = False
+        self._body: bytes | None = None  # In place of the body of what was refused.
         self._granted: dict[str, Stream] = {}
         self._stream: Stream | None = None
         self._gone = False
@@ -113,6 +113,8 @@ class _Request:
             await answering
         finally:
             self._begin_answer()
+            if self._stream is not None:
+                self._stream.get_hub().limits.let_go(self._stream.grant)
         return None if self._gone else self._stream
 
     def _begin_answer(self) -> None:
@@ -131,7 +133,7 @@ class _Request:
         if message["type"] == "http.response.start" and self._granted:
             self._stream = self._granted.get(find_mark(message) or "")
             if self._stream is not None:
-                message = {**message, "headers": without_mark(message["headers"])}
+                message = self._with_place({**message, "headers": without_mark(message["headers"])})
         elif self._stream is not None:
             return  # Django's empty body.
         if self._stream is None:
@@ -140,12 +142,24 @@ class _Request:
             message = self._without_redirect(message)
         await self._send(message)
 
+    def _with_place(self, start: Message) -> Message:
+        """Hold a place for the stream, from its headers on; return the start of a refusal where there is none."""
+        assert self._stream is not None
+        limit = self._stream.get_hub().limits.hold(self._stream.grant)
+        if limit is not None:
+            self._stream = None
+            start, self._body = without_stream(start, limit)
+        return start
+
     def _without_redirect(self, message: Message) -> Message:
-        if message["type"] == "http.response.start":
-            start = without_redirect(self._scope, message)
-            self._is_refused = start is not message
-            return start
-        return {**message, "body": b""} if self._is_refused else message
+        if message["type"] != "http.response.start":
+            if self._body is not None:
+                message, self._body = {**message, "body": self._body}, b""
+            return message
+        start = without_redirect(self._scope, message)
+        if start is not message:
+            self._body = b""
+        return start
 
 
 async def _answer_lifespan(receive: Receive, send: Send) -> None:

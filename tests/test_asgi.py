@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from django.test import override_settings
 
 from ds_broadcaster.asgi import HandoffApplication
 from ds_broadcaster.asgi_servers import Link
@@ -16,8 +17,11 @@ def world():
         yield world
 
 
-def serve(world, *, leaves, sent):
-    """Return a task that grants a stream to a client; with `leaves` it is gone before Django has answered."""
+def serve(world, *, leaves=False, sent, until=None):
+    """Return a task that grants a stream to a client; with `leaves` it is gone before Django has answered.
+
+    The server takes the headers when `until`, a future, is done.
+    """
     scope = make_scope()
 
     async def receive():
@@ -25,16 +29,24 @@ def serve(world, *, leaves, sent):
 
     async def send(message):
         sent.append(message)
+        if until is not None:
+            await until
 
     async def django(scope, receive, send):
         response = world.broadcast.connect("room", make_request(scope, 1))
         if leaves:
             await receive()
+        await asyncio.sleep(0)  # Other streams are granted meanwhile.
         headers = [(name.encode(), value.encode()) for name, value in response.items()]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     return world.loop.create_task(HandoffApplication(django, find_link=lambda send: Link())(scope, receive, send))
+
+
+def end(world, task):
+    task.cancel()
+    world.settle()
 
 
 def test_client_that_leaves_while_django_answers_opens_no_stream(world):
@@ -61,6 +73,57 @@ def test_client_that_stays_gets_the_headers_without_the_mark_and_the_stream(worl
     task.cancel()
     world.settle()
     assert world.broadcast.get_users("room") == []
+
+
+@override_settings(DS_BROADCASTER_MAX_CONNECTIONS=1)
+def test_last_place_is_taken_with_the_headers_and_the_next_is_refused(world):
+    """An answer that begins with 200 is a stream's: the client must not be cut off after it."""
+    first, second, third = [], [], []
+    granted = world.loop.create_future()
+    tasks = [serve(world, sent=first, until=granted), serve(world, sent=second)]
+    world.settle()
+    assert tasks[1].done()
+    assert [message["status"] for message in first] == [200]
+    start, body = second
+    headers = {name.lower(): value for name, value in start["headers"]}
+    assert (start["status"], body["body"], headers[b"retry-after"]) == (503, b"Too many are open.", b"10")
+    assert headers[b"content-length"] == b"18"
+    assert headers[b"cache-control"] == b"no-store"
+    assert headers[b"content-type"].startswith(b"text/html")
+    assert not {b"x-ds-broadcaster-handoff", b"content-encoding", b"x-accel-buffering"} & headers.keys()
+    assert len(headers) == len(start["headers"])
+    granted.set_result(None)
+    world.settle()
+    assert world.hub.count == 1
+    serve(world, sent=third)
+    world.settle()
+    assert third[0]["status"] == 503
+    assert world.hub.limits.refused == 2
+    end(world, tasks[0])
+
+
+@override_settings(DS_BROADCASTER_MAX_CONNECTIONS_PER_USER=1)
+@pytest.mark.parametrize("leaves", [True, False])
+def test_place_of_a_stream_that_does_not_open_is_free(world, leaves):
+    sent = []
+    task = serve(world, leaves=leaves, sent=[], until=None if leaves else world.loop.create_future())
+    world.settle()
+    end(world, task)
+    task = serve(world, sent=sent)
+    world.settle()
+    assert sent[0]["status"] == 200
+    assert world.hub.count == 1
+    end(world, task)
+
+
+@override_settings(DS_BROADCASTER_MAX_CONNECTIONS_PER_USER=1)
+def test_user_has_the_places_of_streams_that_are_about_to_open(world):
+    task = serve(world, sent=[], until=world.loop.create_future())
+    sent = []
+    serve(world, sent=sent)
+    world.settle()
+    assert (sent[0]["status"], sent[1]["body"]) == (429, b"This user has too many streams open: close some pages.")
+    end(world, task)
 
 
 def test_server_that_is_not_known_gets_plain_streams_and_a_line_in_the_log(caplog):

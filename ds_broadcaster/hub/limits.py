@@ -8,6 +8,7 @@ from typing import Any
 from ..conf import Settings
 from ..tally import Tally
 from .connections import Connection, Connections
+from .grant import StreamGrant
 
 logger = logging.getLogger("ds_broadcaster")
 
@@ -37,8 +38,24 @@ class Limits:
         self._most_of_user = settings.max_connections_per_user
         self._connections = connections
         self._connections_of = connections_of
+        # Streams whose answer has begun, and which will open in a moment.
+        self._held: dict[int, StreamGrant] = {}
         self._lock = threading.Lock()
         self._tally = Tally(LOG_INTERVAL, clock)
+
+    def hold(self, grant: StreamGrant) -> str | None:
+        """Hold a place for a stream until let_go(): call that, and open it without an await between.
+
+        Return what refuse() returns where there is no place.
+        """
+        limit = self.refuse(grant.user_id, grant.tab, grant.element)
+        if limit is None:
+            self._held[id(grant)] = grant
+        return limit
+
+    def let_go(self, grant: StreamGrant) -> None:
+        """Hold the place of a stream no longer, if it has one."""
+        self._held.pop(id(grant), None)
 
     def refuse(self, user_id: Any, tab: str | None, element: str | None) -> str | None:
         """Return PROCESS or USER where one more stream is over that limit; count and log it then.
@@ -47,12 +64,14 @@ class Limits:
         """
         # Some were told to end, and wait for a client that does not read.
         ending = [each for each in list(self._connections.blocked) if not each.is_open]
-        if self._most is not None and self._connections.count + len(ending) >= self._most:
+        held = list(self._held.values())
+        if self._most is not None and self._connections.count + len(ending) + len(held) >= self._most:
             self._count(f"{self._most} are open (DS_BROADCASTER_MAX_CONNECTIONS)")
             return PROCESS
         if self._most_of_user is None or user_id is None:
             return None
-        theirs = self._connections_of(user_id)
+        theirs: list[Connection | StreamGrant] = [*self._connections_of(user_id)]
+        theirs += [each for each in held if each.user_id == user_id]
         # One at most: a client may say the same of all its streams.
         replaces_one = tab is not None and any((each.tab, each.element) == (tab, element) for each in theirs)
         count = len(theirs) + sum(each.user_id == user_id for each in ending)

@@ -230,7 +230,19 @@ def no_room(request: HttpRequest, user_id: Any, hubs: Hubs) -> HttpResponse | No
         text = "The request is too large for a stream."
         return with_reason(HttpResponse(text, status=431, headers=NO_STORE), text)
     limit = hubs.refuse(user_id, tab_of(request), element_of(request))
-    if limit is None:
-        return None
+    return None if limit is None else _full(limit)
+
+
+def _full(limit: str) -> HttpResponse:
     text, status = FULL[limit]
     return with_reason(HttpResponse(text, status=status, headers={"Retry-After": FULL_FOR, **NO_STORE}), text)
+
+
+def without_stream(start: Message, limit: str) -> tuple[Message, bytes]:
+    """Return the start and the body of an ASGI response in place of a stream's, when others took the last place."""
+    response = _full(limit)
+    stays = {*map(str.lower, HEADERS), "content-encoding"}.isdisjoint
+    kept = [each for each in start["headers"] if stays((each[0].decode("latin-1").lower(),))]
+    length = str(len(response.content))
+    own = [(name.lower().encode(), value.encode()) for name, value in [*response.items(), ("Content-Length", length)]]
+    return {**start, "status": response.status_code, "headers": kept + own}, response.content
