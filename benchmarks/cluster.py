@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .load import Load, warm_up
-from .machine import CannotMeasure
+from .machine import CannotMeasure, cores
 from .publisher import Publisher
 from .record import Row
 from .rounds import Size, in_turn
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PUBLISHED = 5000
+# Where the store runs that publishers use.
+OWN, SHARED = "its own", "shared"
 PUBLISHING = (
     "redis-py",
     "redis",
@@ -83,13 +85,16 @@ def publishing(size: Size) -> list[list[Row]]:
     """Measure one process that publishes as fast as it can to a channel without clients, one event after the other, or
     50 threads or coroutines at once.
 
-    `sends_s`: events a second. `send_us`, `store_us`: CPU of the publisher and of the store an event.
+    The store runs on a core of its own, as it would on a machine of its own, or shares the publisher's, so that each
+    finds the caches full of the other's. `sends_s`: events a second. `send_us`, `store_us`: CPU of the publisher and
+    of the store an event.
     """
-    return in_turn(size, _publishing, [(key, 0) for key in PUBLISHING])
+    return in_turn(size, _publishing, [(key, 0, core) for core in (OWN, SHARED) for key in PUBLISHING])
 
 
-def _publishing(server: Server, streams: int) -> Row:
-    with store_of(server) as store, Publisher(server, store.env) as publisher:
+def _publishing(server: Server, streams: int, store_core: str) -> Row:
+    core = cores()[0 if store_core == OWN else 1]
+    with store_of(server, core) as store, Publisher(server, store.env) as publisher:
         publisher.begin(500)  # Ours has a history to trim from here on.
         publisher.end()
         stored = store.cpu_seconds()
@@ -97,6 +102,7 @@ def _publishing(server: Server, streams: int) -> Row:
         figures = publisher.end()
         stored = store.cpu_seconds() - stored
     return {
+        "store_core": store_core,
         "sends_s": PUBLISHED / figures["seconds"],
         "send_us": figures["cpu"] / PUBLISHED * 1e6,
         "store_us": stored / PUBLISHED * 1e6,

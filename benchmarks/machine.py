@@ -105,6 +105,16 @@ def cpu_of(pid: int) -> float:
     return sum(map(_cpu_clock, family(pid)))
 
 
+def ended_cpu_of(pid: int) -> float:
+    """Return the CPU time of the children of a process that have ended, to a hundredth of a second.
+
+    PostgreSQL has one for each connection.
+    """
+    _, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+    user, system = map(int, rest.split()[13:15])  # cutime and cstime, see proc(5)
+    return (user + system) / os.sysconf("SC_CLK_TCK")
+
+
 def end_family(process: subprocess.Popen[bytes]) -> None:
     """Kill a process that was started here, and its family."""
     global _orphans

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from .apps.payload import addressed, distinct, plan, stamped
@@ -119,22 +120,19 @@ def ours() -> Callable[[dict[str, Any]], None]:
 
 
 def ours_threads() -> Callable[[dict[str, Any]], None]:
-    """broadcast() in AT_ONCE threads, as a server's threads call it."""
-    from django.db import connections
-
+    """broadcast() in AT_ONCE threads, as a server's threads call it: they stay, and so do their connections."""
     from ds_broadcaster import broadcast
+
+    threads = ThreadPoolExecutor(AT_ONCE)
+    together = threading.Barrier(AT_ONCE)  # So that each thread has a share.
 
     def publish_all(wanted: dict[str, Any]) -> None:
         def publish(first: int) -> None:
+            together.wait()
             for number in range(first, wanted["events"], AT_ONCE):
                 broadcast("bench", distinct(wanted["size"], number))
-            connections.close_all()
 
-        threads = [threading.Thread(target=publish, args=(first,)) for first in range(AT_ONCE)]
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join()
+        list(threads.map(publish, range(AT_ONCE)))
 
     return publish_all
 

@@ -41,7 +41,10 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 # What a row is measured at; everything else in it is a figure.
-PARAMETERS = ("server", "title", "streams", "rate", "stalled", "audiences", "channels", "bytes", "view", "encoding")
+PARAMETERS = (
+    *("server", "title", "streams", "rate", "stalled", "audiences", "channels", "bytes", "view", "encoding"),
+    "store_core",
+)
 # Where the worst of the repeats counts, and not their median: what must never happen must not happen once.
 LEAST = ("delivered", "listed", "least")
 MOST = ("skips", "patches", "renders", "others")

@@ -20,6 +20,7 @@ HEADINGS = {
     "bytes": "bytes",
     "encoding": "encoding",
     "view": "view",
+    "store_core": "store's core",
     "kb": "KB/stream",
     "databases": "DB connections",
     "threads": "threads",

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .machine import CannotMeasure, cores, cpu_of, free_port, pinned
+from .machine import CannotMeasure, cores, cpu_of, ended_cpu_of, free_port, pinned
 from .servers import environment, program
 
 if TYPE_CHECKING:
@@ -39,21 +39,22 @@ class Store:
 
     def cpu_seconds(self) -> float:
         """Return the CPU time, user and system, that all processes of the store have used."""
-        return cpu_of(self._process.pid)
+        return cpu_of(self._process.pid) + ended_cpu_of(self._process.pid)
 
 
-def store_of(server: Server) -> contextlib.AbstractContextManager[Store]:
-    """Return the store that a server needs, as a context manager."""
-    return {"redis-server": redis_server, "postgres": postgres}[server.store](server)
+def store_of(server: Server, core: int | None = None) -> contextlib.AbstractContextManager[Store]:
+    """Return the store that a server needs, as a context manager; it runs on this core, or beside the clients."""
+    core = cores()[1] if core is None else core
+    return {"redis-server": redis_server, "postgres": postgres}[server.store](server, core)
 
 
 @contextlib.contextmanager
-def redis_server(server: Server) -> Iterator[Store]:
+def redis_server(server: Server, core: int | None) -> Iterator[Store]:
     """Run a Redis that writes nothing to the disk."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder]
-        process = _start("redis-server", options)
+        process = _start("redis-server", options, core)
         try:
             _wait_for(port, process)
             yield Store(process, port, {"BENCH_REDIS": f"redis://127.0.0.1:{port}/0"})
@@ -63,7 +64,7 @@ def redis_server(server: Server) -> Iterator[Store]:
 
 
 @contextlib.contextmanager
-def postgres(server: Server) -> Iterator[Store]:
+def postgres(server: Server, core: int | None) -> Iterator[Store]:
     """Run a PostgreSQL in a new folder, with the tables of the server's project, and room for 1200 connections."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +75,7 @@ def postgres(server: Server) -> Iterator[Store]:
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=folder, timeout=120, **_unprivileged())
         options = ["-D", str(data), "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-k", folder]
         options += ["-c", "max_connections=1200"]
-        process = _start("postgres", options, cwd=folder, **_unprivileged())
+        process = _start("postgres", options, core, cwd=folder, **_unprivileged())
         try:
             _wait_for(port, process)
             store = Store(process, port, {"BENCH_POSTGRES": str(port)})
@@ -96,8 +97,8 @@ def log_in(server: Server, store: Store) -> str:
     return subprocess.run(command, env=env, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
 
 
-def _start(name: str, options: list[str], **named: Any) -> subprocess.Popen[bytes]:
-    command = pinned([str(program(name)), *options], cores()[1])
+def _start(name: str, options: list[str], core: int | None, **named: Any) -> subprocess.Popen[bytes]:
+    command = pinned([str(program(name)), *options], core)
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **named)
 
 

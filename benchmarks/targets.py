@@ -180,6 +180,11 @@ def _throughput(rows: list[Row]) -> Iterator[Verdict]:
 
 
 def _publishing(rows: list[Row]) -> Iterator[Verdict]:
+    for core in dict.fromkeys(row["store_core"] for row in rows):
+        yield from _publishing_on(f"the store's core {core}", [row for row in rows if row["store_core"] == core])
+
+
+def _publishing_on(where: str, rows: list[Row]) -> Iterator[Verdict]:
     bare = _find(rows, "redis-py")
     for server, name, least in (
         ("redis", "one", 0.8),
@@ -188,14 +193,15 @@ def _publishing(rows: list[Row]) -> Iterator[Verdict]:
     ):
         row = _find(rows, server)
         ratio = row["sends_s"] / bare["sends_s"] if row and bare else None
-        yield _least(f"events a second over Redis >= {least} x redis-py's PUBLISH, {name}", ratio, least, " x")
+        promise = f"events a second over Redis >= {least} x redis-py's PUBLISH, {name} ({where})"
+        yield _least(promise, ratio, least, " x")
     for server, name, count in (("postgres", "one", 2200), ("postgres-threads", "50 threads", 10_000)):
         if row := _find(rows, server):
-            promise = f"events a second over PostgreSQL >= {count:,}, {name}"
+            promise = f"events a second over PostgreSQL >= {count:,}, {name} ({where})"
             yield Verdict(promise, f"{row['sends_s']:,.0f}", row["sends_s"] >= count)
     one, group = _find(rows, "redis-coroutine"), _find(rows, "channels")
     ratio = one["sends_s"] / group["sends_s"] if one and group else None
-    yield _least("events a second over Redis >= Channels' group_send(), one coroutine", ratio, 1, " x")
+    yield _least(f"events a second over Redis >= Channels' group_send(), one coroutine ({where})", ratio, 1, " x")
 
 
 def _hundred_thousand(rows: list[Row]) -> Iterator[Verdict]:

@@ -16,6 +16,8 @@ from ..present import UserPart
 from ..sse import PLAIN, Facts
 from .base import Command
 
+_dumped = json.JSONEncoder().encode
+
 _VERBS = {"disconnect", "kill", "recheck", "review"}
 
 
@@ -42,13 +44,12 @@ def unpack_event(packed: bytes) -> tuple[bytes, Facts]:
     return payload, _facts_in(line)
 
 
-# Many events have the same facts.
-@lru_cache(maxsize=1024)
 def _line_of(facts: Facts) -> bytes:
     if facts == PLAIN:
         return b""
-    named = {name: value for name, value in facts._asdict().items() if value != getattr(PLAIN, name)}
-    return json.dumps(named, separators=(",", ":")).encode()
+    described = zip(Facts._fields, facts, PLAIN, strict=True)
+    named = [f'"{name}":{_dumped(value)}' for name, value, usual in described if value != usual]
+    return f"{{{','.join(named)}}}".encode()
 
 
 @lru_cache(maxsize=1024)
