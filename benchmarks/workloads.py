@@ -22,7 +22,7 @@ from .servers import Running, Server
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-PEERS = ("handoff", "plain", "eventstream", "starlette", "nchan")
+PEERS = ("handoff", "uvloop", "plain", "eventstream", "starlette", "nchan")
 JOINING = 1000
 
 
@@ -60,7 +60,7 @@ def paced(size: Size) -> list[list[Row]]:
     `us` falls. At 5 a second every delivery is a write of its own.
     """
     fast = [(key, 1000, 100, 20.0) for key in (*PEERS, "writeloop")]
-    slow = [(key, 1000, 25, 5.0) for key in ("handoff", "eventstream", "starlette", "nchan", "writeloop")]
+    slow = [(key, 1000, 25, 5.0) for key in (*PEERS, "writeloop") if key != "plain"]
     return in_turn(size, _broadcast, [*fast, *slow])
 
 
