@@ -1006,6 +1006,19 @@ def test_shutdown_sends_all_clients_away_to_return_spread_over_seconds(world, ki
     assert not asyncio.all_tasks(world.loop)
 
 
+@each_kind
+def test_farewell_is_said_once_while_the_connection_closes(world, kind):
+    """What a slow client has not read yet keeps its connection open for a while."""
+    client = world.client(kind=kind)
+    [connection] = world.hub.channel("room").connections
+    world.hub.shutdown()
+    writes = client.writes
+    connection.pump()
+    assert client.writes == writes
+    world.settle()
+    assert len(client.retries) == 2
+
+
 def test_herd_is_sent_away_over_more_time(world):
     clients = [world.client() for _ in range(1000)]
     world.hub.shutdown()
