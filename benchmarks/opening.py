@@ -115,13 +115,14 @@ def _publish(running: Running, publisher: Publisher | None, events: int) -> None
 
 
 def databases(size: Size) -> list[list[Row]]:
-    """Measure the connections to PostgreSQL that a process holds while 1000 users who are logged in have streams.
+    """Measure the connections to PostgreSQL that a process holds while a logged-in user has 1000 or 10,000 streams.
 
     `databases`: connections to it, with sessions and users as `startproject` sets them up; django-eventstream
     keeps its events there too, without which a client that returns misses what was sent meanwhile.
     """
-    keys = ("handoff-database", "plain-database", "eventstream-stored")
-    return in_turn(replace(size, rounds=1), _databases, [(key, 1000) for key in keys])  # They are not a matter of luck.
+    cases = [("handoff-database", 1000), ("plain-database", 1000), ("eventstream-stored", 1000)]
+    cases += [("handoff-database", 10_000), ("plain-database", 10_000)]
+    return in_turn(replace(size, rounds=1), _databases, cases)  # They are not a matter of luck.
 
 
 def _databases(server: Server, streams: int) -> Row:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from django.core.asgi import get_asgi_application as get_django_application
 
-from .asgi_servers import Link, find_link
+from .asgi_servers import Link, find_link, tell_way
 from .exceptions import Gap
 from .hub.pages import pages
 from .streams.answering import Answering, Threads, Turn
@@ -28,7 +28,7 @@ class HandoffApplication:
 
     A view that grants a stream runs through the whole middleware stack. Its response carries a mark; the headers go
     out, Django finishes the request and releases its thread, its database connections and the request itself. Only then
-    does the stream begin, as one connection object and one waiting receive().
+    does the stream begin, as one connection object; a server that keeps it has a waiting receive() beside it.
 
     `find_link` returns what can be reached of a request's server; None leaves its streams in plain mode.
     """
@@ -165,6 +165,8 @@ class _Request:
 async def _answer_lifespan(receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
+        if message["type"] == "lifespan.startup":
+            tell_way(receive)
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
             return

@@ -133,7 +133,7 @@ class Uvicorn(ASGIServer):
         kinds = type(protocol), type(cycle)
         is_known = self._known.get(kinds)
         if is_known is None:
-            is_known = self._known[kinds] = _is_known(protocol, cycle)
+            is_known = self._known[kinds] = _is_known(protocol, cycle, getattr(protocol, "flow", None))
         if not is_known:
             return None
         flow, scope = protocol.flow, cycle.scope
@@ -156,6 +156,13 @@ class Uvicorn(ASGIServer):
         if self._home is None or self._home.state is not protocol.server_state:
             self._home = UvicornHome(protocol)
         return Release(self._home, keeps_alive)
+
+    def tell_way(self, receive: Any) -> None:
+        """Tell the log how streams will be carried, from what leads to the server's configuration; see tell_way()."""
+        kind = getattr(getattr(_owner(receive), "config", None), "http_protocol_class", None)
+        if isinstance(kind, type):
+            module = sys.modules[kind.__module__]
+            _is_known(kind, getattr(module, "RequestResponseCycle", None), getattr(module, "FlowControl", None))
 
     def link_of_scope(self, scope: Any) -> Link:
         """Return what can be reached in plain mode: a look at each connection, one of the costs the handoff saves."""
@@ -236,18 +243,24 @@ UVICORN_SHAPES = {
 }
 
 
-def _is_known(protocol: Any, cycle: Any) -> bool:
-    """Look whether a protocol can be left, and tell the log."""
-    kind = type(protocol)
+def _is_known(protocol: Any, cycle: Any, flow: Any) -> bool:
+    """Look whether a protocol can be left, and tell the log. All three are objects, or the classes of such objects."""
+    kind = protocol if isinstance(protocol, type) else type(protocol)
     shape = UVICORN_SHAPES.get(kind.__module__)
-    is_known = shape is not None and type(cycle).__module__ == kind.__module__
-    is_known = is_known and all(map(_has, (protocol, cycle, getattr(protocol, "flow", None)), shape or ()))
+    is_known = shape is not None and _of_module(cycle) == kind.__module__
+    is_known = is_known and all(map(_has, (protocol, cycle, flow), shape or ()))
     _log_way(f"{kind.__module__}.{kind.__qualname__}", bool(is_known))
     return is_known
 
 
+def _of_module(thing: Any) -> str:
+    return (thing if isinstance(thing, type) else type(thing)).__module__
+
+
 def _has(thing: Any, names: str) -> bool:
-    return all(hasattr(thing, name) for name in names.split())
+    # A class has what its __init__() gives its objects.
+    given = thing.__init__.__code__.co_names if isinstance(thing, type) else ()
+    return all(name in given or hasattr(thing, name) for name in names.split())
 
 
 def _keeps_alive_httptools(protocol: Any) -> bool | None:
@@ -350,6 +363,14 @@ UVICORN = Uvicorn()
 SERVERS: tuple[ASGIServer, ...] = (UVICORN, Hypercorn(), Daphne(), Granian())
 
 
+def tell_way(receive: Any) -> None:
+    """Tell the log, when a server starts, how it will carry streams, if that shows by then.
+
+    `receive` is that of its lifespan.
+    """
+    UVICORN.tell_way(receive)
+
+
 def find_link(send: Any) -> Link | None:
     """Return what can be reached of the server behind `send`, None for one that is not known to bear the handoff.
 
@@ -360,8 +381,11 @@ def find_link(send: Any) -> Link | None:
         if server.owns(owner):
             return server.link(owner)
     task = asyncio.current_task()
-    if task is not None and any(server.carries(task) for server in SERVERS):
-        return Link()
+    if task is not None:
+        for server in SERVERS:
+            if server.carries(task):
+                _log_wrapped(server.name)
+                return Link()
     _log_plain(str(getattr(send, "__module__", None) or type(send).__module__))
     return None
 
@@ -377,6 +401,11 @@ def _log_way(protocol: str, is_known: bool) -> None:
         logger.info("Streams leave uvicorn: their transports are taken over from %s.", protocol)
     else:
         logger.info("Streams stay in tasks of uvicorn: its %s is not known, so no transport is taken over.", protocol)
+
+
+@cache
+def _log_wrapped(server: str) -> None:
+    logger.info("Streams stay in tasks of %s: an ASGI middleware hides its send(), so they cost more memory.", server)
 
 
 @cache

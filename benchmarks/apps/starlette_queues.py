@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from sse_starlette import EventSourceResponse
@@ -10,29 +11,30 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from .payload import plan, stamped
+from .payload import addressed, plan, stamped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from starlette.requests import Request
 
-queues: set[asyncio.Queue[str]] = set()
+queues: defaultdict[str, set[asyncio.Queue[str]]] = defaultdict(set)
 publishers: set[asyncio.Task[None]] = set()
 
 
 async def stream(request: Request) -> EventSourceResponse:
-    """Open a stream of the one channel there is."""
+    """Open a stream of one of the channels that a load spreads clients over, or of the only one."""
+    listening = queues[f"bench{request.query_params.get('channel', '')}"]
 
     async def events() -> AsyncIterator[dict[str, str]]:
         queue: asyncio.Queue[str] = asyncio.Queue()
-        queues.add(queue)
+        listening.add(queue)
         try:
             while True:
                 html = await queue.get()
                 yield {"event": "datastar-patch-elements", "data": f"elements {html}"}
         finally:
-            queues.discard(queue)
+            listening.discard(queue)
 
     return EventSourceResponse(events())
 
@@ -40,12 +42,15 @@ async def stream(request: Request) -> EventSourceResponse:
 async def publish(request: Request) -> Response:
     """Broadcast the events of the query, in the background."""
 
+    query = request.query_params
+
     async def run() -> None:
-        for number, (delay, size) in enumerate(plan(request.query_params)):
+        for number, (delay, size) in enumerate(plan(query)):
             if delay:
                 await asyncio.sleep(delay)
-            html = stamped(size, number)
-            for queue in queues:
+            channel, place = addressed(number, int(query.get("channels", 0)))
+            html = stamped(size, place)
+            for queue in queues[channel]:
                 queue.put_nowait(html)
 
     task = asyncio.create_task(run())

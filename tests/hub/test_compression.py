@@ -348,6 +348,8 @@ def test_setting_and_argument_switch_it_off(world):
     assert world.broadcast.connect("room", request)["Content-Encoding"] == "gzip"
     assert world.broadcast.connect("room", request)["Vary"] == "Accept-Encoding"
     assert world.broadcast.connect("room", request, compress=False)["Content-Encoding"] == "identity"
+    opened = world.loop.run_until_complete(world.broadcast.aconnect("room", request, compress=False))
+    assert opened["Content-Encoding"] == "identity"
     with override_settings(DS_BROADCASTER_COMPRESSION=False):
         assert world.broadcast.connect("room", request)["Content-Encoding"] == "identity"
     request = make_request(make_scope(), 1)

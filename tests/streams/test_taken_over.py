@@ -98,9 +98,8 @@ class Site:
     async def serving(self, http="httptools", application=None, **options):
         if self._files:
             options |= {"ssl_keyfile": self._files[0], "ssl_certfile": self._files[1]}
-        config = uvicorn.Config(
-            application or self.application, port=0, http=http, lifespan="off", log_config=None, **options
-        )
+        options = {"lifespan": "off", **options}
+        config = uvicorn.Config(application or self.application, port=0, http=http, log_config=None, **options)
         self.server = uvicorn.Server(config)
         serving = asyncio.get_running_loop().create_task(self.server.serve())
         try:
@@ -495,6 +494,10 @@ def test_stream_stays_of_a_client_of_http_1_0(quick):
     quick(test)
 
 
+def said_of_uvicorn(caplog):
+    return [record.getMessage() for record in caplog.records if "uvicorn" in record.getMessage()]
+
+
 class NewProtocol(HttpToolsProtocol):
     """A protocol of uvicorn's that was not there when this was written."""
 
@@ -511,11 +514,13 @@ def test_stream_stays_where_the_server_is_another_than_was_tested(caplog):
             await client.expect("hello</p>")
 
     run("asyncio", main())
-    (message,) = [record.getMessage() for record in caplog.records if "uvicorn" in record.getMessage()]
+    (message,) = said_of_uvicorn(caplog)
     assert message.startswith("Streams stay in tasks of uvicorn: its tests.streams.test_taken_over.NewProtocol")
 
 
-def test_stream_stays_where_a_middleware_wraps_send(quick):
+def test_stream_stays_where_a_middleware_wraps_send(caplog, quick):
+    caplog.set_level(logging.INFO, "ds_broadcaster")
+    asgi_servers._log_wrapped.cache_clear()
     site_application = []
 
     async def wrapped(scope, receive, send):
@@ -526,10 +531,13 @@ def test_stream_stays_where_a_middleware_wraps_send(quick):
 
     async def test(site):
         site_application.append(site.application)
-        await site.stream()
+        for _ in range(2):
+            await site.stream()
         assert not is_taken(site)
 
     quick(test, application=wrapped)
+    (message,) = said_of_uvicorn(caplog)
+    assert message.startswith("Streams stay in tasks of uvicorn: an ASGI middleware hides its send()")
 
 
 def test_log_says_once_that_streams_leave(caplog, quick):
@@ -542,5 +550,41 @@ def test_log_says_once_that_streams_leave(caplog, quick):
             await site.stream()
 
     quick(test)
-    (message,) = [record.getMessage() for record in caplog.records if "uvicorn" in record.getMessage()]
+    (message,) = said_of_uvicorn(caplog)
     assert message.startswith("Streams leave uvicorn: their transports are taken over from uvicorn.protocols.http.")
+
+
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+def test_log_says_at_the_start_that_streams_will_leave(caplog, http):
+    caplog.set_level(logging.INFO, "ds_broadcaster")
+    asgi_servers._log_way.cache_clear()
+
+    async def main():
+        async with Site(None, "plain").serving(http, lifespan="on"):
+            assert len(said_of_uvicorn(caplog)) == 1
+
+    run("asyncio", main())
+    assert f"taken over from uvicorn.protocols.http.{http}_impl" in said_of_uvicorn(caplog)[0]
+
+
+@pytest.mark.parametrize("lacking", [0, 1, 2])
+@pytest.mark.parametrize("lifespan", ["on", "off"])
+def test_stream_stays_where_a_part_of_the_server_has_another_shape(caplog, monkeypatch, lacking, lifespan):
+    caplog.set_level(logging.INFO, "ds_broadcaster")
+    asgi_servers._log_way.cache_clear()
+    monkeypatch.setattr(asgi_servers.UVICORN, "_known", {})
+    name = "uvicorn.protocols.http.httptools_impl"
+    shape = list(asgi_servers.UVICORN_SHAPES[name])
+    shape[lacking] += " something_new"
+    monkeypatch.setitem(asgi_servers.UVICORN_SHAPES, name, tuple(shape))
+
+    async def main():
+        async with Site(None, "plain").serving(lifespan=lifespan) as site:
+            client = await site.stream()
+            assert not is_taken(site)
+            site.broadcast("room", "<p id=a>hello</p>")
+            await client.expect("hello</p>")
+
+    run("asyncio", main())
+    (message,) = said_of_uvicorn(caplog)
+    assert message.startswith(f"Streams stay in tasks of uvicorn: its {name}.HttpToolsProtocol is not known")

@@ -220,6 +220,15 @@ def test_a_request_without_a_user_has_no_permission():
     assert view_of(BroadcastChannelView, request).has_permission()
 
 
+@pytest.mark.parametrize("compression, encoding", [(True, "gzip"), (False, "identity")])
+def test_channel_says_whether_its_streams_are_compressed(site, monkeypatch, compression, encoding):
+    from tests.project.channel_site import OpenChannel
+
+    monkeypatch.setattr(OpenChannel, "compression", compression)
+    answer = site.ask("open/room/", **DATASTAR, **{"Accept-Encoding": "gzip"})
+    assert answer.headers.get("content-encoding", "identity") == encoding
+
+
 @pytest.mark.parametrize("answer, status", [("no", 403), ("denied", 403), ("missing", 404)])
 def test_a_refusal_has_its_status_and_stops_a_client_that_returns(site, debug, answer, status):
     path = f"open/room/?answer={answer}"

@@ -1,13 +1,19 @@
-"""The stream that the package serves itself, and the trigger."""
+"""The package's own view of a stream, and the trigger."""
 
 from __future__ import annotations
 
-import django_eventstream
-from django.http import HttpRequest, HttpResponse
-from django.urls import include, path
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.urls import path
 from django_eventstream import send_event
+from django_eventstream.views import events
 
 from ..payload import publish_from_thread
+
+
+def stream(request: HttpRequest) -> HttpResponseBase:
+    """Open a stream of one of the channels that a load spreads clients over, or of the only one."""
+    response: HttpResponseBase = events(request, channels=[f"bench{request.GET.get('channel', '')}"])
+    return response
 
 
 def publish(request: HttpRequest) -> HttpResponse:
@@ -22,7 +28,7 @@ def page(request: HttpRequest) -> HttpResponse:
 
 
 urlpatterns = [
-    path("stream", include(django_eventstream.urls), {"channels": ["bench"]}),
+    path("stream", stream),
     path("publish", publish),
     path("sync", page),
 ]
