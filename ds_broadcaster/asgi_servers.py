@@ -259,7 +259,8 @@ def _of_module(thing: Any) -> str:
 
 def _has(thing: Any, names: str) -> bool:
     # A class has what its __init__() gives its objects.
-    given = thing.__init__.__code__.co_names if isinstance(thing, type) else ()
+    code = getattr(thing.__init__, "__code__", None) if isinstance(thing, type) else None  # type: ignore[misc]
+    given = code.co_names if code is not None else ()
     return all(name in given or hasattr(thing, name) for name in names.split())
 
 
