@@ -93,7 +93,9 @@ class _Request:
         self._body: bytes | None = None  # In place of the body of what was refused.
         self._granted: dict[str, Stream] = {}
         self._stream: Stream | None = None
+        self._holding: Stream | None = None  # The stream that has a place.
         self._gone = False
+        self._is_over = False
         self._is_page = False
         self.turn: Turn | None = None
 
@@ -113,8 +115,9 @@ class _Request:
             await answering
         finally:
             self._begin_answer()
-            if self._stream is not None:
-                self._stream.get_hub().limits.let_go(self._stream.grant)
+            self._is_over = True
+            if self._holding is not None:
+                self._holding.get_hub().limits.let_go(self._holding.grant)
         return None if self._gone else self._stream
 
     def _begin_answer(self) -> None:
@@ -128,6 +131,8 @@ class _Request:
         return message
 
     async def send(self, message: Message) -> None:
+        if self._is_over:  # Django 5.2 does not end an async view whose request was cancelled.
+            return
         if message["type"] == "http.response.start":
             self._begin_answer()
         if message["type"] == "http.response.start" and self._granted:
@@ -146,7 +151,9 @@ class _Request:
         """Hold a place for the stream, from its headers on; return the start of a refusal where there is none."""
         assert self._stream is not None
         limit = self._stream.get_hub().limits.hold(self._stream.grant)
-        if limit is not None:
+        if limit is None:
+            self._holding = self._stream
+        else:
             self._stream = None
             start, self._body = without_stream(start, limit)
         return start

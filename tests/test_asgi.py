@@ -17,12 +17,12 @@ def world():
         yield world
 
 
-def serve(world, *, leaves=False, sent, until=None):
+def serve(world, *, leaves=False, sent, until=None, query=b""):
     """Return a task that grants a stream to a client; with `leaves` it is gone before Django has answered.
 
     The server takes the headers when `until`, a future, is done.
     """
-    scope = make_scope()
+    scope = make_scope(query=query)
 
     async def receive():
         return {"type": "http.disconnect"} if leaves else await world.loop.create_future()
@@ -114,6 +114,53 @@ def test_place_of_a_stream_that_does_not_open_is_free(world, leaves):
     assert sent[0]["status"] == 200
     assert world.hub.count == 1
     end(world, task)
+
+
+@override_settings(DS_BROADCASTER_MAX_CONNECTIONS_PER_USER=1)
+def test_view_that_outlives_its_request_takes_no_place(world):
+    """Django 5.2 does not end an async view whose request was cancelled."""
+    goes_on, sent, views = world.loop.create_future(), [], []
+
+    async def django(scope, receive, send):
+        async def view():
+            await goes_on
+            response = world.broadcast.connect("room", make_request(scope, 1))
+            headers = [(name.encode(), value.encode()) for name, value in response.items()]
+            await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        views.append(asyncio.ensure_future(view()))
+        await asyncio.wait(views)
+
+    async def send(message):
+        raise AssertionError
+
+    application = HandoffApplication(django, find_link=lambda send: Link())
+    task = world.loop.create_task(application(make_scope(), world.loop.create_future, send))
+    world.settle()
+    end(world, task)
+    goes_on.set_result(None)
+    world.settle()
+    assert views[0].done()
+    assert views[0].exception() is None
+    task = serve(world, sent=sent)
+    world.settle()
+    assert sent[0]["status"] == 200
+    end(world, task)
+
+
+@override_settings(DS_BROADCASTER_MAX_CONNECTIONS_PER_USER=1)
+def test_stream_that_is_about_to_take_anothers_place_is_none_more(world):
+    query = b'element=stream&datastar={"broadcastTab":"tab-number-1"}'
+    world.client(user_id=1, query=query)
+    tasks, answers = [], []
+    for _ in range(2):  # The page is reloaded, twice.
+        answers.append([])
+        tasks.append(serve(world, sent=answers[-1], until=world.loop.create_future(), query=query))
+        world.settle()
+    assert [sent[0]["status"] for sent in answers] == [200, 200]
+    for task in tasks:
+        end(world, task)
 
 
 @override_settings(DS_BROADCASTER_MAX_CONNECTIONS_PER_USER=1)

@@ -71,7 +71,9 @@ class Limits:
         if self._most_of_user is None or user_id is None:
             return None
         theirs: list[Connection | StreamGrant] = [*self._connections_of(user_id)]
-        theirs += [each for each in held if each.user_id == user_id]
+        places = {(each.tab, each.element) for each in theirs if each.tab is not None}
+        # One that is held may be about to take the place of another.
+        theirs += [each for each in held if each.user_id == user_id and (each.tab, each.element) not in places]
         # One at most: a client may say the same of all its streams.
         replaces_one = tab is not None and any((each.tab, each.element) == (tab, element) for each in theirs)
         count = len(theirs) + sum(each.user_id == user_id for each in ending)

@@ -97,15 +97,13 @@ class PresenceSync:
         renewal = self._lease / RENEWALS
         pause = 0.0
         is_away = is_last = False
-        # From here on a loss of the store's memory shows: what others told before is not told again. If the store is
-        # away, the next call says so.
-        with contextlib.suppress(Exception):
-            await self._call([], self._lease)
+        learning: list[Awaitable[None]] = [self._learn_memory()]
         while not is_last:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._has_changes.wait()
-            await asyncio.sleep(COLLECT_FOR)
+            await asyncio.gather(asyncio.sleep(COLLECT_FOR), *learning)
+            learning.clear()
             self._has_changes.clear()
             # Read once: a call that is under way when close() begins is not the last.
             is_last = self._is_closing
@@ -120,6 +118,12 @@ class PresenceSync:
                     trouble = None if isinstance(error, BrokerUnavailable) else error
                     logger.warning("Presence could not be synced and will be later: %s", error, exc_info=trouble)
                 is_away = True
+
+    async def _learn_memory(self) -> None:
+        """Hear of the store's memory: if that is lost before the first change is told, what others told is not news."""
+        if not self._is_closing:
+            with contextlib.suppress(Exception):  # The next call says that the store is away.
+                await self._call([], self._lease)
 
     async def _tell_changes(self, lease: float) -> float:
         """Tell what changed, or everything to a store that forgot this hub; return when the next lease ends."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ds_broadcaster.brokers import Event
 from ds_broadcaster.brokers.memory import MemoryBroker
 from ds_broadcaster.brokers.redis import RedisBroker
-from ds_broadcaster.compaction import CONTAINER, ELEMENT, NOTHING, REFRESH, SIGNALS
+from ds_broadcaster.compaction import CONTAINER, ELEMENT, NOTHING, REFRESH, SIGNALS, superfluous
 from ds_broadcaster.conf import History
 from ds_broadcaster.sse import Facts
 from ds_broadcaster.testing.brokers.receiver import RecordingReceiver
@@ -66,8 +66,10 @@ def published(server, history, steps):
             ours.publish(*events[0])
         else:
             ours.publish_all(events)
-        for event in events:
-            other.publish(*event)
+        replaced_by = superfluous((event.channel.encode(), event.facts) for event in events)
+        for event, later in zip(events, replaced_by, strict=True):
+            if later is None:  # Otherwise it is not sent.
+                other.publish(*event)
     return ours, other
 
 
@@ -112,11 +114,14 @@ def check_total(server, broker):
     assert total <= broker.limits.max_total_bytes or len(list(filter(None, sizes))) == 1
 
 
+# The first and the last make the events between them neighbours.
+NEIGHBOURS = [("a", 1, Facts(replaces=name)) for name in (ELEMENT + "y", CONTAINER + "x", ELEMENT + "y")]
 CONTAINER_AGAIN = [("a", 1, Facts(replaces=name)) for name in (CONTAINER + "x", ELEMENT + "y", CONTAINER + "x")]
 
 
 @given(STEPS)
 @example([CONTAINER_AGAIN, CONTAINER_AGAIN[2:]])
+@example([CONTAINER_AGAIN[:1], NEIGHBOURS])
 def test_history_is_that_of_the_memory_broker(server, steps):
     ours, other = published(server, ROOMY, steps)
     try:
@@ -140,5 +145,25 @@ def test_history_that_is_full_has_the_newest_of_them(server, steps):
             assert kept == everything[len(everything) - len(kept) :]
         if any(steps):
             check_total(server, ours)
+    finally:
+        ours.close()
+
+
+def test_step_of_very_many_names_is_kept(server):
+    """Lua puts some thousands of values on its stack."""
+    step = [("a", 1, Facts(replaces=f"{ELEMENT}{number}")) for number in range(9000)]
+    ours, _ = published(server, History(max_events=10_000, max_bytes=1 << 30), [step, step[:4500]])
+    try:
+        assert len(kept_by_redis(server, ours, "a")) == 9000
+    finally:
+        ours.close()
+
+
+def test_transient_event_leaves_what_is_kept_of_others(server):
+    """Even where one event is more than all may be."""
+    history = History(max_bytes=10_000, max_total_bytes=1000)
+    ours, other = published(server, history, [[("a", 2000, Facts())], [("b", 1, Facts(is_transient=True))]])
+    try:
+        assert kept_by_redis(server, ours, "a") == kept_by_memory(other, "a")
     finally:
         ours.close()

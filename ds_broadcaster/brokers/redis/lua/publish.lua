@@ -15,7 +15,22 @@ local looked_at, R = {}, string.byte('r')
 local written = string.format('%d', now)
 local before, count = seq, (#ARGV - 2) / 4
 
--- What earlier events are replaced by a name, as text, nil for none.
+-- Lua puts no more than some thousands on its stack.
+local MOST = 1000
+
+-- The names that the events of a channel have, where there are several.
+local names_of = {}
+if count > 1 then
+    for at = 3, #ARGV, 4 do
+        local name = string.match(ARGV[at + 2], '^r?=(.+)$')
+        if name then
+            local names = names_of[ARGV[at]] or {}
+            names_of[ARGV[at]], names[#names + 1] = names, name
+        end
+    end
+end
+
+-- The earlier events of a name, as text; nil or false for none.
 local function whole(channel, it, name)
     local text = it.wholes[name]
     if text == nil and it.names > 0 then
@@ -24,32 +39,28 @@ local function whole(channel, it, name)
     return text
 end
 
--- Ask for the texts of many names at once.
+-- Have the texts of many names at hand.
 local function read_wholes(channel, it)
-    local names = {}
-    for at = 3, #ARGV, 4 do
-        local name = ARGV[at] == channel and string.match(ARGV[at + 2], '^r?=(.+)$')
-        if name then
-            names[#names + 1] = name
-        end
-    end
-    if #names > 0 then
-        local texts = redis.call('HMGET', prefix .. 'w:' .. channel, unpack(names))
-        for index, name in ipairs(names) do
-            it.wholes[name] = texts[index]
+    local names = it.names > 0 and names_of[channel] or {}
+    for first = 1, #names > 1 and #names or 0, MOST do
+        local last = math.min(first + MOST - 1, #names)
+        local texts = redis.call('HMGET', prefix .. 'w:' .. channel, unpack(names, first, last))
+        for index = first, last do
+            it.wholes[names[index]] = texts[index - first + 1]
         end
     end
 end
 
+-- Have a name's text written after all events.
 local function set_whole(it, name, text)
     local set = it.set
     it.wholes[name], set[#set + 1], set[#set + 2] = text, name, text
 end
 
 local function write_wholes(channel, it)
-    local wholes, is_first = prefix .. 'w:' .. channel, it.names == 0
-    if #it.set > 0 then
-        it.names = it.names + redis.call('HSET', wholes, unpack(it.set))
+    local wholes, is_first, set = prefix .. 'w:' .. channel, it.names == 0, it.set
+    for first = 1, #set, 2 * MOST do
+        it.names = it.names + redis.call('HSET', wholes, unpack(set, first, math.min(first + 2 * MOST - 1, #set)))
     end
     for name in pairs(it.gone or {}) do
         if it.wholes[name] == false then
@@ -79,9 +90,8 @@ local function forget_dropped(channel, it)
             redis.call('HSET', wholes, entries[index], kept)
         end
     end
-    -- Lua puts no more than some thousands on its stack.
-    for first = 1, #gone, 1000 do
-        it.names = it.names - redis.call('HDEL', wholes, unpack(gone, first, math.min(first + 999, #gone)))
+    for first = 1, #gone, MOST do
+        it.names = it.names - redis.call('HDEL', wholes, unpack(gone, first, math.min(first + MOST - 1, #gone)))
     end
 end
 
@@ -131,9 +141,7 @@ local function keep(channel, id, sequence, payload, spec, tab)
         save()  -- A full server refuses this, and deletes what it is told to.
     elseif not it.wholes then
         it.wholes, it.set, it.gone = {}, {}, nil
-        if count > 1 and it.names > 0 then
-            read_wholes(channel, it)
-        end
+        read_wholes(channel, it)
     end
     local added = it and redis.pcall('XADD', history, 'NOMKSTREAM', id, 't', written, 'p', payload)
     if type(added) ~= 'string' then
@@ -213,7 +221,9 @@ seq = before + count
 for channel, it in pairs(looked_at) do
     write(channel, it)
 end
-drop_quiet(newest)
+if newest then
+    drop_quiet(newest)
+end
 -- After this, no sequence is given twice.
 save()
 for number = 1, count do
