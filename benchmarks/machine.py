@@ -128,7 +128,7 @@ def end_family(process: subprocess.Popen[bytes]) -> None:
 
 
 def end_client(process: subprocess.Popen[Any]) -> None:
-    """Kill a process that was started here to be talked with, and close its pipes."""
+    """Kill a process that was started here with pipes to it, and close them."""
     process.kill()
     process.wait()
     for pipe in (process.stdin, process.stdout, process.stderr):

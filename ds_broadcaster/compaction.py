@@ -34,8 +34,8 @@ _ID_SELECTOR = re.compile(r"#(-?[A-Za-z_][\w-]*)", re.ASCII)
 _PLACES = frozenset({"append", "prepend", "before", "after"})
 _WHOLE = frozenset({"outer", "inner", "replace", "remove"})
 
-# HTML that does more than to stand there: it runs code when it appears, sets signals, or withstands a morph. In lower
-# case; a search is fast where letters come first.
+# HTML with effects: it runs code when it appears, sets signals, or withstands a morph. In lower case; a search is fast
+# where letters come first.
 _HANDLER = re.compile(r"on(?<=[\s\"'/]on)(?:load|error)\s*=")
 _ATTRIBUTE = re.compile(
     r"data-(?:\w+-)?(?:signals|json-signals|init|effect|computed|bind|ref|indicator|persist|query-string|animate|ignore|"

@@ -8,7 +8,7 @@
  *
  * A "{n}" in the path becomes the number of the stream, modulo C if that is given. LINE is added to the request of each
  * stream. The bytes of the streams are counted as they are: compressed events are not seen. The last K streams are
- * opened and then never read; their buffers are those of a client behind an Ethernet, since loopback's megabytes would
+ * opened and then never read; their buffers are those of a client on an Ethernet link, since loopback's megabytes would
  * hide that nobody reads. With --page the requests are those of a browser for a page.
  *
  * With --websocket each stream is a WebSocket (RFC 6455, no extensions): pings are answered, and what the frames of

@@ -97,13 +97,14 @@ class PresenceSync:
         renewal = self._lease / RENEWALS
         pause = 0.0
         is_away = is_last = False
-        learning: list[Awaitable[None]] = [self._learn_memory()]
+        is_first = True
         while not is_last:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._has_changes.wait()
-            await asyncio.gather(asyncio.sleep(COLLECT_FOR), *learning)
-            learning.clear()
+            collecting = asyncio.sleep(COLLECT_FOR)
+            await (asyncio.gather(collecting, self._learn_memory()) if is_first else collecting)
+            is_first = False
             self._has_changes.clear()
             # Read once: a call that is under way when close() begins is not the last.
             is_last = self._is_closing

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ds_broadcaster.brokers import Event
@@ -18,6 +18,7 @@ from ds_broadcaster.compaction import CONTAINER, ELEMENT, NOTHING, REFRESH, SIGN
 from ds_broadcaster.conf import History
 from ds_broadcaster.sse import Facts
 from ds_broadcaster.testing.brokers.receiver import RecordingReceiver
+from tests.fakes import FACTOR
 from tests.harness.redis import RedisServer
 
 pytestmark = pytest.mark.brokers
@@ -119,6 +120,7 @@ NEIGHBOURS = [("a", 1, Facts(replaces=name)) for name in (ELEMENT + "y", CONTAIN
 CONTAINER_AGAIN = [("a", 1, Facts(replaces=name)) for name in (CONTAINER + "x", ELEMENT + "y", CONTAINER + "x")]
 
 
+@settings(max_examples=60 * FACTOR, deadline=None)
 @given(STEPS)
 @example([CONTAINER_AGAIN, CONTAINER_AGAIN[2:]])
 @example([CONTAINER_AGAIN[:1], NEIGHBOURS])
@@ -133,6 +135,7 @@ def test_history_is_that_of_the_memory_broker(server, steps):
         ours.close()
 
 
+@settings(max_examples=60 * FACTOR, deadline=None)
 @given(STEPS)
 def test_history_that_is_full_has_the_newest_of_them(server, steps):
     ours, other = published(server, NARROW, steps)

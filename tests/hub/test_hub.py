@@ -70,6 +70,7 @@ class HubMachine(RuleBasedStateMachine):
         self.world.enter_context(patch("ds_broadcaster.hub.channels.TAPES_KEPT", 2000))
         self.broker = self.broadcaster._broker
         self.published = []  # (sequence, channel, text, the tab that is left out)
+        self.secrets = set()  # The texts that are never compressed.
         self.transient = {}  # Likewise, by text; and the clients that must get it.
         self.steps = {}  # By channel, the texts of its progress bar in their order, each with the tab that is left out.
         self.clients = []
@@ -79,10 +80,12 @@ class HubMachine(RuleBasedStateMachine):
 
     # Publishing.
 
-    @rule(channel=channels, size=sizes, exclude=st.sampled_from(TABS))
-    def publish(self, channel, size, exclude=None):
+    @rule(channel=channels, size=sizes, exclude=st.sampled_from(TABS), compress=st.booleans())
+    def publish(self, channel, size, exclude=None, compress=True):
         text = f"<p id={channel}{next(self.numbers)}>{'x' * size}</p>"
-        self.broadcaster(channel, text, exclude=exclude)
+        self.broadcaster(channel, text, exclude=exclude, compress=compress)
+        if not compress:
+            self.secrets.add(text)
         self.published.append((self.broker.heard(), channel, text, exclude))
 
     @rule(channel=channels, exclude=st.sampled_from(TABS))
@@ -328,6 +331,9 @@ class HubMachine(RuleBasedStateMachine):
             self._check_run(client, sequences[-1])
             if client.ended_at is not None:
                 assert sequences[-1] < client.ended_at, f"client {number} got more after its end"
+            for event in client.events:
+                if event.elements in self.secrets:
+                    assert event.elements.encode() in b"".join(client.wire), "a secret was compressed"
                 # What a slow client had still to get may be gone by then.
                 if client.end == "clean" and not client.was_hindered:
                     self._check_run(client, client.ended_at)

@@ -86,7 +86,7 @@ class RedisBroker(NetworkBroker):
         return _sequences((await ask(scripts.PUBLISH, (), arguments))[1], replaced_by)
 
     def _prepared(self, items: "list[_Item]") -> tuple[list[Any], Sequence[int | None]]:
-        """Return the script's arguments, without what others of the items make superfluous, and superfluous() of them.
+        """Return the script's arguments, without items that later ones replace, and superfluous() of all items.
 
         To the server each of those would be an entry to add and to take.
         """

@@ -75,7 +75,7 @@ end
 -- Forget the names of events that are no longer in the history.
 local function forget_dropped(channel, it)
     local wholes, gone = prefix .. 'w:' .. channel, {}
-    local function still_there(older)
+    local function unless_dropped(older)
         return tonumber(older) <= it.floor and '' or nil
     end
     local entries = redis.call('HGETALL', wholes)
@@ -83,7 +83,7 @@ local function forget_dropped(channel, it)
     for index = 1, #entries, 2 do
         local text = entries[index + 1]
         local only = string.match(text, '^(%d+) [^;]*;$')
-        local kept = only and (tonumber(only) <= it.floor and '' or text) or string.gsub(text, '(%d+) [^;]*;', still_there)
+        local kept = only and (tonumber(only) <= it.floor and '' or text) or string.gsub(text, '(%d+) [^;]*;', unless_dropped)
         if kept == '' then
             gone[#gone + 1] = entries[index]
         elseif kept ~= text then
