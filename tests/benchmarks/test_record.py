@@ -77,7 +77,7 @@ def test_targets_compare_with_the_peers_of_the_same_run():
         figures = {"rate": 20.0, "delivered": 1.0}
         return {"paced": [{"server": "handoff", "us": 7.5, **figures}, {"server": "nchan", "us": nchan, **figures}]}
 
-    promise = "CPU a delivery <= 0.75 x nchan's"
+    promise = "CPU a delivery <= 0.75 x nchan's, asyncio"
     assert kept(rows(10.0))[promise] is True
     assert kept(rows(9.9))[promise] is False
     assert kept({"paced": []})[promise] is None
@@ -88,7 +88,7 @@ def test_a_peer_that_drops_events_is_not_compared():
         {"server": "handoff", "per_s": 1e6, "delivered": 1.0},
         {"server": "nchan", "per_s": 1e3, "delivered": 0.5},
     ]
-    assert kept({"burst": rows})["deliveries a second in a burst >= 80 x nchan's"] is None
+    assert kept({"burst": rows})["deliveries a second in a burst >= 80 x nchan's, asyncio"] is None
 
 
 def test_every_plot_has_the_rows_of_its_workload(tmp_path, monkeypatch):
