@@ -331,12 +331,12 @@ class HubMachine(RuleBasedStateMachine):
             self._check_run(client, sequences[-1])
             if client.ended_at is not None:
                 assert sequences[-1] < client.ended_at, f"client {number} got more after its end"
-            secrets = [event.elements for event in client.events if event.elements in self.secrets]
-            wire = b"".join(client.wire) if secrets else b""
-            assert all(text.encode() in wire for text in secrets), "a secret was compressed"
                 # What a slow client had still to get may be gone by then.
                 if client.end == "clean" and not client.was_hindered:
                     self._check_run(client, client.ended_at)
+            secrets = [event.elements for event in client.events if event.elements in self.secrets]
+            wire = b"".join(client.wire) if secrets else b""
+            assert all(text.encode() in wire for text in secrets), "a secret was compressed"
 
     def _is_run(self, client, own, run):
         """Tell whether a client has all of a run but for steps that a later one has replaced for it."""
