@@ -161,7 +161,7 @@ class Uvicorn(ASGIServer):
         """Tell the log how streams will be carried, from what leads to the server's configuration; see tell_way()."""
         kind = getattr(getattr(_owner(receive), "config", None), "http_protocol_class", None)
         if isinstance(kind, type):
-            module = sys.modules[kind.__module__]
+            module = sys.modules.get(kind.__module__)
             _is_known(kind, getattr(module, "RequestResponseCycle", None), getattr(module, "FlowControl", None))
 
     def link_of_scope(self, scope: Any) -> Link:

@@ -241,8 +241,8 @@ def _full(limit: str) -> HttpResponse:
 def without_stream(start: Message, limit: str) -> tuple[Message, bytes]:
     """Return the start and the body of an ASGI response in place of a stream's, when others took the last place."""
     response = _full(limit)
-    stays = {*map(str.lower, HEADERS), "content-encoding"}.isdisjoint
-    kept = [each for each in start["headers"] if stays((each[0].decode("latin-1").lower(),))]
+    replaced = {name.lower().encode() for name in [*HEADERS, "Content-Encoding"]}
+    kept = [each for each in start["headers"] if each[0].lower() not in replaced]
     length = str(len(response.content))
     own = [(name.lower().encode(), value.encode()) for name, value in [*response.items(), ("Content-Length", length)]]
     return {**start, "status": response.status_code, "headers": kept + own}, response.content
