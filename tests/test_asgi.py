@@ -17,6 +17,17 @@ def world():
         yield world
 
 
+async def grant(world, scope, send, receive=None):
+    """Answer a request with a stream, as Django does; with `receive`, hear of the client before."""
+    response = world.broadcast.connect("room", make_request(scope, 1))
+    if receive is not None:
+        await receive()
+    await asyncio.sleep(0)  # Other streams are granted meanwhile.
+    headers = [(name.encode(), value.encode()) for name, value in response.items()]
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
 def serve(world, *, leaves=False, sent, until=None, query=b""):
     """Return a task that grants a stream to a client; with `leaves` it is gone before Django has answered.
 
@@ -33,13 +44,7 @@ def serve(world, *, leaves=False, sent, until=None, query=b""):
             await until
 
     async def django(scope, receive, send):
-        response = world.broadcast.connect("room", make_request(scope, 1))
-        if leaves:
-            await receive()
-        await asyncio.sleep(0)  # Other streams are granted meanwhile.
-        headers = [(name.encode(), value.encode()) for name, value in response.items()]
-        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await grant(world, scope, send, receive if leaves else None)
 
     return world.loop.create_task(HandoffApplication(django, find_link=lambda send: Link())(scope, receive, send))
 
@@ -124,10 +129,7 @@ def test_view_that_outlives_its_request_takes_no_place(world):
     async def django(scope, receive, send):
         async def view():
             await goes_on
-            response = world.broadcast.connect("room", make_request(scope, 1))
-            headers = [(name.encode(), value.encode()) for name, value in response.items()]
-            await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await grant(world, scope, send)
 
         views.append(asyncio.ensure_future(view()))
         await asyncio.wait(views)

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import struct
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
 import pytest
@@ -55,23 +55,26 @@ def server():
         yield Server(server.url, client.execute_command)
 
 
+@contextmanager
 def published(server, history, steps):
-    """Return a Redis broker with this history, and a memory broker with room for all: both have published the steps."""
-    ours = RedisBroker(server.url, {"prefix": next(prefixes)}, history)
+    """Yield a Redis broker with this history, and a memory broker with room for all: both have published the steps."""
     other = MemoryBroker("", {}, ROOMY)
     other.attach(RecordingReceiver())
     number = itertools.count()
-    for step in steps:
-        events = [Event(channel, b"%d" % next(number) + b"x" * size + b"\n\n", facts) for channel, size, facts in step]
-        if len(events) == 1:
-            ours.publish(*events[0])
-        else:
-            ours.publish_all(events)
-        replaced_by = superfluous((event.channel.encode(), event.facts) for event in events)
-        for event, later in zip(events, replaced_by, strict=True):
-            if later is None:  # Otherwise it is not sent.
-                other.publish(*event)
-    return ours, other
+    with closing(RedisBroker(server.url, {"prefix": next(prefixes)}, history)) as ours:
+        for step in steps:
+            events = [
+                Event(channel, b"%d" % next(number) + b"x" * size + b"\n\n", facts) for channel, size, facts in step
+            ]
+            if len(events) == 1:
+                ours.publish(*events[0])
+            else:
+                ours.publish_all(events)
+            replaced_by = superfluous((event.channel.encode(), event.facts) for event in events)
+            for event, later in zip(events, replaced_by, strict=True):
+                if later is None:  # Otherwise it is not sent.
+                    other.publish(*event)
+        yield ours, other
 
 
 def payloads(frames):
@@ -125,21 +128,17 @@ CONTAINER_AGAIN = [("a", 1, Facts(replaces=name)) for name in (CONTAINER + "x", 
 @example([CONTAINER_AGAIN, CONTAINER_AGAIN[2:]])
 @example([CONTAINER_AGAIN[:1], NEIGHBOURS])
 def test_history_is_that_of_the_memory_broker(server, steps):
-    ours, other = published(server, ROOMY, steps)
-    try:
+    with published(server, ROOMY, steps) as (ours, other):
         for channel in CHANNELS:
             assert kept_by_redis(server, ours, channel) == kept_by_memory(other, channel)
         if any(steps):
             check_total(server, ours)
-    finally:
-        ours.close()
 
 
 @settings(max_examples=60 * FACTOR, deadline=None)
 @given(STEPS)
 def test_history_that_is_full_has_the_newest_of_them(server, steps):
-    ours, other = published(server, NARROW, steps)
-    try:
+    with published(server, NARROW, steps) as (ours, other):
         for channel in CHANNELS:
             kept = kept_by_redis(server, ours, channel)
             assert len(kept) <= NARROW.max_events
@@ -148,25 +147,17 @@ def test_history_that_is_full_has_the_newest_of_them(server, steps):
             assert kept == everything[len(everything) - len(kept) :]
         if any(steps):
             check_total(server, ours)
-    finally:
-        ours.close()
 
 
 def test_step_of_very_many_names_is_kept(server):
     """Lua puts some thousands of values on its stack."""
     step = [("a", 1, Facts(replaces=f"{ELEMENT}{number}")) for number in range(9000)]
-    ours, _ = published(server, History(max_events=10_000, max_bytes=1 << 30), [step, step[:4500]])
-    try:
+    with published(server, History(max_events=10_000, max_bytes=1 << 30), [step, step[:4500]]) as (ours, _):
         assert len(kept_by_redis(server, ours, "a")) == 9000
-    finally:
-        ours.close()
 
 
 def test_transient_event_leaves_what_is_kept_of_others(server):
     """Even where one event is more than all may be."""
     history = History(max_bytes=10_000, max_total_bytes=1000)
-    ours, other = published(server, history, [[("a", 2000, Facts())], [("b", 1, Facts(is_transient=True))]])
-    try:
+    with published(server, history, [[("a", 2000, Facts())], [("b", 1, Facts(is_transient=True))]]) as (ours, other):
         assert kept_by_redis(server, ours, "a") == kept_by_memory(other, "a")
-    finally:
-        ours.close()

@@ -494,6 +494,13 @@ def test_stream_stays_of_a_client_of_http_1_0(quick):
     quick(test)
 
 
+async def check_that_a_stream_stays(site):
+    client = await site.stream()
+    assert not is_taken(site)
+    site.broadcast("room", "<p id=a>hello</p>")
+    await client.expect("hello</p>")
+
+
 def said_of_uvicorn(caplog):
     return [record.getMessage() for record in caplog.records if "uvicorn" in record.getMessage()]
 
@@ -507,11 +514,8 @@ def test_stream_stays_where_the_server_is_another_than_was_tested(caplog):
 
     async def main():
         async with Site(None, "plain").serving(NewProtocol) as site:
-            for _ in range(2):
-                client = await site.stream()
-            assert not is_taken(site)
-            site.broadcast("room", "<p id=a>hello</p>")
-            await client.expect("hello</p>")
+            await site.stream()
+            await check_that_a_stream_stays(site)
 
     run("asyncio", main())
     (message,) = said_of_uvicorn(caplog)
@@ -580,10 +584,7 @@ def test_stream_stays_where_a_part_of_the_server_has_another_shape(caplog, monke
 
     async def main():
         async with Site(None, "plain").serving(lifespan=lifespan) as site:
-            client = await site.stream()
-            assert not is_taken(site)
-            site.broadcast("room", "<p id=a>hello</p>")
-            await client.expect("hello</p>")
+            await check_that_a_stream_stays(site)
 
     run("asyncio", main())
     (message,) = said_of_uvicorn(caplog)
